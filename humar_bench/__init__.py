@@ -1,0 +1,32 @@
+"""humar-bench: is this replacement really smaller, faster, lighter, and how sure are we?
+
+The front door. Names resolve when first used, so that importing this package (and `humar-bench --help`) never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_DOORS = {
+    "ModelArgs": "humar_bench.args",
+    "RunArgs": "humar_bench.args",
+    "Workload": "humar_bench.args",
+    "benchmark": "humar_bench.bench",
+    "build": "humar_bench.registry",
+    "compare": "humar_bench.compare",
+    "load": "humar_bench.record",
+}
+__all__ = sorted(_DOORS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOORS:
+        raise AttributeError(f"humar_bench has no {name!r}; it has {', '.join(__all__)}.")
+    return getattr(importlib.import_module(_DOORS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,210 @@
+"""Every option's name, default, sentence and check, once: `ModelArgs`, `Workload`, `RunArgs`.
+
+The builders, the command line, the records and the README all read these classes. No torch here.
+`ModelArgs` keeps upstream's names and defaults (UniPHD, `models/uniphd`); what only the replacement reads starts with `efficient_`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from humar_bench.errors import UsageError
+
+EFFICIENT_PREFIX = "efficient_"
+
+
+def _option(default: Any, help: str, *, low: float | None = None, choices: tuple | None = None) -> Any:
+    """A dataclass field that carries its own sentence and check."""
+    return field(default=default, metadata={"help": help, "low": low, "choices": choices})
+
+
+def _check_fields(options: Any) -> None:
+    """Hold every field of a dataclass against its type, lower bound and choices. Raises UsageError."""
+    for option in dataclasses.fields(options):
+        value, default = getattr(options, option.name), option.default
+        name, low, choices = option.name, option.metadata.get("low"), option.metadata.get("choices")
+        kind = type(default)
+        if kind is bool and not isinstance(value, bool):
+            raise UsageError(f"{name} is {value!r}; it must be true or false.")
+        if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+            raise UsageError(f"{name} is {value!r}; it must be a whole number.")
+        if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+            raise UsageError(f"{name} is {value!r}; it must be a finite number.")
+        if kind is str and not isinstance(value, str):
+            raise UsageError(f"{name} is {value!r}; it must be text.")
+        if low is not None and value < low:
+            raise UsageError(f"{name} is {value}; it must be at least {low}.")
+        if choices is not None and value not in choices:
+            raise UsageError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """The arguments both architectures are built from. Raises UsageError when a value cannot work."""
+
+    hidden_dim: int = _option(256, "Width C of every token.", low=4)
+    nheads: int = _option(8, "Attention heads M of the original.", low=1)
+    dim_feedforward: int = _option(2048, "Hidden width of the original's feed-forward networks.", low=1)
+    enc_layers: int = _option(6, "Encoder layers of the original.", low=1)
+    dec_layers: int = _option(6, "Decoder iterations, both architectures.", low=1)
+    enc_n_points: int = _option(4, "Sampling points per head and level in the original's encoder.", low=1)
+    dec_n_points: int = _option(4, "Sampling points per head and level in the original's decoder.", low=1)
+    num_feature_levels: int = _option(4, "Feature levels L.", low=1)
+    num_queries: int = _option(20, "Instance queries Q.", low=1)
+    num_body_points: int = _option(17, "Keypoints K per instance.", low=1)
+    num_classes: int = _option(2, "Classes of the class heads.", low=1)
+    dropout: float = _option(0.0, "Dropout rate in training.", low=0.0)
+    transformer_activation: str = _option("relu", "Activation of the original's feed-forward networks.", choices=("relu", "gelu"))
+    pre_norm: bool = _option(False, "Original: one more LayerNorm on the encoder's output.")
+    within_type: str = _option(
+        "attn_graph", "Original: graph bias of the within-instance attention, learned or constant.", choices=("attn_graph", "attn")
+    )
+    learnable_tgt_init: bool = _option(False, "Keypoint queries start from a buffer instead of the selected memory.")
+    two_stage_type: str = _option("standard", "Two-stage scheme; the one that exists.", choices=("standard",))
+    return_intermediate_dec: bool = _option(True, "Upstream's name; accepted, changes nothing.")
+    pose_guide_trigger: bool = _option(False, "Upstream's name; accepted, changes nothing.")
+    late_within_attn_trigger: bool = _option(True, "Upstream's name; accepted, changes nothing.")
+    efficient_nheads: int = _option(4, "Attention heads of the replacement.", low=1)
+    efficient_enc_layers: int = _option(4, "Encoder blocks of the replacement.", low=1)
+    efficient_mlp_ratio: int = _option(2, "Hidden width of the replacement's MLPs, in multiples of C.", low=1)
+    efficient_encoder_sets: int = _option(2, "Encoder weight sets, used in turn; as many as blocks means untied.", low=1)
+    efficient_decoder_sets: int = _option(1, "Decoder weight sets, used in turn; as many as dec_layers means untied.", low=1)
+    efficient_encoder_stride: int = _option(2, "Side of the cells the encoder blocks work on; 1 is full resolution.", low=1)
+    efficient_memory_stride: int = _option(2, "Side of the cells the cross-attention looks at; 1 is full resolution.", low=1)
+    efficient_cross_tokens: str = _option(
+        "instance", "Tokens that do cross-attention to the memory: the instance token or all.", choices=("instance", "all")
+    )
+    efficient_local_conv: bool = _option(True, "Two separable convolutions ahead of the encoder blocks.")
+    efficient_value_conv: bool = _option(True, "A depthwise convolution on V beside each linear attention of the encoder.")
+    efficient_point_samples: bool = _option(True, "A bilinear sample of the memory at each keypoint's reference point.")
+    efficient_graph_bias: bool = _option(True, "A learned bias per head and pair of tokens in the graph attention.")
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        if self.dropout >= 1:
+            raise UsageError(f"dropout is {self.dropout}; it must be below 1.")
+        for heads in ("nheads", EFFICIENT_PREFIX + "nheads"):
+            if self.hidden_dim % getattr(self, heads):
+                raise UsageError(
+                    f"{heads} {getattr(self, heads)} does not divide hidden_dim {self.hidden_dim}; choose a number of heads that does."
+                )
+        if self.hidden_dim % 4:
+            raise UsageError(f"hidden_dim is {self.hidden_dim}; it must be a multiple of 4 (sine and cosine for x and for y).")
+        for sets, layers in (("encoder_sets", "efficient_enc_layers"), ("decoder_sets", "dec_layers")):
+            if getattr(self, EFFICIENT_PREFIX + sets) > getattr(self, layers):
+                raise UsageError(
+                    f"{EFFICIENT_PREFIX}{sets} {getattr(self, EFFICIENT_PREFIX + sets)} is more than {layers} "
+                    f"{getattr(self, layers)}; a set that is never used would be dead weight."
+                )
+
+    @classmethod
+    def of(cls, args: Any) -> ModelArgs:
+        """Read any object with upstream's attribute names (an argparse namespace, a ModelArgs); what it lacks takes its default."""
+        if isinstance(args, cls):
+            return args
+        known = {option.name: getattr(args, option.name) for option in dataclasses.fields(cls) if hasattr(args, option.name)}
+        return cls(**known)
+
+
+Size = tuple[int, int]
+STRIDES = (8, 16, 32, 64, 128)
+
+
+def parse_size(text: str) -> Size:
+    """'50x67' -> (50, 67), height first. Raises UsageError."""
+    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", text)
+    if not match or 0 in (size := (int(match[1]), int(match[2]))):
+        raise UsageError(f"the size {text!r} is not HEIGHTxWIDTH; write two positive whole numbers, such as 50x67.")
+    return size
+
+
+def pyramid(image_size: Size, levels: int) -> tuple[Size, ...]:
+    """Feature map sizes of an image at strides 8, 16, 32, ...: each level halves the one before, rounding up."""
+    sizes = [(math.ceil(image_size[0] / 8), math.ceil(image_size[1] / 8))]
+    while len(sizes) < levels:
+        height, width = sizes[-1]
+        sizes.append((math.ceil(height / 2), math.ceil(width / 2)))
+    return tuple(sizes)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one forward is given. Raises UsageError when it cannot be.
+
+    `feature_sizes` are (height, width) of each level; with `padded`, every image but the first is padding in its last quarter
+    of rows and last 40 % of columns.
+    """
+
+    name: str = "uniphd"
+    batch: int = _option(2, "Images per forward.", low=1)
+    num_queries: int = _option(20, "Instance queries Q.", low=1)
+    feature_sizes: tuple[Size, ...] = pyramid((800, 1066), 4)
+    padded: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "num_queries"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+        if not self.feature_sizes:
+            raise UsageError("feature_sizes is empty; name at least one level, such as 50x50.")
+        if any(min(size) < 1 for size in self.feature_sizes):
+            raise UsageError(f"feature_sizes is {self.feature_sizes}; every side must be at least 1.")
+        if self.num_queries > self.tokens:
+            raise UsageError(
+                f"num_queries {self.num_queries} is more than the {self.tokens} memory tokens of feature_sizes "
+                f"{self.sizes_text}; ask for fewer queries or larger maps."
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Memory tokens S of one image."""
+        return sum(height * width for height, width in self.feature_sizes)
+
+    @property
+    def sizes_text(self) -> str:
+        return ",".join(f"{height}x{width}" for height, width in self.feature_sizes)
+
+    @classmethod
+    def speed_test(cls, batch: int = 2) -> Workload:
+        """The published speed test: three levels of 50x50, 300 queries."""
+        return cls("speed-test", batch, 300, ((50, 50),) * 3)
+
+    @classmethod
+    def uniphd(cls, batch: int = 2) -> Workload:
+        """The model's real use: an 800x1066 image at strides 8 to 64, 20 queries."""
+        return cls("uniphd", batch, 20, pyramid((800, 1066), 4))
+
+    @classmethod
+    def tiny(cls, batch: int = 2) -> Workload:
+        """Seconds instead of minutes, for tests: four small odd-sized levels, 5 queries."""
+        return cls("tiny", batch, 5, ((9, 7), (5, 4), (3, 2), (2, 1)))
+
+
+WORKLOADS = {"speed-test": Workload.speed_test, "uniphd": Workload.uniphd, "tiny": Workload.tiny}
+
+
+@dataclass(frozen=True)
+class RunArgs:
+    """How to measure. Raises UsageError when a value cannot work."""
+
+    device: str = _option("auto", "cpu, cuda, cuda:N, or auto: cuda where there is one.")
+    dtype: str = _option("float32", "Number type of weights and inputs.", choices=("float32", "bfloat16", "float16"))
+    seed: int = _option(0, "Seed of weights, inputs and orders.", low=0)
+    threads: int = _option(0, "CPU threads; 0 keeps torch's own number.", low=0)
+    processes: int = _option(5, "Fresh child processes a speed comparison is spread over.", low=1)
+    min_runs: int = _option(10, "Timed forwards per architecture, at least, over all processes.", low=1)
+    max_runs: int = _option(1000, "Timed forwards per architecture, at most, over all processes.", low=1)
+    budget: float = _option(60.0, "Seconds of timed forwards per architecture, over all processes.", low=0.1)
+    timeout: float = _option(900.0, "Seconds after which one child process is stopped and recorded as failed.", low=1)
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UsageError(f"device is {self.device!r}; choose cpu, cuda, cuda:N or auto.")
+        if self.max_runs < self.min_runs:
+            raise UsageError(f"max_runs {self.max_runs} is below min_runs {self.min_runs}; raise one or lower the other.")

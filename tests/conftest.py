@@ -1,0 +1,30 @@
+"""Shared small arguments: the whole suite runs in minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import pytest
+
+from humar_bench.args import ModelArgs, Workload
+
+
+@pytest.fixture
+def tiny_args() -> ModelArgs:
+    """Unequal sizes everywhere, so that a swapped axis shows."""
+    return ModelArgs(
+        hidden_dim=32, nheads=4, dim_feedforward=48, enc_layers=2, dec_layers=3, num_feature_levels=4, num_queries=5,
+        num_body_points=6, efficient_nheads=2, efficient_enc_layers=2, efficient_encoder_sets=1,
+    )
+
+
+@pytest.fixture
+def tiny_workload() -> Workload:
+    return Workload.tiny()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch = __import__("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

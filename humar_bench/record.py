@@ -1,0 +1,319 @@
+"""One measurement as one JSON line: what was asked, what was built, what was measured, where and when.
+
+Every table can be made again from these lines alone, without torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from humar_bench.errors import MeasurementError, UsageError
+
+# History of the format, newest first; a change of a field's meaning raises the number.
+# 1: measures params, flops, fps and memory; one record per (measure, architecture), for fps per (architecture, process).
+FORMAT = 1
+
+RECORDS_NAME = "records.jsonl"
+MEASURES = ("params", "flops", "fps", "memory")
+STATUSES = ("ok", "failed")
+KINDS = ("", "out of memory", "crash", "timeout", "not finite", "error")
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished or failed measurement.
+
+    `asked` holds every ModelArgs field, `built` what an architecture made of them, `measured` the raw values (None when it failed);
+    `kind` and `reason` say how and why it failed. `id` is a digest of all the rest.
+    """
+
+    measure: str
+    architecture: str
+    spec: str
+    foreign: bool
+    asked: dict[str, Any]
+    workload: dict[str, Any]
+    run: dict[str, Any]
+    process: int = 0
+    status: str = "ok"
+    reason: str = ""
+    kind: str = ""
+    built: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    time: str = ""
+    command: str = ""
+    format: int = FORMAT
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        for name, known in (("measure", MEASURES), ("status", STATUSES), ("kind", KINDS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, known))}.")
+        if (self.status == "failed") != bool(self.kind) or (self.status == "failed") != (self.measured is None):
+            raise ValueError(f"status {self.status!r} with kind {self.kind!r} and measured {type(self.measured).__name__}; a failed record "
+                             "has a kind and no measured values, an ok record the reverse.")
+        for name in ("asked", "workload", "run", "built", "environment", "measured"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        if not self.time:
+            object.__setattr__(self, "time", datetime.now(UTC).isoformat(timespec="microseconds"))
+        if not self.id:
+            object.__setattr__(self, "id", self.digest)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything but the id; equal to the id unless the record was changed by hand."""
+        values = dataclasses.asdict(self)
+        del values["id"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """One line, without its end. Values that are not finite numbers stand as null."""
+        return json.dumps(dataclasses.asdict(self), allow_nan=False, ensure_ascii=False, separators=(", ", ": "))
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """Read one line. Raises ValueError with the reason when it is no record of a format this version reads."""
+        values = json.loads(line, parse_constant=_refuse_constant)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, not an object")
+        number = values.get("format")
+        if number != FORMAT:
+            raise ValueError(f"its format is {number!r}; this version reads format {FORMAT}")
+        fields = {each.name: each for each in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - fields.keys()):
+            raise ValueError(f"its field {unknown[0]!r} is unknown")
+        if missing := [name for name in fields if name not in values]:
+            raise ValueError(f"it lacks {missing[0]!r}")
+        for name in ("asked", "workload", "run", "built", "environment"):
+            if not isinstance(values[name], dict):
+                raise ValueError(f"its {name} is not an object")
+        if values["measured"] is not None and not isinstance(values["measured"], dict):
+            raise ValueError("its measured is neither an object nor null")
+        return cls(**values)
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: dataclasses and mappings as dicts, sequences as lists, not-finite numbers as None.
+
+    Raises TypeError for anything else, so that nothing is stored as the text of an object by accident.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(each) for each in value)
+    raise TypeError(f"a {type(value).__name__} cannot be stored in a record.")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records of one run in the order they were measured; `notes` says what was odd about the file."""
+
+    records: tuple[Record, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "records", tuple(self.records))
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
+
+    def select(
+        self,
+        *,
+        measure: str | None = None,
+        architecture: str | None = None,
+        status: str | None = None,
+        process: int | None = None,
+    ) -> Run:
+        """The records that match everything asked for."""
+        wanted = {"measure": measure, "architecture": architecture, "status": status, "process": process}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        return Run(tuple(each for each in self if all(getattr(each, name) == value for name, value in wanted.items())), self.notes)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names in the order of their first record."""
+        return tuple(dict.fromkeys(each.architecture for each in self))
+
+    @property
+    def failed(self) -> Run:
+        return self.select(status="failed")
+
+    def plus(self, records: Iterable[Record]) -> Run:
+        """This run with more records at its end."""
+        return Run((*self.records, *records), self.notes)
+
+
+def records_path(path: str | os.PathLike) -> Path:
+    """The records file of a run: the path itself, or `records.jsonl` in it when it is a folder."""
+    path = Path(path)
+    return path / RECORDS_NAME if path.is_dir() else path
+
+
+def load(path: str | os.PathLike) -> Run:
+    """Read a run from a records file or from the folder that holds one.
+
+    A last line that was cut short (the writer was killed) is left out and noted. Raises UsageError, naming the line, for any other
+    line that is not a record.
+    """
+    path = records_path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; name a run's folder or its {RECORDS_NAME}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    records: list[Record] = []
+    notes: list[str] = []
+    lines = content.split(b"\n")
+    for number, raw in enumerate(lines, 1):
+        if not raw.strip():
+            continue
+        try:
+            records.append(Record.from_json(raw.decode("utf-8")))
+        except (ValueError, TypeError) as error:
+            if number == len(lines):  # no end of line after it: the writer stopped in the middle
+                notes.append(f"{path} line {number} was cut short and is left out; that measurement has to be made again.")
+                continue
+            raise UsageError(f"{path} line {number} is not a record: {_reason(error)}.") from None
+    return Run(tuple(records), tuple(notes))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return str(error).rstrip(".")
+
+
+class RecordWriter:
+    """Appends records to a file; each is on disk (fsync) before `write` returns.
+
+    A line that an earlier writer left cut short is removed first. One writer at a time: a second one is refused.
+    Raises UsageError when the file cannot be opened or is in use, MeasurementError when a record cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = records_path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written: {error.strerror}; name another output folder.") from None
+        try:
+            self._lock()
+            self._mend()
+            _sync_folder(self.path.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, record: Record) -> None:
+        line = record.to_json().encode("utf-8") + b"\n"
+        before = os.fstat(self._file).st_size
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[os.write(self._file, left) :]
+            _sync(self._file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, before)
+            raise MeasurementError(
+                f"the {record.measure} record of {record.architecture} could not be written to {self.path}: {error.strerror}; "
+                "the records before it are kept."
+            ) from None
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{self.path} is being written by another humar-bench; wait for it or name another output folder.") from None
+        except OSError:  # a file system without locks
+            return
+
+    def _mend(self) -> None:
+        """Give a whole last line its missing end; remove a torn one."""
+        with open(self.path, "rb") as file:
+            content = file.read() if self.path.is_file() else b""
+        if not content or content.endswith(b"\n"):
+            return
+        keep = content.rfind(b"\n") + 1
+        try:
+            Record.from_json(content[keep:].decode("utf-8"))
+        except (ValueError, TypeError):
+            os.ftruncate(self._file, keep)
+        else:
+            os.write(self._file, b"\n")
+
+
+def _sync(file: int) -> None:
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new file's name itself must survive a power cut."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

@@ -1,0 +1,180 @@
+"""Records survive a round trip, a kill and a full disk, and never hold a number that is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from humar_bench.args import ModelArgs, RunArgs, Workload
+from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.record import RECORDS_NAME, Record, RecordWriter, Run, load, plain
+
+
+def a_record(architecture="original", measure="params", **changes) -> Record:
+    values = dict(
+        measure=measure, architecture=architecture, spec=architecture, foreign=False, asked=dataclasses.asdict(ModelArgs()),
+        workload=dataclasses.asdict(Workload.tiny()), run=dataclasses.asdict(RunArgs()), measured={"total": 27343636},
+        environment={"torch": "2"}, command="humar-bench params",
+    )
+    return Record(**{**values, **changes})
+
+
+def a_failure(**changes) -> Record:
+    return a_record(**{"status": "failed", "kind": "timeout", "reason": "It took longer than 1 s.", "measured": None, **changes})
+
+
+def test_a_record_comes_back_from_its_line_unchanged():
+    record = a_record(measured={"wall_s": [0.1, 1 / 3, 5e-324], "name": "Ä\nb"})
+    assert "\n" not in record.to_json()
+    assert Record.from_json(record.to_json()) == record
+
+
+def test_a_record_names_its_format_time_and_content():
+    record = a_record()
+    assert json.loads(record.to_json())["format"] == 1
+    assert record.time.endswith("+00:00") and record.id == record.digest
+    assert a_record(measured={"total": 1}, time=record.time).id != record.id
+    assert dataclasses.replace(record, measured={"total": 1}).digest != record.id
+
+
+def test_numbers_that_are_not_finite_are_never_written_as_numbers():
+    record = a_record(measured={"a": math.nan, "b": [1.0, math.inf], "c": {"d": -math.inf}})
+    assert record.measured == {"a": None, "b": [1.0, None], "c": {"d": None}}
+    assert "NaN" not in record.to_json() and "Infinity" not in record.to_json()
+    with pytest.raises(ValueError, match="NaN"):
+        Record.from_json(record.to_json().replace("null", "NaN", 1))
+
+
+def test_an_object_without_a_json_form_is_refused():
+    with pytest.raises(TypeError, match="a object cannot be stored"):
+        plain({"model": object()})
+
+
+def test_a_failed_record_has_a_kind_and_no_values_and_an_ok_record_the_reverse():
+    assert not a_failure().ok and a_record().ok
+    for wrong in ({"status": "failed"}, {"kind": "crash"}, {"measured": None}, {"status": "failed", "kind": "crash"}):
+        with pytest.raises(ValueError, match="status"):
+            a_record(**wrong)
+    for wrong in ({"measure": "speed"}, {"status": "fine"}, {"kind": "bad luck"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            a_record(**wrong)
+
+
+def test_what_is_written_is_loaded_in_order_from_the_file_and_from_its_folder(tmp_path):
+    records = [a_record(), a_record("efficient"), a_failure(measure="fps", process=2)]
+    with RecordWriter(tmp_path / "new" / RECORDS_NAME) as writer:
+        for record in records:
+            writer.write(record)
+            assert load(writer.path).records[-1] == record  # on disk before write returns
+    assert load(tmp_path / "new").records == load(tmp_path / "new" / RECORDS_NAME).records == tuple(records)
+
+
+def test_a_run_selects_by_measure_architecture_status_and_process():
+    run = Run((a_record(), a_record("efficient"), a_record(measure="fps", process=1), a_failure(measure="fps", process=2)))
+    assert len(run.select(measure="params")) == 2
+    assert [each.architecture for each in run.select(measure="params", architecture="efficient")] == ["efficient"]
+    assert [each.process for each in run.select(measure="fps", status="ok")] == [1]
+    assert run.failed.records == (run[3],) == run.select(process=2).records
+    assert run.architectures == ("original", "efficient")
+    assert len(run.plus([a_record()])) == 5
+
+
+def test_a_torn_last_line_is_left_out_with_a_note_and_removed_by_the_next_writer(tmp_path):
+    path, first, second = tmp_path / RECORDS_NAME, a_record(), a_record("efficient")
+    whole = first.to_json().encode() + b"\n"
+    line = second.to_json().encode()
+    for cut in (1, 20, len(line) // 2, len(line) - 1):
+        path.write_bytes(whole + line[:cut])
+        run = load(path)
+        assert run.records == (first,) and "line 2 was cut short" in run.notes[0]
+        with RecordWriter(path) as writer:
+            writer.write(second)
+        assert load(path) == Run((first, second))
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
+    path, first, second = tmp_path / RECORDS_NAME, a_record(), a_record("efficient")
+    path.write_bytes(first.to_json().encode())
+    assert load(path).records == (first,)
+    with RecordWriter(path) as writer:
+        writer.write(second)
+    assert load(path).records == (first, second)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "column"),
+        ("[1]", "it holds a list, not an object"),
+        ('{"format": 2}', "its format is 2; this version reads format 1"),
+        ('{"format": 1}', "it lacks 'measure'"),
+        ("plain text", "column 1"),
+    ],
+)
+def test_any_other_bad_line_is_an_error_that_names_it(tmp_path, line, said):
+    path = tmp_path / RECORDS_NAME
+    path.write_text(a_record().to_json() + "\n" + line + "\n" + a_record().to_json() + "\n")
+    with pytest.raises(UsageError, match="line 2 is not a record") as error:
+        load(path)
+    assert said in str(error.value)
+
+
+def test_fields_of_the_wrong_kind_unknown_fields_and_bytes_that_are_no_text_are_bad_lines(tmp_path):
+    path = tmp_path / RECORDS_NAME
+    for change, said in (({"asked": 3}, "asked is not an object"), ({"extra": 1}, "'extra' is unknown"), ({"measured": 2}, "measured is")):
+        path.write_text(json.dumps({**json.loads(a_record().to_json()), **change}) + "\n")
+        with pytest.raises(UsageError, match=said):
+            load(path)
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(UsageError, match="line 1 .* byte 0 is not UTF-8"):
+        load(path)
+
+
+def test_a_missing_file_and_an_unwritable_folder_are_one_sentence(tmp_path):
+    with pytest.raises(UsageError, match="does not exist; name a run's folder"):
+        load(tmp_path / "nothing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written: .*; name another output folder"):
+        RecordWriter(tmp_path / "file" / RECORDS_NAME)
+
+
+def test_a_second_writer_on_the_same_file_is_refused(tmp_path):
+    with RecordWriter(tmp_path / RECORDS_NAME), pytest.raises(UsageError, match="written by another humar-bench"):
+        RecordWriter(tmp_path / RECORDS_NAME)
+    RecordWriter(tmp_path / RECORDS_NAME).close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_sentence():
+    said = "No space left on device; the records before it are kept"
+    with RecordWriter("/dev/full") as writer, pytest.raises(MeasurementError, match=said):
+        writer.write(a_record())
+
+
+def test_a_half_written_record_is_taken_back_when_the_disk_fills_up(tmp_path, monkeypatch):
+    real = os.write
+
+    def fills_up(file, data):
+        if len(data) < 100:
+            raise OSError(28, "No space left on device")
+        return real(file, bytes(data)[: len(data) // 2])
+
+    with RecordWriter(tmp_path / RECORDS_NAME) as writer:
+        writer.write(a_record())
+        monkeypatch.setattr(os, "write", fills_up)
+        with pytest.raises(MeasurementError, match="No space left"):
+            writer.write(a_record("efficient"))
+        monkeypatch.undo()
+        writer.write(a_record("third"))
+    assert load(tmp_path) == Run(load(tmp_path).records) and load(tmp_path).architectures == ("original", "third")
+
+
+def test_reading_and_writing_records_does_not_import_torch():
+    code = "import sys, humar_bench.record; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""What the replacement keeps of the original: the outer frame, the two-stage proposals, the refinement loop, the heads."""

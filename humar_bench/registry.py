@@ -1,0 +1,286 @@
+"""Name -> architecture -> builder -> model: `original`, `efficient`, and anybody's own `package.module:builder` or `path/file.py:builder`.
+
+Torch is imported only inside functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from humar_bench.args import ModelArgs, Workload
+from humar_bench.errors import MeasurementError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+BUILT_IN = {
+    "original": "baselines.transformer:build_transformer",
+    "efficient": "efficient.transformer:build_efficient_conv_attention_transformer",
+}
+_FORMS = f"choose {', '.join(BUILT_IN)}, package.module:builder or path/file.py:builder"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is measured: the name it has in tables and the spec it is loaded by."""
+
+    name: str
+    spec: str
+    foreign: bool
+
+
+class NotFiniteOutputs(MeasurementError):
+    """A model whose outputs hold NaN or infinity."""
+
+
+def parse_architecture(text: str | Architecture) -> Architecture:
+    """'original', 'package.module:builder', 'path/file.py:builder', each with an optional 'NAME=' before it. Raises UsageError."""
+    if isinstance(text, Architecture):
+        return text
+    if not isinstance(text, str):
+        raise UsageError(f"the architecture {text!r} is not text; {_FORMS}.")
+    name, spec = "", text.strip()
+    if named := re.fullmatch(r"([^=/\\:]*)=(.*)", spec):
+        name, spec = named[1].strip(), named[2].strip()
+        if not name:
+            raise UsageError(f"the architecture {text!r} has an empty name before its =; write NAME={spec or 'original'}.")
+    if spec in BUILT_IN:
+        return Architecture(name or spec, spec, foreign=False)
+    where, colon, builder = spec.rpartition(":")
+    if not colon:
+        raise UsageError(f"the architecture {spec!r} is unknown; {_FORMS}.")
+    if not where or not builder.isidentifier():
+        raise UsageError(f"the architecture {spec!r} does not name a builder; {_FORMS}.")
+    if _is_file(where):
+        if not where.endswith(".py"):
+            raise UsageError(f"{where} is not a Python file; name one that ends in .py, as in model.py:{builder}.")
+        return Architecture(name or f"{Path(where).stem}:{builder}", spec, foreign=True)
+    if not all(part.isidentifier() for part in where.split(".")):
+        raise UsageError(f"the architecture {spec!r} names no module; {_FORMS}.")
+    return Architecture(name or spec, spec, foreign=True)
+
+
+def parse_architectures(texts: Iterable[str | Architecture]) -> list[Architecture]:
+    """Parse each and refuse a name that stands twice. Raises UsageError."""
+    architectures = [parse_architecture(text) for text in ([texts] if isinstance(texts, str) else texts)]
+    if not architectures:
+        raise UsageError(f"no architecture is named; {_FORMS}.")
+    names = [each.name for each in architectures]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UsageError(f"two architectures are named {name!r}; give one another name, as in OTHER={architectures[index].spec}.")
+    return architectures
+
+
+def load_builder(architecture: str | Architecture) -> Callable[[ModelArgs], torch.nn.Module]:
+    """The builder function of an architecture. Raises UsageError when it cannot be loaded."""
+    architecture = parse_architecture(architecture)
+    spec = BUILT_IN.get(architecture.spec, architecture.spec)
+    where, _, name = spec.rpartition(":")
+    module = _load_file(Path(where)) if _is_file(where) else _import_module(where)
+    builder = getattr(module, name, None)
+    wanted = "name a function that takes the arguments and returns a model"
+    if builder is None:
+        raise UsageError(f"{where} has no {name!r}{_it_has(module)}; {wanted}.")
+    if not callable(builder):
+        raise UsageError(f"{name!r} in {where} is a {type(builder).__name__}; {wanted}.")
+    return builder
+
+
+def build(
+    architecture: str | Architecture,
+    args: Any,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> torch.nn.Module:
+    """A model in eval mode, its weights drawn from `seed`, the same numbers on every device.
+
+    On the meta device nothing is allocated. Raises UsageError when the builder cannot be loaded, MeasurementError when it fails.
+    """
+    import torch
+
+    architecture = parse_architecture(architecture)
+    builder = load_builder(architecture)
+    args = ModelArgs.of(args)
+    device = torch.device(device)
+    made_on = device if device.type == "meta" else torch.device("cpu")
+    try:
+        with _seeded(seed), made_on:
+            model = builder(args)
+    except UsageError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise MeasurementError(f"the builder of {architecture.name} raised {one_line(error)}.") from error
+    if not isinstance(model, torch.nn.Module):
+        raise MeasurementError(f"the builder of {architecture.name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
+    return _converted(model, device, dtype).eval()
+
+
+def _converted(model: torch.nn.Module, device: torch.device, dtype: torch.dtype | None) -> torch.nn.Module:
+    """The model with its tensors on a device and its floating-point tensors of a number type.
+
+    `Module.to` cannot swap fake tensors, so under a fake tensor mode each tensor is replaced by hand, a shared one once.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    if not any(isinstance(each.data, FakeTensor) for each in model.parameters()):
+        return model.to(device=device, dtype=dtype)
+    made: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            for name, old in own.items():
+                if old is None:
+                    continue
+                if id(old) not in made:
+                    new = old.detach().to(device=device, dtype=dtype if old.is_floating_point() else None)
+                    made[id(old)] = torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
+                own[name] = made[id(old)]
+    return model
+
+
+def check_outputs(outputs: Any, args: ModelArgs, workload: Workload, *, name: str = "the model") -> None:
+    """Hold a model's outputs against the call both architectures share: five parts, their shapes, every number finite.
+
+    Expected, with B batch, Q queries, K keypoints, C width, D decoder iterations, L levels: hs_pose D of [B, Q, K+1, C];
+    refpoint_pose D+1 of [B, Q, 2(K+1)]; mix_refpoint [B, Q, 2K]; mix_embedding [B, Q, C]; memory_features L-1 of [B, C, H_l, W_l].
+    On the meta device only shapes are checked. Raises MeasurementError, for NaN and infinity its subclass NotFiniteOutputs.
+    """
+    import torch
+
+    parts = ("hs_pose", "refpoint_pose", "mix_refpoint", "mix_embedding", "memory_features")
+    if not isinstance(outputs, (tuple, list)) or len(outputs) != len(parts):
+        got = f"{len(outputs)} outputs" if isinstance(outputs, (tuple, list)) else f"a {type(outputs).__name__}"
+        raise MeasurementError(f"{name} returned {got}; it must return {', '.join(parts)}.")
+    batch, queries, width = workload.batch, workload.num_queries, args.hidden_dim
+    tokens = args.num_body_points + 1
+    expected = {
+        "hs_pose": [(batch, queries, tokens, width)] * args.dec_layers,
+        "refpoint_pose": [(batch, queries, 2 * tokens)] * (args.dec_layers + 1),
+        "mix_refpoint": (batch, queries, 2 * args.num_body_points),
+        "mix_embedding": (batch, queries, width),
+        "memory_features": [(batch, width, *size) for size in workload.feature_sizes[:-1]],
+    }
+    named: dict[str, Any] = {}
+    for part, output in zip(parts, outputs, strict=True):
+        if isinstance(expected[part], tuple):
+            named[part] = (output, expected[part])
+            continue
+        if not isinstance(output, (tuple, list)) or len(output) != len(expected[part]):
+            got = f"of {len(output)}" if isinstance(output, (tuple, list)) else f"that is a {type(output).__name__}"
+            raise MeasurementError(f"{name} returned {part} {got}; it must be a list of {len(expected[part])}.")
+        named.update({f"{part}[{index}]": pair for index, pair in enumerate(zip(output, expected[part], strict=True))})
+    for part, (output, shape) in named.items():
+        if not isinstance(output, torch.Tensor):
+            raise MeasurementError(f"{name} returned {part} as a {type(output).__name__}; it must be a tensor of shape {list(shape)}.")
+        if tuple(output.shape) != shape:
+            raise MeasurementError(f"{name} returned {part} of shape {list(output.shape)}; it must be {list(shape)}.")
+    for part, (output, _) in named.items():
+        if output.device.type != "meta" and not bool(torch.isfinite(output).all()):
+            bad = int((~torch.isfinite(output)).sum())
+            raise NotFiniteOutputs(f"{name} returned {part} with {bad} of {output.numel()} numbers NaN or infinite.")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's, the CPU allocator's or the accelerator's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(said in text for said in ("can't allocate memory", "not enough memory", "out of memory"))
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as part of one sentence: its type and the first line of what it says."""
+    said = " ".join(str(error).strip().splitlines()[:1]).strip().rstrip(".")
+    said = said if len(said) <= 200 else said[:197] + "..."
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _is_file(where: str) -> bool:
+    return where.endswith(".py") or "/" in where or os.sep in where
+
+
+def _it_has(module: Any) -> str:
+    """The functions a module defines, for a message about one it does not define."""
+    own = [name for name, value in vars(module).items() if callable(value) and getattr(value, "__module__", None) == module.__name__]
+    public = [name for name in own if not name.startswith("_")]
+    return f"; it has {', '.join(public[:5])}" if public else ""
+
+
+def _import_module(name: str) -> Any:
+    _reachable(os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise UsageError(f"there is no module {name!r} here; install it, or run where it can be imported.") from None
+        raise UsageError(f"the module {name!r} cannot be imported: it needs {error.name!r}, which is not installed.") from None
+    except Exception as error:
+        raise UsageError(f"the module {name!r} cannot be imported: {_import_error(error)}.") from error
+
+
+def _load_file(path: Path) -> Any:
+    if not path.exists():
+        raise UsageError(f"the file {path} does not exist; name an existing Python file, as in path/file.py:builder.")
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file; name an existing Python file, as in path/file.py:builder.")
+    path = path.resolve()
+    module_name = f"_humar_bench_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    _reachable(str(path.parent))  # a file may import its neighbours
+    found = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(found)
+    sys.modules[module_name] = module  # dataclasses and pickle look their module up here
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise UsageError(f"the file {path.name} cannot be loaded: {_import_error(error)}.") from error
+    return module
+
+
+def _import_error(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"it is not Python at line {error.lineno} ({error.msg})" if error.lineno else f"it is not Python ({error.msg})"
+    if isinstance(error, (UnicodeDecodeError, ValueError)) and "null bytes" in str(error):
+        return "it is not Python (it holds null bytes)"
+    if isinstance(error, ModuleNotFoundError):
+        return f"it needs {error.name!r}, which is not installed"
+    return f"it raised {one_line(error)}"
+
+
+def _reachable(folder: str) -> None:
+    """Let imports find a folder, after everything that is installed."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+class _seeded:
+    """Torch's CPU generator starts from a seed inside and is as before outside; other devices' generators are not touched."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        import torch
+
+        self.generator = torch.default_generator
+        self.before = self.generator.get_state()
+        self.generator.manual_seed(self.seed)
+
+    def __exit__(self, *exc: object) -> None:
+        self.generator.set_state(self.before)

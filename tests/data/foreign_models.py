@@ -1,0 +1,119 @@
+"""Architectures of somebody else, loaded by file: a small one that answers the shared call, and ones that go wrong each in its own way."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+
+import torch
+from torch import Tensor, nn
+
+
+class SmallPose(nn.Module):
+    """The smallest model that answers the call: every query gets the mean of the memory, the same at each iteration."""
+
+    def __init__(self, width: int, keypoints: int, iterations: int) -> None:
+        super().__init__()
+        self.keypoints, self.iterations = keypoints, iterations
+        self.encode = nn.Linear(width, width)
+        self.tokens = nn.Parameter(torch.randn(keypoints + 1, width))
+        self.points = nn.Linear(width, 2)
+
+    def forward(self, srcs: list[Tensor], masks: list[Tensor], pos_embeds: list[Tensor], query_embed: Tensor):
+        query_embed = query_embed if query_embed.dim() == 4 else query_embed.unsqueeze(2)
+        flat = torch.cat([(src + pos).flatten(2).transpose(1, 2) for src, pos in zip(srcs, pos_embeds, strict=True)], dim=1)
+        memory = self.encode(flat).relu()
+        pose = query_embed + memory.mean(1)[:, None, None] + self.tokens
+        points = self.points(pose).flatten(2).sigmoid()
+        sizes = [src.shape[-2:] for src in srcs]
+        maps = memory.transpose(1, 2).split([height * width for height, width in sizes], dim=2)
+        maps = [each.unflatten(2, tuple(size)) for each, size in zip(maps, sizes, strict=True)]
+        return [pose] * self.iterations, [points] * (self.iterations + 1), points[..., 2:], pose[:, :, 0], maps[:-1]
+
+
+def build(args) -> nn.Module:
+    return SmallPose(args.hidden_dim, args.num_body_points, args.dec_layers)
+
+
+def wider(args) -> nn.Module:
+    """The same with a second linear layer in a component of its own."""
+    model = build(args)
+    model.encode = nn.Sequential(nn.Linear(args.hidden_dim, 2 * args.hidden_dim), nn.Linear(2 * args.hidden_dim, args.hidden_dim))
+    model.built = {"width": 2 * args.hidden_dim}
+    return model
+
+
+class Twisted(SmallPose):
+    """Answers, then lets `twist` change the outputs."""
+
+    twist = staticmethod(lambda outputs: outputs)
+
+    def forward(self, *inputs):
+        return self.twist(super().forward(*inputs))
+
+
+def _twisted(args, twist) -> nn.Module:
+    model = Twisted(args.hidden_dim, args.num_body_points, args.dec_layers)
+    model.twist = twist
+    return model
+
+
+def not_finite(args) -> nn.Module:
+    return _twisted(args, lambda outputs: (*outputs[:3], outputs[3] / 0, outputs[4]))
+
+
+def other_shapes(args) -> nn.Module:
+    return _twisted(args, lambda outputs: (*outputs[:3], outputs[3].transpose(1, 2), outputs[4]))
+
+
+def four_outputs(args) -> nn.Module:
+    return _twisted(args, lambda outputs: outputs[:4])
+
+
+def one_tensor(args) -> nn.Module:
+    return _twisted(args, lambda outputs: outputs[3])
+
+
+def fails_in_forward(args) -> nn.Module:
+    return _twisted(args, lambda outputs: outputs[7])
+
+
+def crashes(args) -> nn.Module:
+    """Reads address 0 when it really runs (never on the meta device, nor when its cost is predicted)."""
+    return _twisted(args, lambda outputs: ctypes.string_at(0) if _is_real(outputs[3]) else outputs)
+
+
+def hangs(args) -> nn.Module:
+    return _twisted(args, lambda outputs: time.sleep(3600) if _is_real(outputs[3]) else outputs)
+
+
+def hungry(args) -> nn.Module:
+    """Asks for 8 TiB when it really runs."""
+    return _twisted(args, lambda outputs: torch.ones(2**43, dtype=torch.uint8) if _is_real(outputs[3]) else outputs)
+
+
+def chatty(args) -> nn.Module:
+    """Prints to both streams and to the file descriptors below them."""
+    print("printed by a builder")
+    os.write(1, b"written by a builder\n")
+    return build(args)
+
+
+def raises(args) -> nn.Module:
+    raise ValueError(f"width {args.hidden_dim} is too wide\nfor me")
+
+
+def leaves(args) -> nn.Module:
+    raise SystemExit("the builder left")
+
+
+def not_a_model(args) -> list:
+    return [1, 2]
+
+
+a_number = 3
+
+
+def _is_real(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.device.type != "meta"

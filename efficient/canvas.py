@@ -1,0 +1,59 @@
+"""All feature levels side by side on one canvas, so that a convolution over every level is one operator.
+
+The levels lie on shelves, in order, with a free cell between neighbours: a 3x3 convolution never mixes two levels, and what lies between
+them is treated like padding. With a stride, the canvas also knows its cells: squares of stride x stride tokens that never cross a level.
+
+Shapes: B batch, S memory tokens, C width, (H, W) the canvas in tokens, (h, w) the canvas in cells.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from humar_bench.skeleton.geometry import Shapes, split_levels
+
+
+class Canvas:
+    """Where each level lies: a host-side layout, made from the level sizes alone."""
+
+    def __init__(self, shapes: Shapes, stride: int) -> None:
+        self.shapes, self.stride = shapes, stride
+        cells = [(-(-height // stride), -(-width // stride)) for height, width in shapes]
+        self.w = max(width for _, width in cells)
+        self.slots: list[tuple[slice, slice]] = []
+        top = left = shelf = 0
+        for (height, width), (rows, columns) in zip(shapes, cells, strict=True):
+            if left + columns > self.w:
+                top, left, shelf = top + shelf + 1, 0, 0
+            y, x = top * stride, left * stride
+            self.slots.append((slice(y, y + height), slice(x, x + width)))
+            left, shelf = left + columns + 1, max(shelf, rows)
+        self.h = top + shelf
+
+    def place(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, S, D] -> canvas [B, H, W, D], zero between the levels."""
+        canvas = tokens.new_zeros(len(tokens), self.h * self.stride, self.w * self.stride, tokens.shape[-1])
+        for (rows, columns), level in zip(self.slots, split_levels(tokens, self.shapes), strict=True):
+            canvas[:, rows, columns] = level
+        return canvas
+
+    def gather(self, canvas: Tensor) -> Tensor:
+        """Canvas [B, H, W, D] -> tokens [B, S, D]."""
+        return torch.cat([canvas[:, rows, columns].flatten(1, 2) for rows, columns in self.slots], dim=1)
+
+    def pool(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the valid tokens of each cell: canvas [B, H, W, C], valid [B, H, W, 1] of 0 and 1 -> cells [B, h, w, C] and their 0/1."""
+        if self.stride == 1:
+            return canvas * valid, valid
+        means = self._mean(canvas * valid)
+        share = self._mean(valid)
+        return means / share.clamp(min=0.5 / self.stride**2), share.ceil()  # an empty cell is 0 / positive
+
+    def _mean(self, canvas: Tensor) -> Tensor:
+        return F.avg_pool2d(canvas.permute(0, 3, 1, 2), self.stride).permute(0, 2, 3, 1)
+
+    def spread(self, cells: Tensor) -> Tensor:
+        """Each cell's value at all its tokens: cells [B, h, w, C] -> canvas [B, H, W, C]."""
+        return F.interpolate(cells.permute(0, 3, 1, 2), scale_factor=float(self.stride), mode="nearest").permute(0, 2, 3, 1)

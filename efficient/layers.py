@@ -1,0 +1,140 @@
+"""The replacement's own layers: separable convolution, linear attention, graph attention, cross-attention, MLP.
+
+Sources: depthwise separable convolution, MobileNets (Howard et al. 2017), section 3.1; linear attention, Katharopoulos et al. 2020,
+equation 5; a depthwise convolution on V against the rank loss of ReLU attention, FLatten (Han et al. 2023), section 3.3;
+graph attention as a learned bias over the skeleton's pairs, after GroupPose (Liu et al. 2023).
+
+Shapes: B batch, T tokens, C width, M heads, D = C / M, (H, W) a canvas with T = H * W, N tokens of an instance.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FLOOR = 1e-6  # the ReLU of linear attention stops here instead of at 0, so that no row is left without weight
+NO_WEIGHT = 1e-20  # below any sum of floored weights: only an image that is padding throughout reaches it
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, T, C] -> [B, M, T, D]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, M, T, D] -> [B, T, C]."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A 3x3 convolution of each channel by itself over a canvas [B, H, W, C]. The caller zeroes padding first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, canvas: Tensor) -> Tensor:
+        return super().forward(canvas.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class DepthwiseSeparableConv(nn.Module):
+    """A depthwise 3x3 convolution, then a pointwise one: [B, H, W, C] -> [B, H, W, C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = DepthwiseConv(channels)
+        self.pointwise = nn.Linear(channels, channels)
+
+    def forward(self, canvas: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(canvas))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between, `ratio` times wider inside."""
+
+    def __init__(self, channels: int, *, ratio: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(channels, ratio * channels)
+        self.linear2 = nn.Linear(ratio * channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x)))))
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Attention with weights phi(q) . phi(k), phi a floored ReLU, normalised per query; O(T).
+
+    q, k, v [B, M, T, D]; valid [B, T, 1] of 0 and 1, or None when all tokens count -> [B, M, T, D].
+    V and a column of ones are masked together, which masks every key in numerator and denominator alike; sums in float32 at least.
+    """
+    exact = torch.promote_types(v.dtype, torch.float32)
+    ones = v.new_ones(1, 1, 1, 1).expand(*v.shape[:3], 1) if valid is None else valid.unsqueeze(1).expand(-1, v.shape[1], -1, -1)
+    values = torch.cat((v, ones), dim=-1).to(exact)
+    keys = k.clamp(min=FLOOR).to(exact)
+    sums = keys.transpose(-1, -2) @ values  # [B, M, D, D + 1]
+    attended = q.clamp(min=FLOOR).to(exact) @ sums
+    return (attended[..., :-1] / attended[..., -1:].clamp(min=NO_WEIGHT)).to(v.dtype)
+
+
+class EfficientLinearAttention(nn.Module):
+    """Linear attention among the tokens of a sequence, with a depthwise convolution on V where the tokens lie on a canvas."""
+
+    def __init__(self, channels: int, *, heads: int, value_conv: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qk = nn.Linear(channels, 2 * channels)
+        self.v = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+        if value_conv:
+            self.value_conv = DepthwiseConv(channels)
+
+    def forward(self, x: Tensor, pos: Tensor | None = None, valid: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        """x, pos [B, T, C]; valid [B, T, 1] of 0 and 1; size (H, W) of the canvas that the tokens are -> [B, T, C]."""
+        q, k = self.qk(x if pos is None else x + pos).chunk(2, dim=-1)
+        v = self.v(x)
+        if valid is not None:
+            v = v * valid
+        attended = merge_heads(linear_attention(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), valid))
+        if hasattr(self, "value_conv"):
+            attended = attended + self.value_conv(v.unflatten(1, size)).flatten(1, 2)
+        return self.out(attended)
+
+
+class EfficientGraphAttention(nn.Module):
+    """Attention among the N tokens of an instance, with a learned bias for each head and pair of tokens."""
+
+    def __init__(self, channels: int, *, heads: int, tokens: int, bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qk = nn.Linear(channels, 2 * channels)
+        self.v = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+        self.graph_bias = nn.Parameter(torch.empty(heads, tokens, tokens)) if bias else None
+
+    def forward(self, x: Tensor, pos: Tensor) -> Tensor:
+        """x, pos [B, N, C] -> [B, N, C]; positional queries on Q and K."""
+        q, k = self.qk(x + pos).chunk(2, dim=-1)
+        q, k, v = (split_heads(each, self.heads) for each in (q, k, self.v(x)))
+        bias = None if self.graph_bias is None else self.graph_bias.to(x.dtype)
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias)))
+
+
+class CrossAttention(nn.Module):
+    """Standard multi-head attention to the memory, whose keys and values are computed once per forward."""
+
+    def __init__(self, channels: int, *, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(channels, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """memory [B, S, C] -> keys and values [B, M, S, D]."""
+        k, v = self.kv(memory).chunk(2, dim=-1)
+        return split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """x [B, T, C]; keys, values [B, M, S, D]; bias [B, 1, 1, S], very negative at padding -> [B, T, C]."""
+        return self.out(merge_heads(F.scaled_dot_product_attention(split_heads(self.q(x), self.heads), keys, values, attn_mask=bias)))

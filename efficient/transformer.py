@@ -1,0 +1,242 @@
+"""The replacement: local convolutions and linear attention encode, graph attention and a refinement loop decode.
+
+Source: the published Conv+Attention description of HuMAR; layers and their papers in `efficient.layers`.
+Changed on purpose, each a switch of `ModelArgs`: weights are tied (5 M parameters do not hold 10 untied blocks of width 256), the encoder
+blocks work on cells of 2x2 tokens beside a full-resolution path, only the instance token attends to the whole memory, and each keypoint
+takes a bilinear sample of every level at its reference point. Across-instance and cross-attention act side by side on one normalised input.
+
+Shapes: B batch, L levels, S memory tokens, C width, Q queries, K keypoints, N = K + 1 tokens of an instance (0 is the instance token),
+(H, W) the canvas in tokens, (h, w) in cells.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from efficient.canvas import Canvas
+from efficient.layers import (
+    CrossAttention,
+    DepthwiseConv,
+    DepthwiseSeparableConv,
+    EfficientGraphAttention,
+    EfficientLinearAttention,
+    FeedForward,
+)
+from humar_bench.args import ModelArgs
+from humar_bench.skeleton.geometry import Shapes, split_levels
+from humar_bench.skeleton.pose_transformer import Memory, PoseDecoder, PoseTransformer
+
+
+class LocalConv(nn.Module):
+    """Two separable convolutions with GELU between, as a residual: what a token sees of its neighbours."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = DepthwiseSeparableConv(channels)
+        self.second = DepthwiseSeparableConv(channels)
+
+    def forward(self, canvas: Tensor, valid: Tensor) -> Tensor:
+        """canvas [B, H, W, C], zero where `valid` [B, H, W, 1] is 0 -> canvas."""
+        return canvas + self.second(F.gelu(self.first(canvas)) * valid)
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm linear attention, then a pre-norm MLP."""
+
+    def __init__(self, channels: int, *, heads: int, ratio: int, dropout: float, value_conv: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attention = EfficientLinearAttention(channels, heads=heads, value_conv=value_conv)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
+        """x [B, T, C], valid [B, T, 1], size (h, w) with T = h * w -> [B, T, C]."""
+        x = x + self.dropout(self.attention(self.norm1(x), valid=valid, size=size))
+        return x + self.mlp(self.norm2(x))
+
+
+class EfficientEncoder(nn.Module):
+    """Local convolutions on every token, attention blocks on cells of tokens, both summed."""
+
+    def __init__(self, sets: list[EncoderBlock], *, channels: int, blocks: int, stride: int, local_conv: bool) -> None:
+        super().__init__()
+        self.blocks, self.stride = blocks, stride
+        self.local = LocalConv(channels) if local_conv else None
+        self.sets = nn.ModuleList(sets)
+        self.smooth = DepthwiseConv(channels) if stride > 1 else None  # takes the steps out of the spread cells
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, src: Tensor, pos: Tensor, padding: Tensor, shapes: Shapes, valid_ratios: Tensor) -> Tensor:
+        """src, pos [B, S, C], padding [B, S] -> memory [B, S, C]."""
+        canvas = Canvas(shapes, self.stride)
+        padding = padding.unsqueeze(-1)
+        valid = canvas.place((~padding).to(src.dtype))
+        x = canvas.place((src + pos).masked_fill(padding, 0))
+        if self.local is not None:
+            x = self.local(x, valid)
+        cells, cell_valid = canvas.pool(x, valid)
+        size = cells.shape[1:3]
+        tokens, token_valid = cells.flatten(1, 2), cell_valid.flatten(1, 2)
+        for i in range(self.blocks):
+            tokens = self.sets[i % len(self.sets)](tokens, token_valid, size)
+        cells = tokens.unflatten(1, size)
+        x = cells if self.smooth is None else x + self.smooth(canvas.spread(cells) * valid)
+        return self.norm(canvas.gather(x))
+
+
+class Look(NamedTuple):
+    """What every decoder iteration reads of the memory."""
+
+    keys_values: list[tuple[Tensor, Tensor]]  # of each weight set
+    bias: Tensor  # [B, 1, 1, h * w]
+    maps: list[Tensor]  # L of [B, C, H_l, W_l], zero at padding
+    valid_ratios: Tensor  # [B, L, 2]
+
+
+class EfficientDecoderLayer(nn.Module):
+    """Within the instance, across instances and into the image, feed-forward; the norms are the caller's, one set per iteration."""
+
+    def __init__(
+        self, channels: int, *, heads: int, ratio: int, levels: int, tokens: int, dropout: float, graph_bias: bool, cross_all: bool, samples: bool
+    ) -> None:
+        super().__init__()
+        self.cross_all = cross_all
+        self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias)
+        self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False)
+        self.cross = CrossAttention(channels, heads=heads)
+        self.samples = PointSamples(channels, levels=levels) if samples else None
+        self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, keys_values: tuple[Tensor, Tensor], norms: nn.ModuleList) -> Tensor:
+        """x, pos [B, Q, N, C], points [B, Q, N, 2] -> [B, Q, N, C]."""
+        inner, inner_pos = x.flatten(0, 1), pos.flatten(0, 1)
+        x = norms[0](inner + self.dropout(self.within(inner, inner_pos))).view_as(x)
+        x = norms[1](x + self.dropout(self._look_around(x, pos, points, look, keys_values)))
+        return norms[2](x + self.mlp(x))
+
+    def _look_around(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        """What the instance token takes from the other instances and the memory, and the keypoints from where they are."""
+        instance, instance_pos = x[:, :, 0], pos[:, :, 0]
+        update = self.across(instance, instance_pos)
+        if not self.cross_all:
+            update = update + self.cross(instance + instance_pos, *keys_values, look.bias)
+        update = update.unsqueeze(2)
+        if self.samples is None:
+            update = F.pad(update, (0, 0, 0, x.shape[2] - 1))
+        else:
+            update = torch.cat((update, self.samples(x[:, :, 1:], points[:, :, 1:], look)), dim=2)
+        if self.cross_all:
+            update = update + self.cross((x + pos).flatten(1, 2), *keys_values, look.bias).view_as(x)
+        return update
+
+
+class PointSamples(nn.Module):
+    """One bilinear sample of every level at a keypoint's reference point, weighed by the keypoint's token."""
+
+    def __init__(self, channels: int, *, levels: int) -> None:
+        super().__init__()
+        self.level_weights = nn.Linear(channels, levels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
+        """x [B, Q, K, C] at points [B, Q, K, 2] -> [B, Q, K, C]."""
+        grids = 2 * points.unsqueeze(3) * look.valid_ratios[:, None, None] - 1  # [B, Q, K, L, 2]
+        weights = self.level_weights(x).softmax(-1).unsqueeze(1)  # [B, 1, Q, K, L]
+        total: Any = 0
+        for level, level_map in enumerate(look.maps):
+            grid = grids[..., level, :]
+            sample = F.grid_sample(level_map.to(grid.dtype), grid, align_corners=False)  # [B, C, Q, K]
+            total = total + sample * weights[..., level]
+        return self.out(total.permute(0, 2, 3, 1).to(x.dtype))
+
+
+class EfficientDecoder(PoseDecoder):
+    """Tied layers inside the shared refinement loop; every iteration has norms and an embedding of its own."""
+
+    def __init__(self, sets: list[EfficientDecoderLayer], *, channels: int, iterations: int, classes: int, memory_stride: int) -> None:
+        super().__init__(channels=channels, iterations=iterations, classes=classes)
+        self.memory_stride = memory_stride
+        self.sets = nn.ModuleList(sets)
+        self.norms = nn.ModuleList(nn.ModuleList(nn.LayerNorm(channels) for _ in range(3)) for _ in range(iterations))
+        self.iteration_embed = nn.Embedding(iterations, channels)
+
+    def prepare(self, memory: Memory) -> Look:
+        canvas = Canvas(memory.shapes, self.memory_stride)
+        padding = memory.padding.unsqueeze(-1)
+        tokens = memory.tokens.masked_fill(padding, 0)
+        cells, valid = canvas.pool(canvas.place(tokens), canvas.place((~padding).to(tokens.dtype)))
+        cells, valid = cells.flatten(1, 2), valid.flatten(1)
+        bias = (valid - 1) * (torch.finfo(tokens.dtype).max / 2)
+        return Look(
+            keys_values=[each.cross.keys_values(cells) for each in self.sets],
+            bias=bias[:, None, None],
+            maps=[level.permute(0, 3, 1, 2) for level in split_levels(tokens, memory.shapes)],
+            valid_ratios=memory.valid_ratios,
+        )
+
+    def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: Look) -> Tensor:
+        which = i % len(self.sets)
+        pos = query_pos + self.iteration_embed.weight[i]
+        return self.sets[which](x, pos, points, context, context.keys_values[which], self.norms[i])
+
+
+def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
+    """The replacement from the shared arguments (a ModelArgs or any object with upstream's names). Raises UsageError.
+
+    What the published description fixes for the replacement (heads, encoder blocks, MLP ratio) comes from the `efficient_` arguments
+    and stands in `built` under the shared name; shared arguments that are not in `built` are not used.
+    """
+    args = ModelArgs.of(args)
+    channels, heads, ratio = args.hidden_dim, args.efficient_nheads, args.efficient_mlp_ratio
+    block = {"heads": heads, "ratio": ratio, "dropout": args.dropout}
+    encoder = EfficientEncoder(
+        [EncoderBlock(channels, **block, value_conv=args.efficient_value_conv) for _ in range(args.efficient_encoder_sets)],
+        channels=channels,
+        blocks=args.efficient_enc_layers,
+        stride=args.efficient_encoder_stride,
+        local_conv=args.efficient_local_conv,
+    )
+    sets = [
+        EfficientDecoderLayer(
+            channels,
+            **block,
+            levels=args.num_feature_levels,
+            tokens=args.num_body_points + 1,
+            graph_bias=args.efficient_graph_bias,
+            cross_all=args.efficient_cross_tokens == "all",
+            samples=args.efficient_point_samples,
+        )
+        for _ in range(args.efficient_decoder_sets)
+    ]
+    shared = ("hidden_dim", "dec_layers", "num_feature_levels", "num_queries", "num_body_points", "num_classes", "dropout", "learnable_tgt_init")
+    own = ("encoder_sets", "decoder_sets", "encoder_stride", "memory_stride", "cross_tokens", "local_conv", "value_conv", "point_samples", "graph_bias")
+    model = PoseTransformer(
+        encoder=encoder,
+        decoder=EfficientDecoder(
+            sets, channels=channels, iterations=args.dec_layers, classes=args.num_classes, memory_stride=args.efficient_memory_stride
+        ),
+        channels=channels,
+        levels=args.num_feature_levels,
+        keypoints=args.num_body_points,
+        classes=args.num_classes,
+        pose_after_selection=True,
+        query_buffer=args.num_queries if args.learnable_tgt_init else None,
+        built={
+            **{name: getattr(args, name) for name in shared},
+            "nheads": heads,
+            "enc_layers": args.efficient_enc_layers,
+            "dim_feedforward": ratio * channels,
+            "transformer_activation": "gelu",
+            "two_stage_type": args.two_stage_type,
+            **{f"efficient_{name}": getattr(args, f"efficient_{name}") for name in own},
+        },
+    )
+    model.reset_parameters()
+    return model

@@ -135,9 +135,9 @@ def _run_rounds(
     """Rounds of one block per architecture that has not failed, until the plan says enough."""
     spent_s = dict.fromkeys(calls, 0.0)
     rounds = 0
-    while rounds < plan.min_runs or (rounds < plan.max_runs and max(spent_s.values()) < plan.budget_s):
-        alive = [name for name in calls if not samples[name].error]
-        if not alive:
+    while alive := [name for name in calls if not samples[name].error]:
+        most_s = max(spent_s[name] for name in alive)
+        if rounds >= plan.min_runs and (rounds >= plan.max_runs or most_s >= plan.budget_s):
             return
         for name in _shuffled(alive, order):
             with _caught(samples[name], name, device):

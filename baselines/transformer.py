@@ -54,9 +54,9 @@ class Encoder(nn.Module):
 
     def forward(self, src: Tensor, pos: Tensor, padding: Tensor, shapes: Shapes, valid_ratios: Tensor) -> Tensor:
         """src, pos [B, S, C], padding [B, S], valid_ratios [B, L, 2] -> memory [B, S, C]."""
-        sizes = level_sizes(shapes, like=valid_ratios)
-        centres = token_centres(shapes, like=valid_ratios) / per_token(valid_ratios * sizes, shapes)
-        points = centres.unsqueeze(2) * valid_ratios.unsqueeze(1)  # [B, S, L, 2]
+        centres = token_centres(shapes, like=valid_ratios)
+        sizes = level_sizes(centres, shapes)
+        points = (centres / per_token(valid_ratios * sizes, shapes)).unsqueeze(2) * valid_ratios.unsqueeze(1)  # [B, S, L, 2]
         for layer in self.layers:
             src = layer(src, pos, points, padding, shapes, sizes)
         return src if self.norm is None else self.norm(src)

@@ -44,12 +44,26 @@ class Canvas:
         return torch.cat([canvas[:, rows, columns].flatten(1, 2) for rows, columns in self.slots], dim=1)
 
     def pool(self, canvas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean of the valid tokens of each cell: canvas [B, H, W, C], valid [B, H, W, 1] of 0 and 1 -> cells [B, h, w, C] and their 0/1."""
+        """Mean of the valid tokens of each cell.
+
+        canvas [B, H, W, C], zero where valid [B, H, W, 1] is 0 -> cells [B, h, w, C] and where they hold anything, 1 or 0, [B, h, w, 1].
+        """
         if self.stride == 1:
-            return canvas * valid, valid
-        means = self._mean(canvas * valid)
+            return canvas, valid
+        means = self._mean(canvas)
         share = self._mean(valid)
         return means / share.clamp(min=0.5 / self.stride**2), share.ceil()  # an empty cell is 0 / positive
+
+    def slots_in_unit_square(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the levels lie when the canvas spans -1 to 1, as `grid_sample` counts: corners and sizes [L, 2] as (x, y).
+
+        Filled on the device: a copy from the host would have to wait for it.
+        """
+        high, wide = self.h * self.stride, self.w * self.stride
+        corners = [side for y, x in self.slots for side in (2 * x.start / wide - 1, 2 * y.start / high - 1)]
+        sizes = [side for y, x in self.slots for side in (2 * (x.stop - x.start) / wide, 2 * (y.stop - y.start) / high)]
+        both = torch.stack([like.new_full((), side) for side in corners + sizes]).view(2, -1, 2)
+        return both[0], both[1]
 
     def _mean(self, canvas: Tensor) -> Tensor:
         return F.avg_pool2d(canvas.permute(0, 3, 1, 2), self.stride).permute(0, 2, 3, 1)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FLOOR = 1e-6  # the ReLU of linear attention stops here instead of at 0, so that no row is left without weight
-NO_WEIGHT = 1e-20  # below any sum of floored weights: only an image that is padding throughout reaches it
+NO_WEIGHT = 1e-20  # what padding counts: nothing beside a valid token, yet no division by zero in an image that is padding throughout
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -62,19 +62,18 @@ class FeedForward(nn.Module):
         return self.dropout(self.linear2(self.dropout(F.gelu(self.linear1(x)))))
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+def linear_attention(qk: Tensor, v: Tensor, counts: Tensor | None = None) -> Tensor:
     """Attention with weights phi(q) . phi(k), phi a floored ReLU, normalised per query; O(T).
 
-    q, k, v [B, M, T, D]; valid [B, T, 1] of 0 and 1, or None when all tokens count -> [B, M, T, D].
-    V and a column of ones are masked together, which masks every key in numerator and denominator alike; sums in float32 at least.
+    qk [2, B, M, T, D], v [B, M, T, D] -> [B, M, T, D]. counts [B, T, 1] is what each token counts, 1 or NO_WEIGHT (v is scaled by it); None:
+    all count. The counts go with V as one more column: the mask then holds for every key in numerator and denominator alike, and one
+    product gives both. Sums are kept in float32 at least.
     """
     exact = torch.promote_types(v.dtype, torch.float32)
-    ones = v.new_ones(1, 1, 1, 1).expand(*v.shape[:3], 1) if valid is None else valid.unsqueeze(1).expand(-1, v.shape[1], -1, -1)
-    values = torch.cat((v, ones), dim=-1).to(exact)
-    keys = k.clamp(min=FLOOR).to(exact)
-    sums = keys.transpose(-1, -2) @ values  # [B, M, D, D + 1]
-    attended = q.clamp(min=FLOOR).to(exact) @ sums
-    return (attended[..., :-1] / attended[..., -1:].clamp(min=NO_WEIGHT)).to(v.dtype)
+    q, k = qk.clamp(min=FLOOR).to(exact)
+    counted = F.pad(v, (0, 1), value=1.0) if counts is None else torch.cat((v, counts.unsqueeze(1).expand(-1, v.shape[1], -1, -1)), dim=-1)
+    attended = q @ (k.transpose(-1, -2) @ counted.to(exact))  # [B, M, T, D + 1]
+    return (attended[..., :-1] / attended[..., -1:]).to(v.dtype)
 
 
 class EfficientLinearAttention(nn.Module):
@@ -83,20 +82,18 @@ class EfficientLinearAttention(nn.Module):
     def __init__(self, channels: int, *, heads: int, value_conv: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.qk = nn.Linear(channels, 2 * channels)
-        self.v = nn.Linear(channels, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
-        if value_conv:
-            self.value_conv = DepthwiseConv(channels)
+        self.value_conv = DepthwiseConv(channels) if value_conv else None
 
-    def forward(self, x: Tensor, pos: Tensor | None = None, valid: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """x, pos [B, T, C]; valid [B, T, 1] of 0 and 1; size (H, W) of the canvas that the tokens are -> [B, T, C]."""
-        q, k = self.qk(x if pos is None else x + pos).chunk(2, dim=-1)
-        v = self.v(x)
+    def forward(self, x: Tensor, valid: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        """x [B, T, C]; valid [B, T, 1], 1 or NO_WEIGHT; size (H, W) of the canvas that the tokens are -> [B, T, C]."""
+        qk, v = self.qkv(x).split((2 * x.shape[-1], x.shape[-1]), dim=-1)
         if valid is not None:
-            v = v * valid
-        attended = merge_heads(linear_attention(split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads), valid))
-        if hasattr(self, "value_conv"):
+            v = v * valid.to(v.dtype)
+        heads = qk.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [2, B, M, T, D]
+        attended = merge_heads(linear_attention(heads.contiguous(), split_heads(v, self.heads), valid))
+        if self.value_conv is not None:
             attended = attended + self.value_conv(v.unflatten(1, size)).flatten(1, 2)
         return self.out(attended)
 
@@ -116,7 +113,9 @@ class EfficientGraphAttention(nn.Module):
         """x, pos [B, N, C] -> [B, N, C]; positional queries on Q and K."""
         q, k = self.qk(x + pos).chunk(2, dim=-1)
         q, k, v = (split_heads(each, self.heads) for each in (q, k, self.v(x)))
-        bias = None if self.graph_bias is None else self.graph_bias.to(x.dtype)
+        bias = None
+        if self.graph_bias is not None:  # torch's fused CPU kernel wants four dimensions and no gradient
+            bias = (self.graph_bias if torch.is_grad_enabled() else self.graph_bias.detach()).unsqueeze(0)
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias)))
 
 

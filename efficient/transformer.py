@@ -11,6 +11,7 @@ Shapes: B batch, L levels, S memory tokens, C width, Q queries, K keypoints, N =
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from efficient.canvas import Canvas
 from efficient.layers import (
+    NO_WEIGHT,
     CrossAttention,
     DepthwiseConv,
     DepthwiseSeparableConv,
@@ -26,8 +28,9 @@ from efficient.layers import (
     EfficientLinearAttention,
     FeedForward,
 )
-from humar_bench.args import ModelArgs
-from humar_bench.skeleton.geometry import Shapes, split_levels
+from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
+from humar_bench.skeleton.geometry import Shapes
+from humar_bench.skeleton.layers import LOGIT_EPS
 from humar_bench.skeleton.pose_transformer import Memory, PoseDecoder, PoseTransformer
 
 
@@ -80,11 +83,11 @@ class EfficientEncoder(nn.Module):
         x = canvas.place((src + pos).masked_fill(padding, 0))
         if self.local is not None:
             x = self.local(x, valid)
-        cells, cell_valid = canvas.pool(x, valid)
+        cells, cell_valid = canvas.pool(x * valid, valid)
         size = cells.shape[1:3]
-        tokens, token_valid = cells.flatten(1, 2), cell_valid.flatten(1, 2)
+        tokens, counts = cells.flatten(1, 2), cell_valid.flatten(1, 2).to(valid_ratios.dtype).clamp(min=NO_WEIGHT)
         for i in range(self.blocks):
-            tokens = self.sets[i % len(self.sets)](tokens, token_valid, size)
+            tokens = self.sets[i % len(self.sets)](tokens, counts, size)
         cells = tokens.unflatten(1, size)
         x = cells if self.smooth is None else x + self.smooth(canvas.spread(cells) * valid)
         return self.norm(canvas.gather(x))
@@ -95,15 +98,26 @@ class Look(NamedTuple):
 
     keys_values: list[tuple[Tensor, Tensor]]  # of each weight set
     bias: Tensor  # [B, 1, 1, h * w]
-    maps: list[Tensor]  # L of [B, C, H_l, W_l], zero at padding
-    valid_ratios: Tensor  # [B, L, 2]
+    canvas: Tensor  # [B, C, H, W], zero at padding and between the levels
+    corners: Tensor  # [L, 2], where a reference point of 0 lies on the canvas, from -1 to 1
+    extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
 
 
 class EfficientDecoderLayer(nn.Module):
     """Within the instance, across instances and into the image, feed-forward; the norms are the caller's, one set per iteration."""
 
     def __init__(
-        self, channels: int, *, heads: int, ratio: int, levels: int, tokens: int, dropout: float, graph_bias: bool, cross_all: bool, samples: bool
+        self,
+        channels: int,
+        *,
+        heads: int,
+        ratio: int,
+        levels: int,
+        tokens: int,
+        dropout: float,
+        graph_bias: bool,
+        cross_all: bool,
+        samples: bool,
     ) -> None:
         super().__init__()
         self.cross_all = cross_all
@@ -114,7 +128,9 @@ class EfficientDecoderLayer(nn.Module):
         self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, keys_values: tuple[Tensor, Tensor], norms: nn.ModuleList) -> Tensor:
+    def forward(
+        self, x: Tensor, pos: Tensor, points: Tensor, look: Look, keys_values: tuple[Tensor, Tensor], norms: nn.ModuleList
+    ) -> Tensor:
         """x, pos [B, Q, N, C], points [B, Q, N, 2] -> [B, Q, N, C]."""
         inner, inner_pos = x.flatten(0, 1), pos.flatten(0, 1)
         x = norms[0](inner + self.dropout(self.within(inner, inner_pos))).view_as(x)
@@ -123,17 +139,18 @@ class EfficientDecoderLayer(nn.Module):
 
     def _look_around(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         """What the instance token takes from the other instances and the memory, and the keypoints from where they are."""
-        instance, instance_pos = x[:, :, 0], pos[:, :, 0]
-        update = self.across(instance, instance_pos)
+        placed = x + pos if self.cross_all else (x[:, :, :1] + pos[:, :, :1])
+        instance = placed[:, :, 0]
+        update = self.across(instance)
         if not self.cross_all:
-            update = update + self.cross(instance + instance_pos, *keys_values, look.bias)
+            update = update + self.cross(instance, *keys_values, look.bias)
         update = update.unsqueeze(2)
         if self.samples is None:
             update = F.pad(update, (0, 0, 0, x.shape[2] - 1))
         else:
-            update = torch.cat((update, self.samples(x[:, :, 1:], points[:, :, 1:], look)), dim=2)
+            update = torch.cat((update, self.samples(x, points, look)), dim=2)
         if self.cross_all:
-            update = update + self.cross((x + pos).flatten(1, 2), *keys_values, look.bias).view_as(x)
+            update = update + self.cross(placed.flatten(1, 2), *keys_values, look.bias).view_as(x)
         return update
 
 
@@ -146,15 +163,12 @@ class PointSamples(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
-        """x [B, Q, K, C] at points [B, Q, K, 2] -> [B, Q, K, C]."""
-        grids = 2 * points.unsqueeze(3) * look.valid_ratios[:, None, None] - 1  # [B, Q, K, L, 2]
-        weights = self.level_weights(x).softmax(-1).unsqueeze(1)  # [B, 1, Q, K, L]
-        total: Any = 0
-        for level, level_map in enumerate(look.maps):
-            grid = grids[..., level, :]
-            sample = F.grid_sample(level_map.to(grid.dtype), grid, align_corners=False)  # [B, C, Q, K]
-            total = total + sample * weights[..., level]
-        return self.out(total.permute(0, 2, 3, 1).to(x.dtype))
+        """x [B, Q, N, C] at points [B, Q, N, 2] -> [B, Q, K, C]."""
+        places = torch.addcmul(look.corners, points[:, :, 1:].unsqueeze(3), look.extents[:, None, None])  # [B, Q, K, L, 2]
+        samples = F.grid_sample(look.canvas.to(places.dtype), places.flatten(2, 3), align_corners=False)  # [B, C, Q, K*L]
+        weights = self.level_weights(x).softmax(-1)[:, None, :, 1:]  # [B, 1, Q, K, L]
+        levels = (samples.unflatten(-1, (-1, weights.shape[-1])) * weights).sum(-1)  # [B, C, Q, K]
+        return self.out(levels.permute(0, 2, 3, 1).to(x.dtype))
 
 
 class EfficientDecoder(PoseDecoder):
@@ -168,18 +182,23 @@ class EfficientDecoder(PoseDecoder):
         self.iteration_embed = nn.Embedding(iterations, channels)
 
     def prepare(self, memory: Memory) -> Look:
-        canvas = Canvas(memory.shapes, self.memory_stride)
+        layout = Canvas(memory.shapes, self.memory_stride)
         padding = memory.padding.unsqueeze(-1)
-        tokens = memory.tokens.masked_fill(padding, 0)
-        cells, valid = canvas.pool(canvas.place(tokens), canvas.place((~padding).to(tokens.dtype)))
+        canvas = layout.place(memory.tokens.masked_fill(padding, 0))
+        cells, valid = layout.pool(canvas, layout.place((~padding).to(canvas.dtype)))
         cells, valid = cells.flatten(1, 2), valid.flatten(1)
-        bias = (valid - 1) * (torch.finfo(tokens.dtype).max / 2)
+        bias = (valid - 1) * (torch.finfo(canvas.dtype).max / 2)
+        corners, sizes = layout.slots_in_unit_square(like=memory.valid_ratios)
         return Look(
             keys_values=[each.cross.keys_values(cells) for each in self.sets],
             bias=bias[:, None, None],
-            maps=[level.permute(0, 3, 1, 2) for level in split_levels(tokens, memory.shapes)],
-            valid_ratios=memory.valid_ratios,
+            canvas=canvas.permute(0, 3, 1, 2),
+            corners=corners,
+            extents=memory.valid_ratios * sizes,
         )
+
+    def logits(self, points: Tensor) -> Tensor:
+        return torch.logit(points, eps=LOGIT_EPS)
 
     def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: Look) -> Tensor:
         which = i % len(self.sets)
@@ -215,8 +234,11 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         )
         for _ in range(args.efficient_decoder_sets)
     ]
-    shared = ("hidden_dim", "dec_layers", "num_feature_levels", "num_queries", "num_body_points", "num_classes", "dropout", "learnable_tgt_init")
-    own = ("encoder_sets", "decoder_sets", "encoder_stride", "memory_stride", "cross_tokens", "local_conv", "value_conv", "point_samples", "graph_bias")
+    used = (
+        *("hidden_dim", "dec_layers", "num_feature_levels", "num_queries", "num_body_points", "num_classes", "dropout"),
+        *("learnable_tgt_init", "two_stage_type"),
+        *(option.name for option in dataclasses.fields(args) if option.name.startswith(EFFICIENT_PREFIX)),
+    )
     model = PoseTransformer(
         encoder=encoder,
         decoder=EfficientDecoder(
@@ -229,13 +251,11 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         pose_after_selection=True,
         query_buffer=args.num_queries if args.learnable_tgt_init else None,
         built={
-            **{name: getattr(args, name) for name in shared},
+            **{name: getattr(args, name) for name in used},
             "nheads": heads,
             "enc_layers": args.efficient_enc_layers,
             "dim_feedforward": ratio * channels,
             "transformer_activation": "gelu",
-            "two_stage_type": args.two_stage_type,
-            **{f"efficient_{name}": getattr(args, f"efficient_{name}") for name in own},
         },
     )
     model.reset_parameters()

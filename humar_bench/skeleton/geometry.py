@@ -28,19 +28,19 @@ def valid_sizes(padding: Tensor, shapes: Shapes, dtype: torch.dtype) -> Tensor:
     return torch.stack(counts, dim=1).clamp(min=1).to(dtype).unflatten(1, (-1, 2))
 
 
-def level_sizes(shapes: Shapes, like: Tensor) -> Tensor:
-    """(W_l, H_l) of each level as a device tensor [L, 2], filled there (a copy from the host would wait for it)."""
-    return torch.stack([like.new_full((), side) for height, width in shapes for side in (width, height)]).view(-1, 2)
-
-
 def token_centres(shapes: Shapes, like: Tensor) -> Tensor:
     """Cell centres of all tokens in cells of their own level: [S, 2]."""
     centres = []
     for height, width in shapes:
-        y = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5
-        x = torch.arange(width, device=like.device, dtype=like.dtype) + 0.5
+        y = torch.arange(0.5, height, device=like.device, dtype=like.dtype)
+        x = torch.arange(0.5, width, device=like.device, dtype=like.dtype)
         centres.append(torch.stack((x.expand(height, width), y.unsqueeze(1).expand(height, width)), dim=-1).flatten(0, 1))
     return torch.cat(centres)
+
+
+def level_sizes(centres: Tensor, shapes: Shapes) -> Tensor:
+    """(W_l, H_l) of each level [L, 2], read off the last centre of each: a copy from the host would have to wait for the device."""
+    return torch.stack([level[-1] for level in centres.split([height * width for height, width in shapes])]) + 0.5
 
 
 def per_token(values: Tensor, shapes: Shapes) -> Tensor:

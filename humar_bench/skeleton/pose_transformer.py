@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from humar_bench.errors import UsageError
 from humar_bench.skeleton.geometry import Shapes, level_sizes, split_levels, token_centres, valid_sizes
-from humar_bench.skeleton.layers import MLP, inverse_sigmoid, sine_embedding
+from humar_bench.skeleton.layers import MLP, SineEmbedding, inverse_sigmoid
 from humar_bench.skeleton.two_stage import gather_tokens, place_keypoints, proposals, with_centre
 
 COMPONENTS = (
@@ -63,20 +63,24 @@ class PoseDecoder(nn.Module):
         """What all iterations share of the memory, computed once."""
         return memory
 
+    def logits(self, points: Tensor) -> Tensor:
+        """Reference points as logits, the scale on which they are refined."""
+        return inverse_sigmoid(points)
+
     def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: Any) -> Tensor:
         """Iteration i: tokens x [B, Q, N, C], their positional queries and reference points [B, Q, N, 2] -> tokens."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, points: Tensor, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
         """Queries [B, Q, N, C] at reference points [B, Q, N, 2] -> tokens and points after each iteration (points also before)."""
-        context = self.prepare(memory)
+        context, embed = self.prepare(memory), SineEmbedding(self.channels, like=points)
         hs_pose, refpoint_pose = [], [points.flatten(-2)]
         for i in range(self.iterations):
             scaled = points * memory.valid_ratios[:, None, None, 0]
-            query_pos = self.half_pose_ref_point_head(sine_embedding(scaled, self.channels).to(x.dtype))
+            query_pos = self.half_pose_ref_point_head(embed(scaled).to(x.dtype))
             x = self.iterate(i, x, query_pos, points, context)
             hs_pose.append(x)
-            keypoints = (inverse_sigmoid(points[:, :, 1:]) + self.pose_embed[i](x[:, :, 1:])).sigmoid()
+            keypoints = (self.logits(points[:, :, 1:]) + self.pose_embed[i](x[:, :, 1:])).sigmoid()
             points = with_centre(keypoints)
             refpoint_pose.append(points.flatten(-2))
             points = points.detach()  # each iteration learns its own step (Deformable DETR, section 4.2)
@@ -152,18 +156,18 @@ class PoseTransformer(nn.Module):
         queries = query_embed.shape[1]
         src = torch.cat([x.flatten(2).transpose(1, 2) for x in srcs], dim=1)
         padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
-        pos = [x.flatten(2).transpose(1, 2) for x in pos_embeds]
+        pos = torch.cat([x.flatten(2).transpose(1, 2) for x in pos_embeds], dim=1)
         if self.levels > 1:
-            pos = [x + self.level_embed[level] for level, x in enumerate(pos)]
-        pos = torch.cat(pos, dim=1)
+            pos = pos + torch.cat([row.expand(h * w, -1) for row, (h, w) in zip(self.level_embed, shapes, strict=True)])
 
         exact = torch.promote_types(src.dtype, torch.float32)  # coordinates are never rounded to half precision
         valid = valid_sizes(padding, shapes, exact)
-        sizes = level_sizes(shapes, like=valid)
+        centres = token_centres(shapes, like=valid)
+        sizes = level_sizes(centres, shapes)
         valid_ratios = valid / sizes
         memory = self.encoder(src, pos, padding, shapes, valid_ratios)
 
-        logits, invalid = proposals(token_centres(shapes, like=valid), valid, padding, shapes)
+        logits, invalid = proposals(centres, valid, padding, shapes)
         o = self.enc_output_norm(self.enc_output(memory.masked_fill(invalid.unsqueeze(-1), 0)))
         chosen = self.enc_out_class_embed(o).amax(-1).topk(queries, dim=1).indices  # [B, Q]
         mix_embedding = gather_tokens(o, chosen)
@@ -200,7 +204,7 @@ class PoseTransformer(nn.Module):
             if mask.dtype != torch.bool:
                 raise UsageError(f"masks[{level}] has dtype {mask.dtype}; it must be torch.bool, True where there is padding.")
             if pos.shape != src.shape:
-                raise UsageError(f"pos_embeds[{level}] has shape {tuple(pos.shape)}, srcs[{level}] has {tuple(src.shape)}; make them equal.")
+                raise UsageError(f"pos_embeds[{level}] has shape {tuple(pos.shape)}, srcs[{level}] has {tuple(src.shape)}; match them.")
         shapes = [(int(src.shape[2]), int(src.shape[3])) for src in srcs]
         tokens = sum(height * width for height, width in shapes)
         fits = query_embed.dim() == 3 or (query_embed.dim() == 4 and query_embed.shape[2] == 1)

@@ -1,0 +1,114 @@
+"""Parameters, counted exactly: every tensor once, however many names it has; nothing is allocated or run.
+
+Two names are one tensor when they are the same object or lie on the same place of the same storage. A shared tensor belongs to the
+module that lists it first, so that the modules' own counts always add up to the total.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from humar_bench.errors import MeasurementError
+from humar_bench.measures.components import TOP, component_of
+
+
+@dataclass(frozen=True)
+class ModuleCount:
+    """Parameters of one module: `own` without its children, `subtree` with them. The root has path '' and depth 0."""
+
+    path: str
+    depth: int
+    own: int
+    subtree: int
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Elements, not bytes, where the name does not say bytes. `listed` counts a shared tensor once per name."""
+
+    total: int
+    trainable: int
+    frozen: int
+    buffers: int
+    listed: int
+    param_bytes: int
+    buffer_bytes: int
+    components: dict[str, int]
+    modules: tuple[ModuleCount, ...]
+    shared: tuple[tuple[str, ...], ...]
+
+    def measured(self) -> dict[str, Any]:
+        """The count as the plain values a record holds."""
+        plain = asdict(self)
+        plain["modules"] = [asdict(module) for module in self.modules]
+        plain["shared"] = [list(names) for names in self.shared]
+        return plain
+
+
+def tensor_key(tensor: Tensor) -> tuple:
+    """Equal for two tensors that are the same numbers in the same memory, also on the meta device."""
+    if tensor.numel() == 0:
+        return ("empty", id(tensor))
+    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel())
+
+
+def named_tensors(model: nn.Module, kind: str) -> list[tuple[str, Tensor]]:
+    """Every (name, tensor) of `kind` 'parameters' or 'buffers', each name of a shared tensor included."""
+    walk = model.named_parameters if kind == "parameters" else model.named_buffers
+    pairs = list(walk(remove_duplicate=False))
+    for name, tensor in pairs:
+        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+            raise MeasurementError(f"the {kind[:-1]} {name} has no shape yet; run one forward of the model before counting it.")
+    return pairs
+
+
+def unique_tensors(model: nn.Module, kind: str) -> list[tuple[tuple[str, ...], Tensor]]:
+    """Every tensor once, with all its names, in the order the model lists them."""
+    groups: dict[tuple, tuple[list[str], Tensor]] = {}
+    for name, tensor in named_tensors(model, kind):
+        groups.setdefault(tensor_key(tensor), ([], tensor))[0].append(name)
+    return [(tuple(names), tensor) for names, tensor in groups.values()]
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Count the parameters and buffers of `model`, by component and by module."""
+    parameters, buffers = unique_tensors(model, "parameters"), unique_tensors(model, "buffers")
+    components: dict[str, int] = {}
+    own = {path: 0 for path, _ in model.named_modules()}
+    for names, tensor in parameters:
+        path, _, _ = names[0].rpartition(".")
+        own[path] = own.get(path, 0) + tensor.numel()
+        named = path or getattr(model, "components", None)
+        component = component_of(model, names[0]) if named else TOP
+        components[component] = components.get(component, 0) + tensor.numel()
+    total = sum(tensor.numel() for _, tensor in parameters)
+    trainable = sum(tensor.numel() for _, tensor in parameters if tensor.requires_grad)
+    return ParameterCount(
+        total=total,
+        trainable=trainable,
+        frozen=total - trainable,
+        buffers=sum(tensor.numel() for _, tensor in buffers),
+        listed=sum(tensor.numel() for _, tensor in named_tensors(model, "parameters")),
+        param_bytes=sum(tensor.numel() * tensor.element_size() for _, tensor in parameters),
+        buffer_bytes=sum(tensor.numel() * tensor.element_size() for _, tensor in buffers),
+        components=components,
+        modules=_module_tree(own),
+        shared=tuple(names for names, _ in parameters if len(names) > 1),
+    )
+
+
+def _module_tree(own: dict[str, int]) -> tuple[ModuleCount, ...]:
+    subtree = dict.fromkeys(own, 0)
+    for path, count in own.items():
+        while True:
+            subtree[path] = subtree.get(path, 0) + count
+            if not path:
+                break
+            path = path.rpartition(".")[0]
+    return tuple(
+        ModuleCount(path, path.count(".") + 1 if path else 0, count, subtree[path]) for path, count in own.items()
+    )

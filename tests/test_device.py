@@ -1,0 +1,375 @@
+"""Devices: the real CPU's clocks, and the protocol of asynchronous devices on a virtual clock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from humar_bench import device as device_module
+from humar_bench.device import CpuDevice, CudaDevice, clock_reasons, open_device
+from humar_bench.errors import UsageError
+from humar_bench.virtual_device import VirtualDevice
+
+US = 1e-6
+MIB = 2**20
+
+
+def forward(device, kernels=10, kernel_s=20 * US):
+    """A forward of equal kernels."""
+    return lambda: [device.launch(kernel_s) for _ in range(kernels)]
+
+
+# Opening --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "auto:1", "", "cuda:²"])
+def test_an_unknown_device_is_refused_with_its_name_and_the_choices(name):
+    with pytest.raises(UsageError, match="choose cpu, cuda, cuda:N or auto") as refusal:
+        open_device(name)
+    assert repr(name) in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
+def test_cuda_where_there_is_none_is_refused_in_one_sentence_that_says_what_works(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="--device cpu") as refusal:
+        open_device(name)
+    assert repr(name) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_auto_is_the_cpu_where_there_is_no_cuda_and_cuda_where_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert open_device("auto").kind == open_device().kind == "cpu"
+    fake_cuda(monkeypatch)
+    assert open_device("auto").name == "cuda:0"
+
+
+def test_opening_the_cpu_imports_no_torch():
+    code = "import sys; from humar_bench.device import open_device as o; o('cpu'); o('virtual'); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_the_cpu_has_clocks_and_no_allocator_nor_telemetry():
+    cpu = open_device("cpu")
+    timing = cpu.time_call(lambda: sum(range(20_000)))
+    assert timing.wall_s > 0 and timing.cpu_s > 0 and timing.device_s is None and timing.telemetry is None
+    assert cpu.memory() is None and cpu.telemetry() is None and cpu.process_memory_bytes() is None
+    assert cpu.label and cpu.clock_cost_s() > 0
+
+
+def test_a_cpu_block_makes_exactly_the_calls_it_was_asked_for_and_tells_preemption(monkeypatch):
+    made, counts = [], iter([7, 9, 9, 9])
+    cpu = CpuDevice()
+    monkeypatch.setattr(cpu, "preemptions", lambda: next(counts))
+    assert cpu.time_call(lambda: made.append(1), 5).preempted
+    assert len(made) == 5
+    assert not cpu.time_call(lambda: None).preempted
+
+
+# The protocol of asynchronous devices ---------------------------------------------------------------------------------------------
+
+
+def test_the_host_returns_at_once_and_synchronising_waits():
+    device = VirtualDevice(launch_s=1 * US)
+    device.launch(500 * US)
+    assert device.now_s() == pytest.approx(1 * US)
+    device.synchronize()
+    assert device.now_s() == pytest.approx(501 * US)
+
+
+def test_wall_time_waits_for_the_work_and_not_for_what_was_queued_before():
+    device = VirtualDevice(launch_s=5 * US)
+    device.launch(1.0)
+    timing = device.time_call(forward(device, 10, 20 * US))
+    assert timing.wall_s == pytest.approx(5 * US + 200 * US)  # the first launch, then the kernels run behind each other
+    assert timing.cpu_s == pytest.approx(50 * US)
+
+
+def test_launch_cost_is_in_wall_time_and_not_in_gated_device_time():
+    device = VirtualDevice(launch_s=50 * US)
+    timing = device.time_call(forward(device, 10, 2 * US))
+    assert timing.wall_s == pytest.approx(10 * 50 * US + 2 * US)
+    assert timing.device_s == pytest.approx(10 * 2 * US)
+    assert timing.gate_held is True
+
+
+def test_every_call_is_made_once_by_wall_clock_and_once_behind_the_gate():
+    device, made = VirtualDevice(), []
+    device.time_call(lambda: made.append(1), 3)
+    assert len(made) == 6
+    device.time_call(lambda: made.append(1), 3, device_time=False)
+    assert len(made) == 9
+
+
+def test_a_hidden_synchronisation_opens_the_gate_and_is_told():
+    device = VirtualDevice()
+
+    def synchronising():
+        device.launch(20 * US)
+        device.synchronize()
+        device.launch(20 * US)
+
+    assert device.time_call(synchronising).gate_held is False
+
+
+def test_more_launches_than_the_queue_holds_are_told():
+    deep, shallow = VirtualDevice(queue_depth=1000), VirtualDevice(queue_depth=50)
+    assert deep.time_call(forward(deep, 200, 2 * US)).gate_held is True
+    assert shallow.time_call(forward(shallow, 200, 2 * US)).gate_held is False
+
+
+def test_work_on_another_stream_is_in_wall_time_and_told_as_stray():
+    device = VirtualDevice(launch_s=0)
+
+    def astray():
+        device.launch(10 * US)
+        device.launch(300 * US, stream="side")
+
+    timing = device.time_call(astray)
+    assert timing.wall_s == pytest.approx(300 * US)
+    assert timing.stray_s == pytest.approx(290 * US)
+    clean = device.time_call(forward(device))
+    assert clean.stray_s == pytest.approx(0)
+
+
+def test_preemption_is_told_and_costs_no_cpu_time():
+    device = VirtualDevice(launch_s=1 * US)
+    disturbed = device.time_call(lambda: (device.launch(1 * US), device.preempt(0.01)), device_time=False)
+    assert disturbed.preempted and disturbed.wall_s > 0.01 and disturbed.cpu_s == pytest.approx(1 * US)
+    assert not device.time_call(forward(device)).preempted
+
+
+def test_the_driver_is_read_while_the_gated_work_runs_and_costs_neither_time():
+    device = VirtualDevice(launch_s=1 * US)
+    read_at = []
+
+    def slow_driver(now_s):
+        read_at.append(now_s)
+        device.host(0.005)
+        return {"sm_clock_mhz": 1980}
+
+    device.feed = slow_driver
+    timing = device.time_call(forward(device), telemetry=True)
+    assert timing.telemetry == {"sm_clock_mhz": 1980}
+    assert timing.device_s == pytest.approx(200 * US) and timing.wall_s == pytest.approx(201 * US)
+    assert read_at[0] < device.now_s() and device.time_call(forward(device)).telemetry is None and len(read_at) == 1
+
+
+def test_an_event_that_has_not_passed_cannot_be_read():
+    device = VirtualDevice()
+    device.launch(1.0)
+    start, end = device.record_event(), device.record_event()
+    with pytest.raises(RuntimeError, match="before the device had passed it"):
+        device.elapsed_s(start, end)
+
+
+def test_the_clock_cost_of_a_device_with_events_is_at_least_their_resolution():
+    assert VirtualDevice(clock_read_s=0).clock_cost_s() == device_module.EVENT_RESOLUTION_S
+    assert VirtualDevice(clock_read_s=4 * US).clock_cost_s() == pytest.approx(4 * US)
+
+
+# The allocator --------------------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_are_rounded_to_512_bytes_and_segments_to_2_mib():
+    device = VirtualDevice()
+    device.allocator.allocate(1)
+    device.allocator.allocate(513)
+    now = device.memory()
+    assert (now.allocated_bytes, now.requested_bytes, now.reserved_bytes) == (512 + 1024, 514, 2 * MIB)
+    device.allocator.allocate(3 * MIB)
+    assert device.memory().reserved_bytes == 2 * MIB + 4 * MIB
+    device.allocator.allocate(0)
+    assert device.memory().allocated_bytes == 512 + 1024 + 3 * MIB
+
+
+def test_the_peak_is_kept_until_it_is_reset_to_what_is_alive():
+    device = VirtualDevice()
+    weights, activation = device.allocator.allocate(4 * MIB), device.allocator.allocate(10 * MIB)
+    device.allocator.free(activation)
+    assert device.memory().peak_allocated_bytes == 14 * MIB
+    device.reset_peak_memory()
+    assert device.memory().peak_allocated_bytes == device.memory().allocated_bytes == 4 * MIB
+    device.allocator.free(weights)
+    assert device.memory().peak_requested_bytes == 4 * MIB and device.memory().requested_bytes == 0
+
+
+def test_freed_memory_stays_reserved_is_used_again_and_is_released_on_request():
+    device = VirtualDevice()
+    first, second = device.allocator.allocate(5 * MIB), device.allocator.allocate(MIB // 2)
+    device.allocator.free(first)
+    assert device.memory().reserved_bytes == 8 * MIB and device.process_memory_bytes() == 8 * MIB
+    device.allocator.allocate(6 * MIB)
+    assert device.memory().reserved_bytes == 8 * MIB
+    device.allocator.free(second)
+    device.release_cache()
+    assert device.memory().reserved_bytes == 6 * MIB
+
+
+def test_freed_neighbours_grow_together_and_small_blocks_never_use_large_segments():
+    allocator = VirtualDevice().allocator
+    halves = [allocator.allocate(MIB) for _ in range(2)]
+    large = allocator.allocate(2 * MIB)
+    for handle in (*halves, large):
+        allocator.free(handle)
+    quarters = [allocator.allocate(MIB // 4) for _ in range(8)]  # they fill the one small segment
+    assert allocator.memory().reserved_bytes == 4 * MIB
+    allocator.allocate(MIB // 4)
+    assert allocator.memory().reserved_bytes == 6 * MIB
+    with pytest.raises(KeyError):
+        allocator.free(quarters[0]), allocator.free(quarters[0])
+
+
+# CUDA and NVML against stand-ins that answer as their documentation says -----------------------------------------------------------
+
+
+def fake_cuda(monkeypatch, devices=2):
+    """torch.cuda on a virtual device: events in milliseconds, a spin in cycles of a 2 GHz clock."""
+    virtual = VirtualDevice(launch_s=5 * US)
+
+    class Event:
+        def __init__(self, enable_timing=False):
+            assert enable_timing
+
+        def record(self, stream=None):
+            self.event = virtual.record_event()
+
+        def query(self):
+            return virtual.event_done(self.event)
+
+        def synchronize(self):
+            virtual.wait_event(self.event)
+
+        def elapsed_time(self, end):
+            return 1e3 * virtual.elapsed_s(self.event, end.event)
+
+    chosen = []
+    stats = {"allocated_bytes.all.current": 512, "requested_bytes.all.current": 400, "reserved_bytes.all.current": 2 * MIB,
+             "allocated_bytes.all.peak": 1024, "requested_bytes.all.peak": 800, "reserved_bytes.all.peak": 4 * MIB}
+    stand_ins = {
+        "is_available": lambda: True, "device_count": lambda: devices, "current_device": lambda: 0, "set_device": chosen.append,
+        "get_device_name": lambda index: f"Fake {index}", "get_device_properties": lambda index: SimpleNamespace(uuid="1-2"),
+        "synchronize": lambda index: virtual.synchronize(), "Event": Event, "current_stream": lambda index: None,
+        "_sleep": lambda cycles: virtual.launch(cycles / 2e9), "memory_stats": lambda index: stats,
+        "reset_peak_memory_stats": lambda index: stats.update({name: 0 for name in stats if name.endswith("peak")}),
+    }
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(device_module._Nvml, "open", classmethod(lambda cls, index, uuid: None))
+    monkeypatch.setattr(CudaDevice, "now_s", lambda self: virtual.now_s())
+    monkeypatch.setattr(CudaDevice, "cpu_now_s", lambda self: virtual.cpu_now_s())
+    return virtual, chosen
+
+
+def test_a_cuda_number_that_is_too_high_is_refused_with_the_highest_there_is(monkeypatch):
+    fake_cuda(monkeypatch, devices=2)
+    with pytest.raises(UsageError, match=r"'cuda:2'.*highest.*cuda:1"):
+        open_device("cuda:2")
+
+
+def test_the_asked_cuda_device_becomes_the_current_one(monkeypatch):
+    _, chosen = fake_cuda(monkeypatch)
+    opened = open_device("cuda:1")
+    assert (opened.name, opened.kind, opened.label, chosen) == ("cuda:1", "cuda", "Fake 1", [1])
+    assert opened.telemetry() is None and opened.process_memory_bytes() is None
+
+
+def test_cuda_times_are_in_seconds_and_its_gate_holds(monkeypatch):
+    virtual, _ = fake_cuda(monkeypatch)
+    timing = open_device("cuda").time_call(forward(virtual, 100, 2 * US))
+    assert timing.device_s == pytest.approx(200 * US)
+    assert timing.wall_s == pytest.approx(502 * US)
+    assert timing.gate_held is True
+
+
+def test_without_a_spinning_kernel_the_gate_is_told_to_be_open(monkeypatch):
+    virtual, _ = fake_cuda(monkeypatch)
+    monkeypatch.delattr(torch.cuda, "_sleep")
+    timing = open_device("cuda").time_call(forward(virtual, 100, 2 * US))
+    assert timing.gate_held is False and timing.device_s > 400 * US
+
+
+def test_cuda_memory_is_read_by_its_own_names(monkeypatch):
+    fake_cuda(monkeypatch)
+    opened = open_device("cuda")
+    memory = opened.memory()
+    assert (memory.allocated_bytes, memory.requested_bytes, memory.reserved_bytes) == (512, 400, 2 * MIB)
+    assert (memory.peak_allocated_bytes, memory.peak_requested_bytes, memory.peak_reserved_bytes) == (1024, 800, 4 * MIB)
+    opened.reset_peak_memory()
+    assert opened.memory().peak_allocated_bytes == 0
+
+
+def nvml_library(**answers):
+    """A stand-in for pynvml; a name that is not given raises as an unsupported reading does."""
+    asked = {
+        "nvmlDeviceGetName": b"Fake GPU", "nvmlSystemGetDriverVersion": "550.1", "nvmlDeviceGetClockInfo": 1980,
+        "nvmlDeviceGetTemperature": 41, "nvmlDeviceGetPowerUsage": 123_456, "nvmlDeviceGetCurrentClocksEventReasons": 0x4 | 0x1, **answers,
+    }
+    library = SimpleNamespace(NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0)
+    for name, answer in asked.items():
+        if answer is not None:
+            setattr(library, name, lambda *_, answer=answer: answer)
+    return library
+
+
+def test_telemetry_has_units_and_words():
+    read = device_module._Nvml(nvml_library(), "handle").read()
+    assert read == {
+        "name": "Fake GPU", "driver": "550.1", "sm_clock_mhz": 1980, "temperature_c": 41, "power_w": 123.456,
+        "throttle_reasons": ["idle", "software power cap"], "throttled": True,
+    }
+
+
+def test_a_reading_the_driver_does_not_support_is_none_and_the_older_name_is_tried():
+    library = nvml_library(
+        nvmlDeviceGetPowerUsage=None, nvmlDeviceGetCurrentClocksEventReasons=None, nvmlDeviceGetCurrentClocksThrottleReasons=0x1
+    )
+    read = device_module._Nvml(library, "handle").read()
+    assert read["power_w"] is None and read["throttle_reasons"] == ["idle"] and read["throttled"] is False
+    nothing = device_module._Nvml(SimpleNamespace(NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0), "handle").read()
+    assert set(nothing.values()) == {None}
+
+
+def test_only_this_process_counts_in_the_drivers_memory():
+    processes = [SimpleNamespace(pid=1, usedGpuMemory=7), SimpleNamespace(pid=2, usedGpuMemory=9)]
+    nvml = device_module._Nvml(nvml_library(nvmlDeviceGetComputeRunningProcesses=processes), "handle")
+    assert nvml.process_memory_bytes(2) == 9 and nvml.process_memory_bytes(3) is None
+
+
+def test_nvml_is_found_by_uuid_then_by_index_and_its_absence_is_no_error(monkeypatch):
+    def refuse(*_):
+        raise OSError("not here")
+
+    library = SimpleNamespace(nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=str, nvmlDeviceGetHandleByIndex=int)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert device_module._Nvml.open(1, "GPU-7")._handle == "GPU-7"
+    library.nvmlDeviceGetHandleByUUID = refuse
+    assert device_module._Nvml.open(1, "GPU-7")._handle == 1
+    library.nvmlInit = refuse
+    assert device_module._Nvml.open(1, "GPU-7") is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # import fails
+    assert device_module._Nvml.open(1, "GPU-7") is None
+
+
+def test_clock_bits_become_words_and_unknown_ones_keep_their_number():
+    assert clock_reasons(0) == []
+    assert clock_reasons(0x20 | 0x80) == ["software thermal slowdown", "hardware power brake"]
+    assert clock_reasons(0x1000) == ["unknown 0x1000"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_real_cuda_device_holds_its_gate_and_times_a_spin_in_proportion():
+    opened = open_device("cuda")
+    short, long = (opened.time_call(lambda cycles=cycles: torch.cuda._sleep(cycles)) for cycles in (2_000_000, 4_000_000))
+    assert short.gate_held and long.gate_held and 1.8 < long.device_s / short.device_s < 2.2
+    opened.reset_peak_memory()
+    before = opened.memory()
+    held = torch.empty(3 * MIB + 1, dtype=torch.uint8, device=opened.name)
+    after = opened.memory()
+    assert after.requested_bytes - before.requested_bytes == held.numel()
+    assert after.allocated_bytes - before.allocated_bytes == 3 * MIB + 512

@@ -1,0 +1,237 @@
+"""Records -> tables against a named reference: what the candidate buys, in words, with how sure we are. No torch, no printing.
+
+Everything here is a function of the records alone, so that every table can be made again from the file, byte for byte.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from humar_bench import breakdown
+from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
+from humar_bench.errors import UsageError
+from humar_bench.record import MEASURES, Record, Run
+from humar_bench.speeds import Speed, fps_data, fps_table, read_speeds, reason_of
+from humar_bench.table import MIB, Column, Table, fewer, joined, less, ratio
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run held against one of its architectures. `sides` holds, per measure, what each architecture's record measured."""
+
+    run: Run
+    reference: str
+    architectures: tuple[str, ...]
+    sides: Mapping[str, breakdown.Sides]
+    reasons: Mapping[str, breakdown.Reasons]
+    speeds: Mapping[str, Speed]
+    all_operators: bool = False
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return tuple(measure for measure in MEASURES if measure in self.sides)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence for each measurement that failed."""
+        return tuple(
+            f"{measure} of {side} failed: {reason}" for measure in self.measures for side, reason in self.reasons[measure].items()
+        )
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """For people: the summary where there is more than one measure, then each measure's tables."""
+        make = {
+            "params": breakdown.params_tables,
+            "flops": lambda *given: breakdown.flops_tables(*given, all_operators=self.all_operators),
+            "memory": breakdown.memory_tables,
+            "fps": lambda sides, reasons, reference: [fps_table(self.speeds, reference)],
+        }
+        tables = [table for name in self.measures for table in make[name](self.sides[name], self.reasons[name], self.reference)]
+        return (summary_table(self), *tables) if len(self.measures) > 1 else tuple(tables)
+
+    @cached_property
+    def data(self) -> dict[str, Table]:
+        """For programs: one table a measure, values unscaled."""
+        make = {
+            "params": breakdown.params_data, "flops": breakdown.flops_data, "memory": breakdown.memory_data,
+            "fps": lambda sides, reasons, reference: fps_data(self.speeds, reference),
+        }
+        return {name: make[name](self.sides[name], self.reasons[name], self.reference) for name in self.measures}
+
+    @cached_property
+    def conditions(self) -> tuple[str, ...]:
+        """What the numbers hold for: work, arguments, what each architecture made of them, machine, command."""
+        return tuple(_conditions(self.run))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row an architecture: its headline numbers and, against the reference, their ratios (reference / architecture)."""
+        import pandas
+
+        rows = {side: self._headline(side) for side in self.architectures}
+        frame = pandas.DataFrame.from_dict(rows, orient="index")
+        frame.index.name = "architecture"
+        return frame
+
+    def _headline(self, side: str) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for measure, key, name in _HEADLINES:
+            if measure in self.sides:
+                values = {each: (measured or {}).get(key) for each, measured in self.sides[measure].items()}
+                row[name] = values.get(side)
+                row[f"{name}_ratio"] = ratio(values.get(self.reference), values.get(side))
+        if "fps" in self.sides:
+            speed = self.speeds[side]
+            row |= {key: getattr(speed, key) for key in ("fps", "median_s", "ratio", "ratio_low", "ratio_high", "verdict")}
+        row["failed"] = "; ".join(self.reasons[measure][side] for measure in self.measures if side in self.reasons[measure])
+        return row
+
+
+_HEADLINES = (
+    ("params", "total", "parameters"), ("flops", "matmul_flops", "matmul_flops"), ("memory", "weights_bytes", "weights_bytes"),
+    ("memory", "peak_bytes", "peak_bytes"),
+)
+
+
+def compare(run: Run | Iterable[Record], reference: str | None = None, *, all_operators: bool = False) -> Comparison:
+    """Hold every architecture of a run against `reference` (the first by default).
+
+    Raises UsageError when the run is empty, lacks the reference, or mixes workloads or arguments, which one table cannot show.
+    """
+    run = run if isinstance(run, Run) else Run(tuple(run))
+    if not len(run):
+        raise UsageError("the run holds no record; measure something first.")
+    names = run.architectures
+    reference = names[0] if reference is None else reference
+    if reference not in names:
+        raise UsageError(f"reference is {reference!r}; the run measured {', '.join(names)}.")
+    _refuse_mixture(run)
+    sides: dict[str, dict[str, Any]] = {}
+    reasons: dict[str, dict[str, str]] = {}
+    for measure in MEASURES:
+        chosen = run.select(measure=measure)
+        if not len(chosen):
+            continue
+        latest = {name: list(chosen.select(architecture=name))[-1:] for name in chosen.architectures}
+        sides[measure] = {name: latest[name][0].measured for name in names if latest.get(name)}
+        reasons[measure] = {name: reason_of(records[0]) for name, records in latest.items() if not records[0].ok}
+    speeds = read_speeds(run.select(measure="fps"), reference) if "fps" in sides else {}
+    if "fps" in sides:
+        reasons["fps"] = {name: speed.reason for name, speed in speeds.items() if speed.failed}
+    return Comparison(run, reference, names, sides, reasons, speeds, all_operators)
+
+
+def _refuse_mixture(run: Run) -> None:
+    for name in ("workload", "asked"):
+        first = getattr(run[0], name)
+        for record in run:
+            found = getattr(record, name)
+            if found != first:
+                key = next(key for key in {**first, **found} if first.get(key) != found.get(key))
+                raise UsageError(
+                    f"the run mixes measurements with {key} {first.get(key)} and {found.get(key)}; keep them in files of their own."
+                )
+
+
+def summary_table(comparison: Comparison) -> Table:
+    """The first screen: one row a quantity, one column an architecture, and what the candidate buys."""
+    names, reference = comparison.architectures, comparison.reference
+    rows = []
+    for measure, heading, key, scale, digits, words in _summary_rows(comparison):
+        if measure not in comparison.sides:
+            continue
+        if measure == "fps":
+            values = {side: getattr(speed, key) for side, speed in comparison.speeds.items()}
+            said = {side: speed.words for side, speed in comparison.speeds.items()} if key == "fps" else {}
+        else:
+            values = {side: (measured or {}).get(key) for side, measured in comparison.sides[measure].items()}
+            said = {side: words(values.get(reference), value) for side, value in values.items()}
+        column = Column(key, digits=digits, scale=scale)
+        row = {"quantity": heading}
+        for side in names:
+            failed = side in comparison.reasons[measure]
+            row[f"={side}"] = "failed" if failed and values.get(side) is None else column.show(values.get(side))
+            row[f"~{side}"] = "" if side == reference else said.get(side, "")
+        rows.append(row)
+    columns = [Column("quantity", "", text=True)] + [Column(f"={side}", side) for side in names]
+    columns += [Column(f"~{side}", f"{side} against {reference}", text=True) for side in names if side != reference]
+    return Table("summary", "Summary", tuple(columns), tuple(rows), comparison.failures)
+
+
+def _summary_rows(comparison: Comparison) -> list[tuple]:
+    flops = comparison.sides.get("flops", {})
+    scale, unit = breakdown.flop_unit([(measured or {}).get("matmul_flops") for measured in flops.values()])
+    batch = comparison.run[0].workload["batch"]
+    images = f"{batch} image{'s' if batch > 1 else ''}"
+    return [
+        ("params", "parameters [M]", "total", 1e6, 2, fewer),
+        ("flops", f"matmul and conv, {images} [{unit}]", "matmul_flops", scale, 2, fewer),
+        ("fps", "speed [images/s]", "fps", 1, 2, None),
+        ("fps", f"median of one forward, {images} [ms]", "median_s", 1e-3, 2, None),
+        ("memory", "weights [MiB]", "weights_bytes", MIB, 2, less),
+        ("memory", "peak above weights and inputs [MiB]", "peak_bytes", MIB, 2, less),
+    ]
+
+
+# What the numbers hold for
+
+
+def _conditions(run: Run) -> Iterable[str]:
+    first = run[0]
+    work = first.workload
+    sizes = ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
+    padded = ", part of every image but the first is padding" if work["padded"] else ""
+    yield f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes}{padded}."
+    yield f"Asked: {asked_text(first.asked)}."
+    for side in run.architectures:
+        built = next((record.built for record in run.select(architecture=side) if record.built), {})
+        yield f"{side}: {built_text(first.asked, built)}."
+    for line in dict.fromkeys(environment_text(record) for record in run):
+        yield line
+    for command in dict.fromkeys(record.command for record in run if record.command):
+        yield f"Made by: {command}"
+    yield from run.notes
+
+
+def asked_text(asked: Mapping[str, Any]) -> str:
+    """The arguments that are not defaults."""
+    defaults = dataclasses.asdict(ModelArgs())
+    changed = [f"{name}={value}" for name, value in asked.items() if defaults.get(name) != value]
+    return f"{', '.join(changed)}, all else default" if changed else "default arguments"
+
+
+def built_text(asked: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+    """What an architecture made of the shared arguments: which it fixed, which it does not use, what it adds."""
+    if not built:
+        return "does not say what it made of the arguments"
+    fixed = [f"{name} {built[name]} (asked {asked[name]})" for name in built if name in asked and built[name] != asked[name]]
+    shared = [name for name in asked if not name.startswith(EFFICIENT_PREFIX)]
+    ignored = list(dict.fromkeys([*built.get("ignored", ()), *(name for name in shared if name not in built)]))
+    own = [f"{name} {value}" for name, value in built.items() if name.startswith(EFFICIENT_PREFIX) or name not in (*asked, "ignored")]
+    said = [
+        f"{word} {joined(names, 30)}"
+        for word, names in (("fixes", fixed), ("does not use", ignored), ("has of its own", own)) if names
+    ]
+    return "; ".join(said) or "built as asked"
+
+
+def environment_text(record: Record) -> str:
+    """The machine in one sentence, from the record alone."""
+    facts, run = record.environment, record.run
+    commit = facts.get("commit")
+    source = f"commit {commit[:12]}{' with local changes' if facts.get('dirty') else ''}" if commit else ""
+    said = [
+        facts.get("device_label") or facts.get("cpu"),
+        f"driver {facts['driver']}" if facts.get("driver") else "",
+        f"{facts['threads']} of {facts['cores']} cores" if facts.get("threads") and facts.get("cores") else "",
+        run.get("dtype", ""), f"torch {facts['torch']}" if facts.get("torch") else "",
+        f"Python {facts['python']}" if facts.get("python") else "", source,
+    ]
+    return f"Measured on: {', '.join(filter(None, said)) or 'a machine that was not recorded'}."

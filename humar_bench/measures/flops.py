@@ -16,7 +16,7 @@ from torch import nn
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.components import component_of
 from humar_bench.measures.flop_formulas import COEFFICIENTS, HEADLINE, NO_KERNEL, SYNCHRONISATION, cost_of, register_formula
-from humar_bench.measures.trace import Call, observe_forward, tensors_in
+from humar_bench.measures.trace import Call, Observer, observe_forward, tensors_in
 
 __all__ = ["FlopCount", "OperatorFlops", "count_flops", "register_formula"]
 
@@ -70,7 +70,7 @@ class FlopCount:
         return plain
 
 
-class _Tally:
+class _Tally(Observer):
     """Adds up calls: by module path, by operator, by what the program called."""
 
     def __init__(self, strict: bool) -> None:
@@ -119,9 +119,9 @@ def count_flops(model: nn.Module, inputs: Iterable[Any], *, strict: bool = False
     inputs = tuple(inputs)
     tallies: list[_Tally] = []
 
-    def watch() -> Any:
+    def watch() -> _Tally:
         tallies.append(_Tally(strict))
-        return tallies[-1].add
+        return tallies[-1]
 
     forward = observe_forward(model, inputs, watch)
     tally = tallies[-1]

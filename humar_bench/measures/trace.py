@@ -82,35 +82,52 @@ def replaced(value: Any, swap: Callable[[Tensor], Any]) -> Any:
     return value
 
 
+class Observer:
+    """Sees every call of one forward."""
+
+    def add(self, call: Call) -> None:
+        """One operator was called."""
+        raise NotImplementedError
+
+    def joined(self, host: Tensor, twin: Tensor) -> None:
+        """From now on `twin` stands for the host tensor `host`."""
+
+
 def meta_like(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape, strides and number type that owns no memory; a parameter stays a parameter."""
-    twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    """A tensor of the same shape, strides and number type that owns no memory."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _meta_twin(tensor: Tensor, storages: dict[int, Any]) -> Tensor:
+    """As `meta_like`, and tensors that share memory have twins that share theirs; a parameter stays a parameter."""
+    storage = tensor.untyped_storage()
+    if storage._cdata not in storages:
+        storages[storage._cdata] = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta").untyped_storage()
+    twin = torch.empty(0, dtype=tensor.dtype, device="meta")
+    twin.set_(storages[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
     return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
 
 
 def meta_copy(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
     """A deep copy of `model` with its weights on meta, and which of them stands for which of the originals (by id)."""
     twins: dict[int, Tensor] = {}
-    storages: dict[tuple, Tensor] = {}
-    memo: dict[int, Any] = {}
+    storages: dict[int, Any] = {}
     for module in model.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is None or id(tensor) in twins or isinstance(tensor, nn.parameter.UninitializedTensorMixin):
                 continue
-            place = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride())
-            twins[id(tensor)] = storages.setdefault(place, meta_like(tensor))
+            twins[id(tensor)] = _meta_twin(tensor, storages)
         for value in vars(module).values():
             if isinstance(value, Tensor) and value.numel() > HOST_NUMBERS and id(value) not in twins:
-                twins[id(value)] = meta_like(value)
-    memo.update(twins)
+                twins[id(value)] = _meta_twin(value, storages)
     try:
-        return copy.deepcopy(model, memo), twins
+        return copy.deepcopy(model, dict(twins)), twins
     except Exception as error:
         raise MeasurementError(f"{type(model).__name__} cannot be copied ({_first_line(error)}); give it a working deepcopy.") from error
 
 
-def observe_forward(model: nn.Module, inputs: Iterable[Any], watch: Callable[[], Callable[[Call], None]]) -> Forward:
-    """Run one forward of a copy of `model`; every operator call goes to the function `watch()` makes (a fresh one for each try).
+def observe_forward(model: nn.Module, inputs: Iterable[Any], watch: Callable[[], Observer]) -> Forward:
+    """Run one forward of a copy of `model`; every operator call goes to the observer `watch()` makes (a fresh one for each try).
 
     Raises MeasurementError when the forward raises. `model` and `inputs` are left as they are.
     """
@@ -187,7 +204,7 @@ class _Watch(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, watch: Callable[[Call], None]) -> None:
+    def __init__(self, watch: Observer) -> None:
         super().__init__()
         self.watch = watch
         self.stack: list[str] = [""]
@@ -196,7 +213,7 @@ class _Watch(TorchDispatchMode):
 
     def report(self, op: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         name = op.name() if isinstance(op, HigherOrderOperator) else op._schema.name
-        self.watch(Call(op, name, args, kwargs, result, self.stack[-1], self.origins[0] if self.origins else name))
+        self.watch.add(Call(op, name, args, kwargs, result, self.stack[-1], self.origins[0] if self.origins else name))
 
     def taken_apart(self, op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The result of a composite operator's parts, each of them reported; NotImplemented for one that has none."""
@@ -229,7 +246,7 @@ class _NoValue(Exception):
 class _OnMeta(_Watch):
     """Keep everything on meta; small host tensors keep their values, and what is computed from them alone has values too."""
 
-    def __init__(self, watch: Callable[[Call], None], twins: dict[int, Tensor]) -> None:
+    def __init__(self, watch: Observer, twins: dict[int, Tensor]) -> None:
         super().__init__(watch)
         self.twins = twins  # a weight reached past the copy (through a closure) is replaced by its twin
         self.lifted = WeakIdKeyDictionary()
@@ -247,6 +264,7 @@ class _OnMeta(_Watch):
             return self.twins[id(tensor)]
         if tensor not in self.lifted:
             self.lifted[tensor] = meta_like(tensor)
+            self.watch.joined(tensor, self.lifted[tensor])
         twin = self.lifted[tensor]
         if tensor.numel() <= HOST_NUMBERS:
             self.known[twin] = tensor

@@ -157,7 +157,7 @@ def flops_tables(sides: Sides, reasons: Reasons, reference: str, *, all_operator
         return {
             **{key: measured.get(key) for key in keys}, "waits": _calls(measured.get("synchronisations")),
             "image": measured["matmul_flops"] / measured["batch"],
-            "against": "" if side == reference else fewer(totals[reference], measured["matmul_flops"]),
+            "against": "" if side == reference else fewer(totals[reference], measured["matmul_flops"]) + incomplete(sides, reference, side),
         }
 
     columns = [
@@ -180,6 +180,11 @@ def flops_tables(sides: Sides, reasons: Reasons, reference: str, *, all_operator
     return [table for table in tables if table]
 
 
+def incomplete(sides: Sides, *compared: str) -> str:
+    """What a ratio of totals must carry where one of them is a lower bound."""
+    return " (not all counted)" if any((sides.get(side) or {}).get("uncounted") for side in compared) else ""
+
+
 def _calls(operators: Any) -> int | None:
     """How often the operators of a list were called; a bare number stands for itself."""
     return sum(each.get("calls", 1) for each in operators) if isinstance(operators, list) else operators
@@ -195,6 +200,10 @@ def _flops_feet(sides: Sides) -> tuple[str, ...]:
     counted = [side for side, measured in measured_sides.items() if not measured.get("uncounted")]
     if counted:
         feet.append(f"No operator of {' or '.join(counted)} was left uncounted.")
+    feet += [
+        f"{side}: counted during a real run, since it reads values on the host." for side, measured in measured_sides.items()
+        if measured.get("method", "meta") != "meta"
+    ]
     for side, measured in measured_sides.items():
         if discarded := measured.get("discarded"):
             wasted = sum(each["matmul_flops"] or 0 for each in discarded)

@@ -153,6 +153,8 @@ def summary_table(comparison: Comparison) -> Table:
         else:
             values = {side: (measured or {}).get(key) for side, measured in comparison.sides[measure].items()}
             said = {side: words(values.get(reference), value) for side, value in values.items()}
+            if measure == "flops":
+                said = {side: said[side] + breakdown.incomplete(comparison.sides["flops"], reference, side) for side in said}
         column = Column(key, digits=digits, scale=scale)
         row = {"quantity": heading}
         for side in names:

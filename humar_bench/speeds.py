@@ -22,8 +22,8 @@ class Speed:
     """One architecture's times over all its processes; seconds per forward of the whole batch. None where there is nothing to say."""
 
     architecture: str
-    processes: int = 0
-    rounds: int = 0
+    processes: int | None = None
+    rounds: int | None = None
     fps: float | None = None
     median_s: float | None = None
     p90_s: float | None = None

@@ -265,7 +265,9 @@ class SteadyState:
 
 
 STEP_SHARE = 0.02  # a smaller change of level is no change
-STEP_SIGMAS = 6.0  # of the noise between neighbours; high, since neighbours are often correlated
+STEP_SIGMAS = 5.0  # of the noise, correlation allowed for
+LAG = 3  # rounds between values whose differences tell noise from correlated noise
+MAX_CORRELATION = 0.8  # more than this is a change of level, not noise
 STEADY_SHARE = 0.5  # the last level must hold at least this share of the rounds
 
 
@@ -274,16 +276,27 @@ def steady_state(values: Sequence[float]) -> SteadyState:
     logs = np.log(np.asarray(values, dtype=float))
     if len(logs) < 8:
         return SteadyState(False, 0, (), f"{len(logs)} rounds are too few to see a level; 8 are needed.")
-    sigma = max(1.4826 * float(np.median(np.abs(np.diff(logs) - np.median(np.diff(logs))))) / math.sqrt(2), 1e-4)
+    marginal, long_run = _noise(logs)
     smooth = np.array([np.median(logs[max(0, i - 2) : i + 3]) for i in range(len(logs))])
-    smooth[0], smooth[-1] = logs[0], logs[-1]  # an edge's window is one-sided and would hide a first slow round
-    clipped = np.clip(logs, smooth - 3 * sigma, smooth + 3 * sigma)
-    changes = tuple(sorted(_splits(clipped, 0, sigma)))
+    smooth[0] = logs[0]  # a first slow round is a level of its own, anywhere else one outlier is none
+    clipped = np.clip(logs, smooth - 3 * marginal, smooth + 3 * marginal)
+    changes = tuple(sorted(_splits(clipped, 0, long_run)))
     start = changes[-1] if changes else 0
     steady = len(logs) - start >= STEADY_SHARE * len(logs)
     if not steady:
         return SteadyState(False, start, changes, f"never steady: the level changed {len(changes)} times, last at round {start}.")
     return SteadyState(True, start, changes, f"steady from {f'round {start}' if changes else 'the start'}.")
+
+
+def _noise(logs: np.ndarray) -> tuple[float, float]:
+    """Standard deviation of one value, and the one that a mean of correlated neighbours behaves as if it had; changes of level left out.
+
+    From differences of neighbours and of values `LAG` apart, which of AR(1) noise have variances in the ratio (1 - r) / (1 - r^LAG).
+    """
+    near, far = (1.4826 * np.median(np.abs(step - np.median(step))) / math.sqrt(2) for step in (logs[1:] - logs[:-1], logs[LAG:] - logs[:-LAG]))
+    marginal = max(float(near), float(far), 1e-4)
+    correlation = min(max(0.0, 1 - (near / marginal) ** 2), MAX_CORRELATION)
+    return marginal, marginal * math.sqrt((1 + correlation) / (1 - correlation))
 
 
 def _splits(logs: np.ndarray, offset: int, sigma: float) -> list[int]:

@@ -1,6 +1,6 @@
 """Where the memory tokens lie: valid sizes, token centres, level sizes. All on the device, no host synchronisation.
 
-Shapes: B batch, L levels, (H_l, W_l) size of level l, S = sum of H_l * W_l tokens. Pairs are (x, y) or (width, height).
+Shapes: B batch, L levels, (H_l, W_l) size of level l, S = sum of H_l * W_l tokens, C width. Pairs are (x, y) or (width, height).
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ def split_levels(tokens: Tensor, shapes: Shapes) -> list[Tensor]:
     """Views of the levels of a token tensor [B, S, ...] as maps: L of [B, H_l, W_l, ...]."""
     parts = tokens.split([height * width for height, width in shapes], dim=1)
     return [part.unflatten(1, size) for part, size in zip(parts, shapes, strict=True)]
+
+
+def flatten_levels(maps: list[Tensor]) -> Tensor:
+    """L maps [B, C, H_l, W_l] -> tokens [B, S, C]."""
+    return torch.cat([each.flatten(2).transpose(1, 2) for each in maps], dim=1)
 
 
 def valid_sizes(padding: Tensor, shapes: Shapes, dtype: torch.dtype) -> Tensor:

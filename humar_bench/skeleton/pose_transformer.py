@@ -90,7 +90,8 @@ class PoseDecoder(nn.Module):
 class PoseTransformer(nn.Module):
     """From multi-scale maps and prompts to poses.
 
-    The encoder is called as `encoder(src, pos, padding, shapes, valid_ratios)` and gives the memory tokens [B, S, C].
+    The encoder is called as `encoder(srcs, pos_embeds, level_embed, padding, valid_ratios)`, with the maps as they came, level_embed
+    [L, C] or None, padding [B, S] and valid_ratios [B, L, 2]; it gives the memory tokens [B, S, C].
     `components` names the part each parameter and operator belongs to; `built` says what the shared arguments became.
     """
 
@@ -111,8 +112,7 @@ class PoseTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.levels, self.pose_after_selection, self.built = channels, levels, pose_after_selection, built
-        if levels > 1:
-            self.level_embed = nn.Parameter(torch.empty(levels, channels))
+        self.level_embed = nn.Parameter(torch.empty(levels, channels)) if levels > 1 else None
         self.encoder = encoder
         self.decoder = decoder
         self.keypoint_embedding = nn.Embedding(keypoints, channels)
@@ -129,7 +129,7 @@ class PoseTransformer(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1 and id(parameter) not in heads:
                 nn.init.xavier_uniform_(parameter)
-        if self.levels > 1:
+        if self.level_embed is not None:
             nn.init.normal_(self.level_embed)
         for module in self.modules():  # layers with a rule of their own (deformable attention) come last
             if module is not self and hasattr(module, "reset_own_parameters"):
@@ -154,18 +154,13 @@ class PoseTransformer(nn.Module):
         """
         shapes = self._check(srcs, masks, pos_embeds, query_embed)
         queries = query_embed.shape[1]
-        src = torch.cat([x.flatten(2).transpose(1, 2) for x in srcs], dim=1)
         padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
-        pos = torch.cat([x.flatten(2).transpose(1, 2) for x in pos_embeds], dim=1)
-        if self.levels > 1:
-            pos = pos + torch.cat([row.expand(h * w, -1) for row, (h, w) in zip(self.level_embed, shapes, strict=True)])
-
-        exact = torch.promote_types(src.dtype, torch.float32)  # coordinates are never rounded to half precision
+        exact = torch.promote_types(srcs[0].dtype, torch.float32)  # coordinates are never rounded to half precision
         valid = valid_sizes(padding, shapes, exact)
         centres = token_centres(shapes, like=valid)
         sizes = level_sizes(centres, shapes)
         valid_ratios = valid / sizes
-        memory = self.encoder(src, pos, padding, shapes, valid_ratios)
+        memory = self.encoder(srcs, pos_embeds, self.level_embed, padding, valid_ratios)
 
         logits, invalid = proposals(centres, valid, padding, shapes)
         o = self.enc_output_norm(self.enc_output(memory.masked_fill(invalid.unsqueeze(-1), 0)))
@@ -175,11 +170,12 @@ class PoseTransformer(nn.Module):
             mix_refpoint = place_keypoints(self.enc_pose_embed(mix_embedding), gather_tokens(logits, chosen))
         else:
             mix_refpoint = gather_tokens(place_keypoints(self.enc_pose_embed(o), logits), chosen)
+        del o  # as large as the memory, and the decoder does not need it
 
         points = with_centre(mix_refpoint.detach().unflatten(-1, (-1, 2)))
         start = self.tgt_embed if hasattr(self, "tgt_embed") else mix_embedding.detach()
-        keypoint_queries = self.keypoint_embedding.weight + start.unsqueeze(-2).expand(len(src), -1, -1, -1)
-        x = torch.cat((query_embed.reshape(len(src), queries, 1, self.channels), keypoint_queries), dim=2)
+        keypoint_queries = self.keypoint_embedding.weight + start.unsqueeze(-2).expand(len(memory), -1, -1, -1)
+        x = torch.cat((query_embed.reshape(len(memory), queries, 1, self.channels), keypoint_queries), dim=2)
         hs_pose, refpoint_pose = self.decoder(x, points, Memory(memory, padding, shapes, valid_ratios, sizes))
 
         maps = split_levels(memory, shapes)[:-1]

@@ -1,0 +1,262 @@
+"""Peak memory of one forward: predicted without running it, proved on a real run.
+
+Prediction: live storages under a fake tensor mode. Proof on the CPU: the allocator's own events during a real forward; blocks that no
+tensor lies on are a library's hidden workspace and are told apart. So on the CPU: measured = predicted + workspace + difference, and
+the difference is 0. On CUDA: the allocator's peaks above what is there after a warm-up. Units: bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from humar_bench.errors import HumarBenchError
+from humar_bench.measures.allocator import allocation_trace, allocator_peak, replay
+from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
+
+if TYPE_CHECKING:
+    from humar_bench.device import Device
+
+
+@dataclass(frozen=True)
+class MemoryPeak:
+    """Live tensor memory of one forward. `peak_bytes` is above weights, buffers and inputs; `by_component` and `alive` add up to it."""
+
+    weights_bytes: int
+    buffers_bytes: int
+    inputs_bytes: int
+    outputs_bytes: int
+    peak_bytes: int
+    peak_operator: str
+    peak_component: str
+    by_component: dict[str, int]
+    alive: tuple[LiveTensor, ...]
+
+
+@dataclass(frozen=True)
+class DevicePeak:
+    """CUDA: allocated and requested peaks above the warm baseline; reserved and NVML are the whole process's."""
+
+    peak_allocated_bytes: int
+    peak_requested_bytes: int
+    peak_reserved_bytes: int
+    nvml_process_bytes: int | None
+
+
+@dataclass(frozen=True)
+class MeasuredPeak:
+    """A real forward: the allocator's peak above weights, buffers and inputs.
+
+    `workspace_bytes` is what of it no tensor lay on and `tensors` what did, both from the CPU's allocation trace (None on CUDA).
+    """
+
+    allocator_bytes: int
+    workspace_bytes: int | None
+    tensors: MemoryPeak | None
+    cuda: DevicePeak | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a record holds: the real peak, the prediction, and what stands between them.
+
+    On the CPU `peak_bytes` is `allocator_bytes`, and equals `predicted_bytes + workspace_bytes + difference_bytes`. On CUDA it is the
+    allocated peak (after rounding), `allocator_bytes` the requested one, which is what a prediction can be held against.
+    `predicted_bytes` is None for a model that cannot run on fake tensors. Operator, components and tensors are the prediction's where
+    it is exact, else those of a real run: on the CPU components and workspace add up to the peak either way.
+    """
+
+    weights_bytes: int
+    buffers_bytes: int
+    inputs_bytes: int
+    outputs_bytes: int
+    peak_bytes: int
+    predicted_bytes: int | None
+    allocator_bytes: int
+    difference_bytes: int | None
+    workspace_bytes: int | None
+    method: str
+    peak_operator: str
+    peak_component: str
+    by_component: dict[str, int]
+    alive: tuple[LiveTensor, ...]
+    resident_bytes: int | None
+    cuda: DevicePeak | None
+
+    def measured(self) -> dict[str, Any]:
+        """The result as the plain values a record holds, the largest tensors first."""
+        values = asdict(self)
+        values["alive"] = [{**asdict(each), "shape": list(each.shape)} for each in self.alive]
+        return values
+
+
+def predict_peak(build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], *, training: bool = False) -> MemoryPeak:
+    """The peak of one forward (in training: forward and backward) without weights, inputs or a run: `build` and `make_inputs` are
+    called under a fake tensor mode."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return track_peak(build(), make_inputs(), training=training)
+
+
+def track_peak(model: nn.Module, inputs: Sequence[Any], *, training: bool = False) -> MemoryPeak:
+    """The peak of live tensor memory while `model` runs on `inputs`, real or fake."""
+    peak, _ = _tracked(model, inputs, training=training)
+    return peak
+
+
+def _tracked(model: nn.Module, inputs: Sequence[Any], *, training: bool, mark: bool = False) -> tuple[MemoryPeak, LiveStorages]:
+    parameters, buffers = list(model.parameters()), list(model.buffers())
+    tensors = [leaf for leaf in tree_leaves(tuple(inputs)) if isinstance(leaf, Tensor)]
+    with current_component(model) as component, LiveStorages([*parameters, *buffers, *tensors], component, mark=mark) as live:
+        outputs = _step(model, inputs, training)
+        outputs_bytes = live.bytes_of(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+    by_component: dict[str, int] = {}
+    for each in live.at_peak:
+        by_component[each.component] = by_component.get(each.component, 0) + each.bytes
+    peak = MemoryPeak(
+        weights_bytes=storage_bytes(parameters),
+        buffers_bytes=storage_bytes(buffers),
+        inputs_bytes=storage_bytes(tensors),
+        outputs_bytes=outputs_bytes,
+        peak_bytes=live.peak_bytes,
+        peak_operator=live.peak_operator,
+        peak_component=live.peak_component,
+        by_component=by_component,
+        alive=tuple(sorted(live.at_peak, key=lambda each: -each.bytes)),
+    )
+    return peak, live
+
+
+def _step(model: nn.Module, inputs: Sequence[Any], training: bool, no_grad: Any = torch.no_grad) -> Any:
+    """One forward without gradients; in training, a forward with its graph and the backward of the sum of all its outputs."""
+    if not training:
+        with no_grad():
+            return model(*inputs)
+    with torch.enable_grad():
+        outputs = model(*inputs)
+        ends = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if ends:
+            torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
+        return outputs
+
+
+def measure_peak(
+    model: nn.Module, inputs: Sequence[Any], device: Device, *, training: bool = False, predicted_bytes: int | None = None
+) -> MeasuredPeak:
+    """The allocator's peak of a real forward, after one that warms up (libraries allocate for themselves on a first call).
+
+    On the CPU, unless the peak is `predicted_bytes` to the byte, a further forward tells tensors from hidden workspace.
+    """
+
+    def step() -> Any:
+        return _step(model, inputs, training, torch.inference_mode)  # as it is timed
+
+    with _mode(model, training):
+        _forget(step(), model)
+        if device.memory() is not None:
+            return _device_peak(step, model, device)
+        allocator_bytes = allocator_peak(step)
+        _forget(None, model)
+        if allocator_bytes == predicted_bytes:
+            return MeasuredPeak(allocator_bytes, 0, None, None)
+        marked: list[tuple[MemoryPeak, LiveStorages]] = []
+        trace = allocation_trace(lambda: marked.append(_tracked(model, inputs, training=training, mark=True)))
+        _forget(None, model)
+        tensors, live = marked[0]
+        return MeasuredPeak(allocator_bytes, max(0, allocator_bytes - replay(trace, live.pointers).tensor_bytes), tensors, None)
+
+
+def _device_peak(step: Callable[[], Any], model: nn.Module, device: Device) -> MeasuredPeak:
+    _forget(step(), model)
+    gc.collect()
+    device.synchronize()
+    before = device.memory()
+    device.reset_peak_memory()
+    outputs = step()
+    device.synchronize()
+    after = device.memory()
+    del outputs
+    _forget(None, model)
+    peak = DevicePeak(
+        peak_allocated_bytes=after.peak_allocated_bytes - before.allocated_bytes,
+        peak_requested_bytes=after.peak_requested_bytes - before.requested_bytes,
+        peak_reserved_bytes=after.peak_reserved_bytes,
+        nvml_process_bytes=device.process_memory_bytes(),
+    )
+    return MeasuredPeak(peak.peak_requested_bytes, None, None, peak)
+
+
+def measure_memory(
+    build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], device: Device, *, training: bool = False
+) -> Memory:
+    """Predict the peak, then measure it on `device`. A fresh process each is what keeps the numbers independent of each other."""
+    predicted, method = None, "live storages on fake tensors"
+    try:
+        predicted = predict_peak(build, make_inputs, training=training)
+    except HumarBenchError:
+        raise
+    except Exception as error:  # a model of somebody else may look at values, which fake tensors do not have
+        method = f"live storages of a real run (on fake tensors: {type(error).__name__})"
+    model, inputs = build(), make_inputs()
+    predicted_bytes = predicted and predicted.peak_bytes
+    real = measure_peak(model, inputs, device, training=training, predicted_bytes=predicted_bytes)
+    peak = real.tensors or predicted
+    if peak is None:
+        with _mode(model, training):
+            peak = track_peak(model, inputs, training=training)
+    difference = None if predicted is None else real.allocator_bytes - predicted_bytes - (real.workspace_bytes or 0)
+    proof = "allocator events of a real run" if real.cuda is None else "allocator peaks of a real run above a warm baseline"
+    return Memory(
+        weights_bytes=peak.weights_bytes,
+        buffers_bytes=peak.buffers_bytes,
+        inputs_bytes=peak.inputs_bytes,
+        outputs_bytes=peak.outputs_bytes,
+        peak_bytes=real.cuda.peak_allocated_bytes if real.cuda else real.allocator_bytes,
+        predicted_bytes=predicted_bytes,
+        allocator_bytes=real.allocator_bytes,
+        difference_bytes=difference,
+        workspace_bytes=real.workspace_bytes,
+        method=f"{method}; {proof}",
+        peak_operator=peak.peak_operator,
+        peak_component=peak.peak_component,
+        by_component=peak.by_component,
+        alive=peak.alive,
+        resident_bytes=resident_bytes(),
+        cuda=real.cuda,
+    )
+
+
+def resident_bytes() -> int | None:
+    """Highest resident set of this process so far: a footprint with all libraries in it, nothing to compare models by."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+@contextlib.contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put every module in training or eval mode, and each back into its own afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def _forget(outputs: Any, model: nn.Module) -> None:
+    """Drop a step's outputs and the gradients it left."""
+    del outputs
+    for parameter in model.parameters():
+        parameter.grad = None

@@ -1,0 +1,163 @@
+"""Which tensor memory is alive during a forward, followed operator by operator.
+
+A storage is the memory behind one or more tensors. Every operator that Python can see is watched: the storages in its outputs are
+born there, and their own finalizers say when they die. Nothing is changed in the model; under a fake tensor mode nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from humar_bench.measures.components import TOP, component_of
+
+MARK = "humar_bench operator "
+
+
+@dataclass(frozen=True)
+class LiveTensor:
+    """One storage alive at the peak, as the first tensor on it looked, and the operator and component that made it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    operator: str
+    component: str
+
+
+@dataclass
+class _Born:
+    tensor: LiveTensor
+    bytes: int
+    finalizer: weakref.finalize
+
+
+class LiveStorages(TorchDispatchMode):
+    """Follows storages while it is active. `live_bytes` now, `peak_bytes` so far, and who was alive when the peak was reached.
+
+    Storages in `before` (weights, buffers, inputs), and those that first show up as an operator's input, were there already and do
+    not count. With `mark`, each operator carries a profiler range named MARK and its number, and `pointers` keeps, by number, where
+    its new storages lie.
+    """
+
+    def __init__(self, before: Iterable[Tensor], component: Callable[[], str], *, mark: bool = False) -> None:
+        super().__init__()
+        self.live_bytes = self.peak_bytes = self.operators = 0
+        self.peak_operator = self.peak_component = ""
+        self.at_peak: tuple[LiveTensor, ...] = ()
+        self.pointers: dict[int, set[int]] = {}
+        self._component, self._mark = component, mark
+        self._live: dict[int, _Born] = {}
+        self._there: dict[int, torch.UntypedStorage] = {}  # held, so that no new storage can take an old one's place
+        for tensor in before:
+            self._was_there(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.ops.aten.lift_fresh.default:  # its input is a constant just made, unseen
+            for leaf in tree_leaves((args, kwargs)):
+                if isinstance(leaf, Tensor):
+                    self._was_there(leaf)
+        number, self.operators = self.operators, self.operators + 1
+        if self._mark:
+            with torch.profiler.record_function(f"{MARK}{number}"):
+                outputs = func(*args, **kwargs)
+        else:
+            outputs = func(*args, **kwargs)
+        for leaf in tree_leaves(outputs):
+            if isinstance(leaf, Tensor):
+                self._born(leaf, str(func), number)
+        if self.live_bytes > self.peak_bytes:
+            self.peak_bytes = self.live_bytes
+            self.peak_operator, self.peak_component = str(func), self._component()
+            self.at_peak = tuple(each.tensor for each in self._live.values() if each.bytes)
+        return outputs
+
+    def bytes_of(self, tensors: Iterable[Tensor]) -> int:
+        """Bytes of those tensors' storages that were born while this was active, each once."""
+        keys = {storage._cdata for tensor in tensors if (storage := storage_of(tensor)) is not None}
+        return sum(self._live[key].bytes for key in keys if key in self._live)
+
+    def _was_there(self, tensor: Tensor) -> None:
+        storage = storage_of(tensor)
+        if storage is not None and storage._cdata not in self._live:
+            self._there.setdefault(storage._cdata, storage)
+
+    def _born(self, tensor: Tensor, operator: str, number: int) -> None:
+        storage = storage_of(tensor)
+        if storage is None or storage._cdata in self._there:
+            return
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._live:  # the same storage again, perhaps resized in place
+            if size != (was := self._live[key]).bytes:
+                self.live_bytes += size - was.bytes
+                was.tensor = LiveTensor(tuple(tensor.shape), _short(tensor.dtype), size, operator, was.tensor.component)
+                was.bytes = size
+                self._keep_pointer(storage, number)
+            return
+        made = LiveTensor(tuple(tensor.shape), _short(tensor.dtype), size, operator, self._component())
+        self._live[key] = _Born(made, size, weakref.finalize(storage, self._died, key))
+        self._live[key].finalizer.atexit = False
+        self.live_bytes += size
+        self._keep_pointer(storage, number)
+
+    def _keep_pointer(self, storage: torch.UntypedStorage, number: int) -> None:
+        if self._mark:
+            self.pointers.setdefault(number, set()).add(storage.data_ptr())
+
+    def _died(self, key: int) -> None:
+        self.live_bytes -= self._live.pop(key).bytes
+
+
+def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
+    """The memory behind a tensor; None when it has none of its own (a sparse tensor)."""
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the memory behind some tensors, shared memory once."""
+    sizes = {storage._cdata: storage.nbytes() for tensor in tensors if (storage := storage_of(tensor)) is not None}
+    return sum(sizes.values())
+
+
+@contextlib.contextmanager
+def current_component(model: nn.Module) -> Iterator[Callable[[], str]]:
+    """A function that says in which component of `model` the forward is now.
+
+    Uses torch's hooks for all modules, which live outside the model and are taken away at the end, also after an exception.
+    """
+    paths = {id(module): path for path, module in model.named_modules()}
+    names = {path: (component_of(model, path) if path else TOP) for path in paths.values()}
+    stack: list[str] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        stack.append(names[paths[id(module)]] if id(module) in paths else (stack[-1] if stack else TOP))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if stack:
+            stack.pop()
+
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield lambda: stack[-1] if stack else TOP
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from baselines.deformable_attention import DeformableAttention
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
-from humar_bench.skeleton.geometry import Shapes, level_sizes, per_token, token_centres
+from humar_bench.skeleton.geometry import Shapes, flatten_levels, level_sizes, per_token, token_centres
 from humar_bench.skeleton.pose_transformer import Memory, PoseDecoder, PoseTransformer
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
@@ -52,14 +52,20 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(self, src: Tensor, pos: Tensor, padding: Tensor, shapes: Shapes, valid_ratios: Tensor) -> Tensor:
-        """src, pos [B, S, C], padding [B, S], valid_ratios [B, L, 2] -> memory [B, S, C]."""
+    def forward(
+        self, srcs: list[Tensor], pos_embeds: list[Tensor], level_embed: Tensor | None, padding: Tensor, valid_ratios: Tensor
+    ) -> Tensor:
+        """L maps and embeddings [B, C, H_l, W_l], level_embed [L, C], padding [B, S], valid_ratios [B, L, 2] -> memory [B, S, C]."""
+        shapes = [(src.shape[2], src.shape[3]) for src in srcs]
+        x, pos = flatten_levels(srcs), flatten_levels(pos_embeds)
+        if level_embed is not None:
+            pos = pos + torch.cat([row.expand(h * w, -1) for row, (h, w) in zip(level_embed, shapes, strict=True)])
         centres = token_centres(shapes, like=valid_ratios)
         sizes = level_sizes(centres, shapes)
         points = (centres / per_token(valid_ratios * sizes, shapes)).unsqueeze(2) * valid_ratios.unsqueeze(1)  # [B, S, L, 2]
         for layer in self.layers:
-            src = layer(src, pos, points, padding, shapes, sizes)
-        return src if self.norm is None else self.norm(src)
+            x = layer(x, pos, points, padding, shapes, sizes)
+        return x if self.norm is None else self.norm(x)
 
 
 class DecoderLayer(nn.Module):

@@ -32,12 +32,17 @@ class Canvas:
             left, shelf = left + columns + 1, max(shelf, rows)
         self.h = top + shelf
 
-    def place(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, S, D] -> canvas [B, H, W, D], zero between the levels."""
-        canvas = tokens.new_zeros(len(tokens), self.h * self.stride, self.w * self.stride, tokens.shape[-1])
-        for (rows, columns), level in zip(self.slots, split_levels(tokens, self.shapes), strict=True):
+    def place(self, levels: list[Tensor]) -> Tensor:
+        """L maps [B, H_l, W_l, D] -> canvas [B, H, W, D], zero between the levels."""
+        first = levels[0]
+        canvas = first.new_zeros(len(first), self.h * self.stride, self.w * self.stride, first.shape[-1])
+        for (rows, columns), level in zip(self.slots, levels, strict=True):
             canvas[:, rows, columns] = level
         return canvas
+
+    def place_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, S, D] -> canvas [B, H, W, D], zero between the levels."""
+        return self.place(split_levels(tokens, self.shapes))
 
     def gather(self, canvas: Tensor) -> Tensor:
         """Canvas [B, H, W, D] -> tokens [B, S, D]."""

@@ -65,7 +65,7 @@ class FeedForward(nn.Module):
 def linear_attention(qk: Tensor, v: Tensor, counts: Tensor | None = None) -> Tensor:
     """Attention with weights phi(q) . phi(k), phi a floored ReLU, normalised per query; O(T).
 
-    qk [2, B, M, T, D], v [B, M, T, D] -> [B, M, T, D]. counts [B, T, 1] is what each token counts, 1 or NO_WEIGHT (v is scaled by it); None:
+    qk [2, B, M, T, D], v [B, M, T, D] -> [B, M, T, D]. counts [B, T, 1]: what each token counts, 1 or NO_WEIGHT (v is scaled so); None:
     all count. The counts go with V as one more column: the mask then holds for every key in numerator and denominator alike, and one
     product gives both. Sums are kept in float32 at least.
     """

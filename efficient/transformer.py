@@ -29,7 +29,6 @@ from efficient.layers import (
     FeedForward,
 )
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
-from humar_bench.skeleton.geometry import Shapes
 from humar_bench.skeleton.layers import LOGIT_EPS
 from humar_bench.skeleton.pose_transformer import Memory, PoseDecoder, PoseTransformer
 
@@ -75,12 +74,18 @@ class EfficientEncoder(nn.Module):
         self.smooth = DepthwiseConv(channels) if stride > 1 else None  # takes the steps out of the spread cells
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, src: Tensor, pos: Tensor, padding: Tensor, shapes: Shapes, valid_ratios: Tensor) -> Tensor:
-        """src, pos [B, S, C], padding [B, S] -> memory [B, S, C]."""
-        canvas = Canvas(shapes, self.stride)
-        padding = padding.unsqueeze(-1)
-        valid = canvas.place((~padding).to(src.dtype))
-        x = canvas.place((src + pos).masked_fill(padding, 0))
+    def forward(
+        self, srcs: list[Tensor], pos_embeds: list[Tensor], level_embed: Tensor | None, padding: Tensor, valid_ratios: Tensor
+    ) -> Tensor:
+        """L maps and embeddings [B, C, H_l, W_l], level_embed [L, C], padding [B, S], valid_ratios [B, L, 2] -> memory [B, S, C]."""
+        canvas = Canvas([(src.shape[2], src.shape[3]) for src in srcs], self.stride)
+        blank = canvas.place_tokens(padding.unsqueeze(-1).logical_not()).logical_not()  # padding, and what lies between the levels
+        valid = (~blank).to(srcs[0].dtype)
+        levels = [(src + pos).permute(0, 2, 3, 1) for src, pos in zip(srcs, pos_embeds, strict=True)]
+        if level_embed is not None:
+            levels = [level + row for level, row in zip(levels, level_embed, strict=True)]
+        x = canvas.place(levels).masked_fill(blank, 0)
+        del levels
         if self.local is not None:
             x = self.local(x, valid)
         cells, cell_valid = canvas.pool(x * valid, valid)
@@ -167,8 +172,9 @@ class PointSamples(nn.Module):
         places = torch.addcmul(look.corners, points[:, :, 1:].unsqueeze(3), look.extents[:, None, None])  # [B, Q, K, L, 2]
         samples = F.grid_sample(look.canvas.to(places.dtype), places.flatten(2, 3), align_corners=False)  # [B, C, Q, K*L]
         weights = self.level_weights(x).softmax(-1)[:, None, :, 1:]  # [B, 1, Q, K, L]
-        levels = (samples.unflatten(-1, (-1, weights.shape[-1])) * weights).sum(-1)  # [B, C, Q, K]
-        return self.out(levels.permute(0, 2, 3, 1).to(x.dtype))
+        samples = samples.unflatten(-1, (-1, weights.shape[-1]))
+        samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # large at many queries
+        return self.out(samples.sum(-1).permute(0, 2, 3, 1).to(x.dtype))
 
 
 class EfficientDecoder(PoseDecoder):
@@ -184,8 +190,8 @@ class EfficientDecoder(PoseDecoder):
     def prepare(self, memory: Memory) -> Look:
         layout = Canvas(memory.shapes, self.memory_stride)
         padding = memory.padding.unsqueeze(-1)
-        canvas = layout.place(memory.tokens.masked_fill(padding, 0))
-        cells, valid = layout.pool(canvas, layout.place((~padding).to(canvas.dtype)))
+        canvas = layout.place_tokens(memory.tokens.masked_fill(padding, 0))
+        cells, valid = layout.pool(canvas, layout.place_tokens((~padding).to(canvas.dtype)))
         cells, valid = cells.flatten(1, 2), valid.flatten(1)
         bias = (valid - 1) * (torch.finfo(canvas.dtype).max / 2)
         corners, sizes = layout.slots_in_unit_square(like=memory.valid_ratios)

@@ -82,6 +82,14 @@ def replaced(value: Any, swap: Callable[[Tensor], Any]) -> Any:
     return value
 
 
+def _sampled(maps: Tensor, grid: Tensor, *_: Any) -> Tensor:
+    return maps.new_empty((*maps.shape[:2], *grid.shape[1:-1]))
+
+
+# On meta, torch works these out in hundreds of operators; the shape of the result is all that is wanted. Inputs were checked before.
+_SHAPE_RULES = {aten.grid_sampler_2d.default: _sampled, aten.grid_sampler_3d.default: _sampled}
+
+
 class Observer:
     """Sees every call of one forward."""
 
@@ -313,7 +321,7 @@ class _OnMeta(_Watch):
             if args[0].numel() <= HOST_NUMBERS:
                 self.known[result] = args[0].to(dtype=result.dtype, copy=True)
             return result
-        result = op(*args, **kwargs)
+        result = _SHAPE_RULES[op](*args) if op in _SHAPE_RULES else op(*args, **kwargs)
         self._carry(op, args, kwargs, tensors, result)
         return result
 

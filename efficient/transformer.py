@@ -174,7 +174,7 @@ class PointSamples(nn.Module):
         weights = self.level_weights(x).softmax(-1)[:, None, :, 1:]  # [B, 1, Q, K, L]
         samples = samples.unflatten(-1, (-1, weights.shape[-1]))
         samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # large at many queries
-        return self.out(samples.sum(-1).permute(0, 2, 3, 1).to(x.dtype))
+        return self.out(samples.sum(-1).permute(0, 2, 3, 1).contiguous().to(x.dtype))
 
 
 class EfficientDecoder(PoseDecoder):

@@ -80,7 +80,7 @@ class PoseDecoder(nn.Module):
             query_pos = self.half_pose_ref_point_head(embed(scaled).to(x.dtype))
             x = self.iterate(i, x, query_pos, points, context)
             hs_pose.append(x)
-            keypoints = (self.logits(points[:, :, 1:]) + self.pose_embed[i](x[:, :, 1:])).sigmoid()
+            keypoints = (self.logits(points[:, :, 1:]) + self.pose_embed[i](x[:, :, 1:].contiguous())).sigmoid()
             points = with_centre(keypoints)
             refpoint_pose.append(points.flatten(-2))
             points = points.detach()  # each iteration learns its own step (Deformable DETR, section 4.2)

@@ -12,23 +12,7 @@ from torch import nn
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.measures.flop_formulas import COEFFICIENTS
 from humar_bench.measures.flops import count_flops, register_formula
-
-
-class Calls(nn.Module):
-    """A module that is one function of its inputs."""
-
-    def __init__(self, function, **modules: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, *inputs):
-        return self.function(self, *inputs)
-
-
-def shapes(*sizes: tuple[int, ...]) -> list[torch.Tensor]:
-    return [torch.zeros(size) for size in sizes]
+from tests.small_modules import Calls, same, shapes, state
 
 
 class BmmFunction(torch.autograd.Function):
@@ -282,24 +266,6 @@ class Shouting(nn.Module):
         return y
 
 
-def _state(model: nn.Module) -> dict:
-    return {
-        "weights": {name: value.clone() for name, value in model.state_dict().items()},
-        "ids": [id(value) for value in (*model.parameters(), *model.buffers())],
-        "attributes": {path: sorted(vars(module)) for path, module in model.named_modules()},
-        "hooks": {path: list(module._forward_hooks) for path, module in model.named_modules()},
-        "training": {path: module.training for path, module in model.named_modules()},
-        "classes": {path: (type(module), module.forward.__func__) for path, module in model.named_modules()},
-        "random": torch.get_rng_state(),
-    }
-
-
-def _same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 @pytest.mark.parametrize("fail", [False, True])
 @pytest.mark.parametrize("values", [False, True])
 def test_the_model_and_the_inputs_are_as_before_also_when_forward_raises(fail: bool, values: bool) -> None:
@@ -307,13 +273,13 @@ def test_the_model_and_the_inputs_are_as_before_also_when_forward_raises(fail: b
     if values:
         model.forward_values = None
         model.norm.register_forward_pre_hook(lambda module, inputs: inputs[0].sum().item() and None)
-    before = _state(model)
+    before = state(model)
     if fail:
         with pytest.raises(MeasurementError, match="the forward of Shouting raised ValueError: no luck today; correct the model"):
             count_flops(model, [x])
     else:
         assert count_flops(model, [x]).method == ("values" if values else "meta")
-    assert _same(_state(model), before)
+    assert same(state(model), before)
     assert model.seen == [] and not hasattr(model, "last") and torch.equal(x, torch.ones(4, 3))
 
 

@@ -24,11 +24,13 @@ from humar_bench.measures.trace import Call, Observer, observe_forward, tensors_
 
 @dataclass(frozen=True)
 class Discarded:
-    """Calls of one operator in one module whose result reaches nothing. `shapes` are those of the tensors it was given."""
+    """Calls of one operator in one module whose result reaches nothing. `shapes` are those of the tensors it was given, `origin` is the
+    operator the program called."""
 
     component: str
     module: str
     operator: str
+    origin: str
     calls: int
     matmul_flops: int
     second_tier_flops: int
@@ -94,7 +96,7 @@ class _Flow(Observer):
             _Step(
                 reads=frozenset(self.storage(tensor) for tensor in read),
                 writes=frozenset(written),
-                row=(call.path, call.name, tuple(tuple(tensor.shape) for tensor in given)),
+                row=(call.path, call.name, call.origin, tuple(tuple(tensor.shape) for tensor in given)),
                 flops=(headline, sum(cost.values()) - headline) if cost or found is None else None,
                 anchored=category == SYNCHRONISATION or not written,
             )
@@ -134,9 +136,9 @@ def find_dead_weight(model: nn.Module, inputs: Iterable[Any]) -> DeadWeight:
     ]
     calls, flops = flow.discarded(kept)
     rows = [
-        Discarded(component_of(model, path), path, operator, count, count * flops[key][0], count * flops[key][1], shapes)
+        Discarded(component_of(model, path), path, operator, origin, count, count * flops[key][0], count * flops[key][1], shapes)
         for key, count in calls.items()
-        for path, operator, shapes in [key]
+        for path, operator, origin, shapes in [key]
     ]
     rows.sort(key=lambda row: (-row.matmul_flops, -row.second_tier_flops, row.module, row.operator))
     return DeadWeight(tuple(never_read), tuple(rows))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from humar_bench.args import WORKLOADS, ModelArgs, RunArgs, Size, Workload, parse_size, pyramid
+from humar_bench.args import EFFICIENT_PREFIX, WORKLOADS, ModelArgs, RunArgs, Size, Workload, parse_size, pyramid
 from humar_bench.errors import UsageError
 
 DEFAULT_ARCHITECTURES = ("original", "efficient")
@@ -23,42 +23,44 @@ STANDARD_OUTPUT = "-"
 MOST_LEVELS = 12  # the twelfth level of an image has stride 16,384
 
 
-def _typed(help: str, *, default: Any = None, **more: Any) -> Any:
+def option(help: str, *, default: Any = None, **more: Any) -> Any:
+    """A dataclass field that is an option of the command line; `more` may name its `metavar` and `flags`."""
     return field(default=default, metadata={"help": help, **more})
 
 
-def _help_of(owner: type, name: str) -> str:
-    return next(option.metadata["help"] for option in dataclasses.fields(owner) if option.name == name)
+def help_of(owner: type, name: str) -> str:
+    """The sentence of one field."""
+    return next(each.metadata["help"] for each in dataclasses.fields(owner) if each.name == name)
 
 
 @dataclass(frozen=True)
 class Selection:
     """Which architectures, on which work. `None` means: as the workload has it."""
 
-    arch: tuple[str, ...] = _typed(
+    arch: tuple[str, ...] = option(
         "original, efficient, package.module:builder or path/file.py:builder; NAME=... names it. Repeatable.",
         default=DEFAULT_ARCHITECTURES, metavar="[NAME=]ARCH",
     )
-    reference: str | None = _typed("Architecture that ratios and verdicts are against; the first by default.", metavar="NAME")
-    workload: str = _typed(f"{', '.join(WORKLOADS)}: sizes and queries to start from.", default="uniphd", metavar="NAME")
-    batch: int | None = _typed(_help_of(Workload, "batch"), metavar="B")
-    num_queries: int | None = _typed(_help_of(ModelArgs, "num_queries"), metavar="Q")
-    feature_sizes: str | None = _typed("Feature maps, one HEIGHTxWIDTH per level: 50x50,25x25.", metavar="HxW,...")
-    image_size: str | None = _typed("Image size; its maps follow at strides 8, 16, 32, ...", metavar="HxW")
-    padded: bool = _typed("Part of every image but the first is padding.", default=False)
-    set: tuple[str, ...] = _typed("Any field of ModelArgs, such as enc_layers=4. Repeatable.", default=(), metavar="FIELD=VALUE")
-    args: str | None = _typed("Fields of ModelArgs from a .json or .toml file.", metavar="FILE")
+    reference: str | None = option("Architecture that ratios and verdicts are against; the first by default.", metavar="NAME")
+    workload: str = option(f"{', '.join(WORKLOADS)}: sizes and queries to start from.", default="uniphd", metavar="NAME")
+    batch: int | None = option(help_of(Workload, "batch"), metavar="B")
+    num_queries: int | None = option(help_of(ModelArgs, "num_queries"), metavar="Q")
+    feature_sizes: str | None = option("Feature maps, one HEIGHTxWIDTH per level: 50x50,25x25.", metavar="HxW,...")
+    image_size: str | None = option("Image size; its maps follow at strides 8, 16, 32, ...", metavar="HxW")
+    padded: bool = option("Part of every image but the first is padding.", default=False)
+    set: tuple[str, ...] = option("Any field of ModelArgs, such as enc_layers=4. Repeatable.", default=(), metavar="FIELD=VALUE")
+    args: str | None = option("Fields of ModelArgs from a .json or .toml file.", metavar="FILE")
 
 
 @dataclass(frozen=True)
 class Output:
     """Where results go. `-` is standard output; one of the formats may have it, and then no table is printed there."""
 
-    csv: str | None = _typed("Write the table as CSV, full precision; - is standard output.", metavar="PATH")
-    markdown: str | None = _typed("Write the tables as Markdown; - is standard output.", metavar="PATH")
-    json: str | None = _typed("Write every number as JSON; - is standard output.", metavar="PATH")
-    records: str | None = _typed("Append each record to this JSON-lines file as it is measured.", metavar="PATH")
-    quiet: bool = _typed("No table, no progress; errors still show.", default=False, flags=("--quiet", "-q"))
+    csv: str | None = option("Write the table as CSV, full precision; - is standard output.", metavar="PATH")
+    markdown: str | None = option("Write the tables as Markdown; - is standard output.", metavar="PATH")
+    json: str | None = option("Write every number as JSON; - is standard output.", metavar="PATH")
+    records: str | None = option("Append each record to this JSON-lines file as it is measured.", metavar="PATH")
+    quiet: bool = option("No table, no progress; errors still show.", default=False, flags=("--quiet", "-q"))
 
     def __post_init__(self) -> None:
         printed = [f"--{name}" for name in ("csv", "markdown", "json") if getattr(self, name) == STANDARD_OUTPUT]
@@ -210,3 +212,22 @@ def read_args_file(path: str) -> dict[str, Any]:
         if name not in known:
             raise UsageError(f"--args {path!r}: {_unknown_field(name)}")
     return values
+
+
+# What the two built-in architectures make of a shared argument that they do not take as it is asked; all others they do.
+_NO_EFFECT = dict.fromkeys(("return_intermediate_dec", "pose_guide_trigger", "late_within_attn_trigger"), "changes nothing")
+DEVIATIONS: dict[str, dict[str, str]] = {
+    "original": _NO_EFFECT,
+    "efficient": {
+        **dict.fromkeys(("enc_n_points", "dec_n_points", "pre_norm", "within_type", *_NO_EFFECT), "not used"),
+        "nheads": "efficient_nheads", "enc_layers": "efficient_enc_layers", "dim_feedforward": "efficient_mlp_ratio x hidden_dim",
+        "transformer_activation": "always gelu",
+    },
+}
+
+
+def use_of(name: str, architecture: str) -> str:
+    """What a built-in architecture makes of a ModelArgs field: 'as asked', 'not used', or what it takes instead."""
+    if name.startswith(EFFICIENT_PREFIX):
+        return "as asked" if architecture == "efficient" else "not used"
+    return DEVIATIONS[architecture].get(name, "as asked")

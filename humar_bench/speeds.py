@@ -74,13 +74,16 @@ def _latest(records: Run) -> list[Record]:
     return [each for _, each in sorted({record.process: record for record in records}.items())]
 
 
-def _arms(records: list[Record]) -> dict[int, statistics.ProcessSample]:
+Process = tuple[int, str]  # its number, and the child it was: rounds pair by index only within one child
+
+
+def _arms(records: list[Record]) -> dict[Process, statistics.ProcessSample]:
     """Process -> what the statistics need of one architecture in it."""
     arms = {}
     for record in records:
         if record.ok and record.measured["wall_s"]:
             told = [each or {} for each in record.measured.get("round_telemetry") or []]
-            arms[record.process] = statistics.ProcessSample(
+            arms[record.process, record.measured.get("child", "")] = statistics.ProcessSample(
                 record.measured["wall_s"], [each.get("sm_clock_mhz") for each in told], [each.get("throttled") for each in told],
                 record.measured.get("steady", True),
             )
@@ -119,7 +122,7 @@ def reason_of(record: Record) -> str:
     return reason if record.kind in ("", "error") or record.kind in reason else f"{record.kind}: {reason}"
 
 
-def _judge(arms: Mapping[str, Mapping[int, statistics.ProcessSample]], reference: str, margin: float) -> dict[str, dict[str, Any]]:
+def _judge(arms: Mapping[str, Mapping[Process, statistics.ProcessSample]], reference: str, margin: float) -> dict[str, dict[str, Any]]:
     """Ratio, interval and verdict of every architecture against the reference, from the processes both finished."""
     base = arms.get(reference) or {}
     rows: dict[str, statistics.Comparison] = {}

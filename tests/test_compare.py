@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from golden.records import COMPONENTS, FLOPS, WORKLOAD, failed, flops, fps, made_up_run, memory, params
 
 from humar_bench.compare import asked_text, built_text, compare
 from humar_bench.errors import UsageError
 from humar_bench.record import Run
 from humar_bench.table import Column, Table, fewer, less, percent, ratio, times
+from tests.golden.records import COMPONENTS, FLOPS, WORKLOAD, failed, flops, fps, made_up_run, memory, params
 
 
 def table(comparison, name: str) -> Table:
@@ -82,6 +82,13 @@ def test_the_reference_is_the_first_architecture_unless_one_is_named():
     assert other.speeds["original"].words == "3.00x slower"
     with pytest.raises(UsageError, match="reference is 'old'; the run measured original, efficient."):
         compare(run, reference="old")
+
+
+def test_the_front_door_compares_again_and_again():
+    import humar_bench
+
+    for _ in range(2):
+        assert humar_bench.compare(made_up_run(), reference="efficient").reference == "efficient"
 
 
 def test_an_empty_run_is_refused():

@@ -8,8 +8,6 @@ import json
 import os
 
 import pytest
-from golden import check_golden
-from golden.records import COMPONENTS, FLOPS, failed, flops, fps, made_up_run, memory, params
 
 from humar_bench.compare import compare
 from humar_bench.errors import EXIT_FAILED, HumarBenchError, UsageError
@@ -27,6 +25,8 @@ from humar_bench.report import (
     write_text,
 )
 from humar_bench.table import Column, Table
+from tests.golden import check_golden
+from tests.golden.records import COMPONENTS, FLOPS, failed, flops, fps, made_up_run, memory, params
 
 
 class Terminal(io.StringIO):

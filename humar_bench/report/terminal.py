@@ -19,11 +19,18 @@ PLAIN_WIDTH = 160  # of a file or a pipe, which has no width of its own
 _GAIN, _LOSS = ("fewer", "faster", "less"), ("more", "slower")
 
 
+class _Console(Console):
+    """Leaves it to the command line what a reader that has gone means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def make_console(stream: TextIO, *, width: int | None = None) -> Console:
     """A console on `stream`; no colour when it is no terminal or NO_COLOR is set, whatever else the environment says."""
     terminal = hasattr(stream, "isatty") and stream.isatty()
     colour = terminal and not os.environ.get("NO_COLOR")
-    return Console(
+    return _Console(
         file=stream, force_terminal=terminal, color_system="auto" if colour else None, highlight=False, markup=False, emoji=False,
         width=width or (None if terminal else PLAIN_WIDTH), soft_wrap=False,
     )

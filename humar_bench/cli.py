@@ -1,0 +1,395 @@
+"""The command line: parse, call, print, exit code. No arithmetic; torch only inside a command, so that `--help` answers at once.
+
+Tables go to standard output, progress and warnings to standard error. Exit codes: `errors.py`, and 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from humar_bench import __version__, typer_options
+from humar_bench.args import WORKLOADS, ModelArgs, RunArgs
+from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError, UsageError
+from humar_bench.options import DEFAULT_ARCHITECTURES, Output, Plan, Selection, help_of, option, resolve, use_of
+from humar_bench.record import MEASURES, RECORDS_NAME, RecordWriter, Run, load, plain
+
+if TYPE_CHECKING:
+    from humar_bench.compare import Comparison
+
+NAME = "humar-bench"
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
+COUNTERS = ("fvcore", "thop", "profiler")
+_PANELS = {Selection: "What to measure", RunArgs: "How to measure", Output: "Where results go"}
+_TIMING = ("processes", "min_runs", "max_runs", "budget")
+
+
+class Interrupted(HumarBenchError):
+    """Ctrl-C."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+class _Group(TyperGroup):
+    """Turns Ctrl-C and an output that is gone into this package's errors before typer makes something else of them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except KeyboardInterrupt:
+            raise Interrupted("stopped by Ctrl-C; what was written to a records file (-o, --records) before is kept.") from None
+        except BrokenPipeError:
+            _silence(sys.stdout)
+            return EXIT_BROKEN_PIPE
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            _silence(sys.stdout)
+            raise HumarBenchError(f"standard output could not be written: {error.strerror or error}; make room or use a file.") from error
+
+
+app = typer.Typer(
+    cls=_Group, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _front(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False
+) -> int | None:
+    """Is this replacement really smaller, faster, lighter, and how sure are we?
+
+    Measures two pose transformers, or your own architectures, side by side on the same work.
+
+    \b
+    Example:
+      humar-bench params
+      humar-bench report --workload speed-test -o results
+    """
+    if version:
+        print(f"{NAME} {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit()
+    return None
+
+
+command = functools.partial(typer_options.command, app, panels=_PANELS)
+
+
+# Measuring
+
+
+@dataclass(frozen=True)
+class FlopsOptions:
+    """What only `flops` asks."""
+
+    counter: tuple[str, ...] = option(f"Also ask another counter: {', '.join(COUNTERS)}. Repeatable.", default=(), metavar="NAME")
+    operators: bool = option("Show every operator, also those without matmul FLOPs.", default=False)
+
+    def __post_init__(self) -> None:
+        for name in self.counter:
+            if name not in COUNTERS:
+                raise UsageError(f"counter is {name!r}; choose one of {', '.join(COUNTERS)}.")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Where a whole report goes."""
+
+    out: str | None = option("Folder for records, CSV and Markdown; made where missing.", metavar="DIR", flags=("--out", "-o"))
+    resume: str | None = option("Go on with the report in this folder; measure only what it lacks.", metavar="DIR")
+
+    def __post_init__(self) -> None:
+        if self.out is not None and self.resume is not None:
+            raise UsageError(f"-o is {self.out} and --resume is {self.resume}; give one of the two.")
+
+
+@command("params", Selection, RunArgs, Output, leave_out=_TIMING)
+def params(selection: Selection, run: RunArgs, output: Output) -> int:
+    """Count parameters by component, side by side; nothing is allocated.
+
+    \b
+    Example:
+      humar-bench params
+      humar-bench params --set enc_layers=3 --csv -
+    """
+    return measure_and_show(("params",), resolve(selection, run), output)
+
+
+@command("flops", Selection, FlopsOptions, RunArgs, Output, leave_out=_TIMING)
+def flops(selection: Selection, options: FlopsOptions, run: RunArgs, output: Output) -> int:
+    """Count FLOPs by component and by operator, and name what was not counted.
+
+    \b
+    Example:
+      humar-bench flops --batch 2 --feature-sizes 50x50,50x50,50x50
+      humar-bench flops --counter fvcore --counter thop
+    """
+    return measure_and_show(("flops",), resolve(selection, run), output, counters=options.counter, all_operators=options.operators)
+
+
+@command("fps", Selection, RunArgs, Output)
+def fps(selection: Selection, run: RunArgs, output: Output) -> int:
+    """Time frames per second and latency in turn, with an interval and a verdict.
+
+    \b
+    Example:
+      humar-bench fps --device cuda --batch 2
+      humar-bench fps --workload speed-test --budget 60
+    """
+    return measure_and_show(("fps",), resolve(selection, run), output)
+
+
+@command("memory", Selection, RunArgs, Output, leave_out=_TIMING)
+def memory(selection: Selection, run: RunArgs, output: Output) -> int:
+    """Measure weights and the peak of one forward, and say what is alive there.
+
+    \b
+    Example:
+      humar-bench memory --batch 1
+    """
+    return measure_and_show(("memory",), resolve(selection, run), output)
+
+
+@command("report", Selection, ReportOptions, RunArgs, Output, leave_out=("csv", "records"))
+def report(selection: Selection, options: ReportOptions, run: RunArgs, output: Output) -> int:
+    """Measure all of these: records, CSV, Markdown and one screen.
+
+    \b
+    Example:
+      humar-bench report -o results
+      humar-bench report --resume results
+    """
+    return measure_and_show(MEASURES, resolve(selection, run), output, out=options.out, resume=options.resume)
+
+
+def measure_and_show(
+    measures: Sequence[str], plan: Plan, output: Output, *, counters: Sequence[str] = (), all_operators: bool = False,
+    out: str | None = None, resume: str | None = None,
+) -> int:
+    """Check every path and the device, measure, write what was asked for. Returns the exit code."""
+    from humar_bench import report as writers
+    from humar_bench.compare import compare
+
+    for name in ("csv", "markdown", "json"):
+        path = getattr(output, name)
+        if path not in (None, "-"):
+            writers.check_writable(path, f"--{name}")
+    done, records = _records_place(plan, output, out, resume, writers.check_folder)
+    _check_device(plan.run.device)
+    for each in plan.architectures:
+        if each.foreign:
+            say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
+    run = _measure(measures, plan, counters, records, done, quiet=output.quiet)
+    folder = resume or out
+    if folder is not None:
+        run = load(folder)
+        writers.write_report(run, folder, plan.reference)
+    comparison = compare(run, plan.reference, all_operators=all_operators)
+    _write(comparison, output)
+    for failure in comparison.failures:
+        say(failure)
+    return EXIT_FAILED if comparison.failures else EXIT_DONE
+
+
+def _records_place(
+    plan: Plan, output: Output, out: str | None, resume: str | None, check_folder: Callable[[str, str], Any]
+) -> tuple[Run | None, str | None]:
+    """What an earlier run left (with --resume), and the file new records go to."""
+    if resume is not None:
+        done = load(resume)
+        _refuse_other_work(plan, done, resume)
+        folder = str(check_folder(resume, "--resume"))
+        return done, os.path.join(folder, RECORDS_NAME)
+    if out is None:
+        return None, output.records
+    path = os.path.join(str(check_folder(out, "-o")), RECORDS_NAME)
+    if os.path.exists(path) and os.path.getsize(path):
+        raise UsageError(f"-o {out!r} already holds records; go on with --resume {shlex.quote(out)}, or name another folder.")
+    return None, path
+
+
+def _refuse_other_work(plan: Plan, done: Run, folder: str) -> None:
+    """A report is about one workload, one set of arguments and one device: a resumed one must ask the same again."""
+    wanted = plain({"asked": plan.args, "workload": plan.workload, "run": plan.run})
+    wanted["run"] = {name: wanted["run"][name] for name in ("device", "dtype", "seed")}
+    for record in done:
+        for kind, values in wanted.items():
+            for name, value in values.items():
+                was = getattr(record, kind).get(name)
+                if was != value:
+                    raise UsageError(f"--resume {folder!r} was measured with {name} {was} and {value} is asked now; ask the same again.")
+
+
+def _check_device(name: str) -> None:
+    if name not in ("auto", "cpu"):
+        from humar_bench.device import open_device
+
+        open_device(name)
+
+
+def _measure(
+    measures: Sequence[str], plan: Plan, counters: Sequence[str], records: str | None, done: Run | None, *, quiet: bool
+) -> Run:
+    from humar_bench import bench
+    from humar_bench.progress import shown_progress
+
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(RecordWriter(records)) if records is not None else None
+        progress = stack.enter_context(shown_progress(sys.stderr, measures, len(plan.architectures), plan.run, quiet=quiet))
+        return bench.benchmark(
+            plan.architectures, plan.args, plan.workload, measures=list(measures), run=plan.run, sink=sink, progress=progress, done=done,
+            counters=tuple(counters), command=shlex.join([NAME, *_typed]),
+        )
+
+
+def _write(comparison: Comparison, output: Output) -> None:
+    """Every format asked for, then the screen where standard output is free."""
+    from humar_bench import report as writers
+
+    make = {
+        "csv": lambda: "".join(writers.to_csv(table) for table in comparison.data.values()),
+        "markdown": lambda: writers.to_markdown(comparison),
+        "json": lambda: writers.to_json(comparison),
+    }
+    for name, text in make.items():
+        path = getattr(output, name)
+        if path == "-":
+            sys.stdout.write(text())
+        elif path is not None:
+            writers.write_text(path, text())
+    if output.stdout_format is None and not output.quiet:
+        writers.print_comparison(comparison, writers.make_console(sys.stdout))
+
+
+# What there is
+
+
+@command("list")
+def list_() -> int:
+    """List architectures, what each makes of every shared argument, and workloads.
+
+    \b
+    Example:
+      humar-bench list
+    """
+    from humar_bench.registry import BUILT_IN
+    from humar_bench.report import make_console, print_table
+    from humar_bench.table import Column, Table
+
+    def words(*keys: str) -> tuple[Column, ...]:
+        return tuple(Column(key, text=True) for key in keys)
+
+    architectures = [{"architecture": name, "builder": spec} for name, spec in BUILT_IN.items()]
+    architectures += [
+        {"architecture": "[NAME=]package.module:builder", "builder": "your own, from an installed module"},
+        {"architecture": "[NAME=]path/file.py:builder", "builder": "your own, from a file"},
+    ]
+    arguments = [
+        {"argument": each.name, "default": str(each.default), **{name: use_of(each.name, name) for name in DEFAULT_ARCHITECTURES}}
+        for each in dataclasses.fields(ModelArgs)
+    ]
+    workloads = []
+    for name, make in WORKLOADS.items():
+        work = make()
+        sizes = work.sizes_text.replace(",", ", ")
+        workloads.append({"workload": name, "batch": work.batch, "queries": work.num_queries, "feature maps": sizes})
+    console = make_console(sys.stdout)
+    feet = ("Set one with --set NAME=VALUE or --args FILE.",)
+    for table in (
+        Table("architectures", "Architectures", words("architecture", "builder"), tuple(architectures)),
+        Table("arguments", "Shared arguments", words("argument", "default", *DEFAULT_ARCHITECTURES), tuple(arguments), feet),
+        Table(
+            "workloads", "Workloads", (*words("workload"), Column("batch"), Column("queries"), *words("feature maps")), tuple(workloads)
+        ),
+    ):
+        print_table(table, console)
+    return EXIT_DONE
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """What only `env` asks."""
+
+    device: str = option(help_of(RunArgs, "device"), default="auto", metavar="NAME")
+    json: bool = option("Print JSON.", default=False)
+
+
+@command("env", EnvOptions)
+def env(options: EnvOptions) -> int:
+    """Print the machine, the device and the versions that every record carries.
+
+    \b
+    Example:
+      humar-bench env
+      humar-bench env --json
+    """
+    import json
+
+    RunArgs(device=options.device)
+    from humar_bench.device import open_device
+    from humar_bench.environment import environment
+    from humar_bench.report import make_console, print_table
+    from humar_bench.table import Column, Table
+
+    facts = environment(open_device(options.device))
+    if options.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return EXIT_DONE
+    packages = facts.pop("packages")
+    rows = [{"fact": name, "value": value} for name, value in {**facts, **packages}.items() if value is not None]
+    columns = (Column("fact", text=True), Column("value", text=True))
+    print_table(Table("environment", "Environment", columns, tuple(rows)), make_console(sys.stdout))
+    return EXIT_DONE
+
+
+# Ends
+
+
+def say(sentence: object) -> None:
+    """One line on standard error; a screen that is gone is no reason to stop."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{NAME}: {' '.join(str(sentence).split())}", file=sys.stderr, flush=True)
+
+
+def _silence(stream: Any) -> None:
+    """Keep Python from complaining at exit about a stream that cannot take what is left in it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+_typed: list[str] = []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console entry: every error a user can cause is one sentence on standard error. Returns the exit code."""
+    _typed[:] = sys.argv[1:] if argv is None else argv
+    try:
+        code = app(args=list(_typed), prog_name=NAME, standalone_mode=False)
+    except HumarBenchError as error:
+        say(error)
+        return error.exit_code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_FAILED
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not typer's own complaint about the command line
+            raise
+        context = getattr(error, "ctx", None)
+        say(f"{error.format_message().rstrip('.')}; see {context.command_path if context else NAME} --help.")
+        return EXIT_USAGE
+    return code if isinstance(code, int) else EXIT_DONE

@@ -1,0 +1,61 @@
+"""Progress on standard error, with the time left; only on a terminal, and gone when it is done."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+from humar_bench.args import RunArgs
+
+JOB_S = 8.0  # about what starting a child and a measurement without a budget take; only the bar's length depends on it
+
+
+class Tracker:
+    """Turns the bench's events into how much of the work is done (0 to 1) and what is being done."""
+
+    def __init__(self, measures: Sequence[str], architectures: int, run: RunArgs) -> None:
+        self.processes = min(run.processes, run.max_runs)
+        self.weight_s = {measure: JOB_S for measure in measures}
+        if "fps" in measures:
+            self.weight_s["fps"] = JOB_S + run.budget / self.processes
+        self.total_s = sum(weight * architectures * (self.processes if each == "fps" else 1) for each, weight in self.weight_s.items())
+        self.architectures = architectures
+        self.finished_s = 0.0
+
+    def read(self, event: Mapping[str, Any]) -> tuple[float, str]:
+        """(share, text) after one event."""
+        measure, under_way_s = event["measure"], 0.0
+        if event["status"] in ("done", "failed"):
+            self.finished_s += self.weight_s[measure]
+        elif event.get("share"):
+            under_way_s = event["share"] * self.weight_s[measure] * self.architectures
+        stage = event.get("stage") if event.get("stage") != measure else ""
+        process = f"process {event['process'] + 1} of {self.processes}" if measure == "fps" else ""
+        text = ", ".join(filter(None, (measure, process, event.get("architecture"), stage)))
+        return min(1.0, (self.finished_s + under_way_s) / self.total_s), text
+
+
+@contextlib.contextmanager
+def shown_progress(
+    stream: TextIO, measures: Sequence[str], architectures: int, run: RunArgs, *, quiet: bool
+) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
+    """A function that takes the bench's events, or None where nobody would see them."""
+    if quiet or not (hasattr(stream, "isatty") and stream.isatty()):
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from humar_bench.report import make_console
+
+    tracker = Tracker(measures, architectures, run)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    # No thread that redraws by itself: it would run on the cores that are being measured.
+    with Progress(*columns, console=make_console(stream), transient=True, auto_refresh=False) as bars:
+        bar = bars.add_task("starting", total=1.0)
+
+        def show(event: Mapping[str, Any]) -> None:
+            share, text = tracker.read(event)
+            bars.update(bar, completed=share, description=text, refresh=True)
+
+        yield show

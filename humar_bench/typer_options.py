@@ -1,0 +1,82 @@
+"""Dataclasses -> typer options: each field is one option, with its name, default and sentence, declared nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from humar_bench.errors import UsageError
+
+_METAVARS = {int: "N", float: "X", str: "NAME", tuple: "TEXT"}
+_NUMBERS = {int: "a whole number", float: "a number"}
+
+
+def command(
+    app: typer.Typer, name: str, *owners: type, panels: Mapping[type, str], leave_out: Sequence[str] = ()
+) -> Callable[[Callable], Callable]:
+    """Register a command of `app` whose options are the fields of the dataclasses `owners`; it is called with one filled object of each."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        def call(**typed: Any) -> int:
+            return function(*(_filled(owner, typed) for owner in owners))
+
+        parameters = [
+            _parameter(owner, each, panels.get(owner, "This command"))
+            for owner in owners for each in dataclasses.fields(owner) if each.name not in leave_out
+        ]
+        call.__signature__ = inspect.Signature(parameters)
+        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        call.__doc__, call.__name__ = function.__doc__, function.__name__
+        app.command(name)(call)
+        return function
+
+    return register
+
+
+def _parameter(owner: type, field: dataclasses.Field, panel: str) -> inspect.Parameter:
+    """One dataclass field as a typer option; numbers come in as text, so that the sentence about a wrong one is ours."""
+    kind, told = _kind(owner, field.name), field.metadata
+    typed, default = {bool: bool, tuple: list[str]}.get(kind, str), field.default
+    if kind is not bool:
+        typed, default = typed | None, None if kind is tuple or default is None else str(default)
+    flags = told.get("flags") or (f"--{field.name.replace('_', '-')}",)
+    declared = typer.Option(
+        *flags, help=told["help"], metavar=None if kind is bool else told.get("metavar", _METAVARS[kind]),
+        rich_help_panel=panel, show_default=bool(default),
+    )
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[typed, declared])
+
+
+def _kind(owner: type, name: str) -> type:
+    """int, float, str, bool or tuple: the type of a field, with or without None."""
+    hint = typing.get_type_hints(owner)[name]
+    if typing.get_origin(hint) is tuple:
+        return tuple
+    return next((each for each in typing.get_args(hint) if each is not type(None)), hint)
+
+
+def _filled(owner: type, typed: dict[str, Any]) -> Any:
+    """An `owner` from what was typed. Raises UsageError."""
+    values = {}
+    for field in dataclasses.fields(owner):
+        if field.name not in typed:
+            continue
+        kind, value = _kind(owner, field.name), typed[field.name]
+        if kind is tuple:
+            value = tuple(value or field.default)
+        elif kind in _NUMBERS and value is not None:
+            value = _number(f"--{field.name.replace('_', '-')}", value, kind)
+        values[field.name] = value
+    return owner(**values)
+
+
+def _number(flag: str, text: str, kind: type) -> int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{flag} is {text!r}; it must be {_NUMBERS[kind]}.") from None

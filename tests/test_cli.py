@@ -1,0 +1,453 @@
+"""The command line: what it calls, what it prints where, and how it ends. `bench.benchmark` is a stub except in the last section."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import humar_bench
+from humar_bench import cli, options
+from humar_bench.args import ModelArgs, RunArgs
+from humar_bench.errors import MeasurementError
+from humar_bench.progress import Tracker
+from humar_bench.record import Run, load
+from tests.golden.records import failed, flops, fps, made_up, memory, params
+
+COMMANDS = ("params", "flops", "fps", "memory", "report", "list", "env")
+MEASURING = COMMANDS[:5]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Stub:
+    """Stands for `benchmark`: remembers the call, answers with made-up records and hands them to the sink as it goes."""
+
+    def __init__(self) -> None:
+        self.calls: list[SimpleNamespace] = []
+        self.raises: BaseException | None = None
+        self.fails: tuple[str, ...] = ()
+
+    def __call__(self, architectures, args, workload, measures, run, sink=None, progress=None, **more):
+        self.calls.append(SimpleNamespace(
+            architectures=architectures, args=args, workload=workload, measures=measures, run=run, sink=sink, progress=progress, **more
+        ))
+        asked = {"asked": dataclasses.asdict(args), "workload": dataclasses.asdict(workload), "command": more["command"]}
+        make = {"params": params, "flops": flops, "memory": memory, "fps": lambda name, **given: fps(name, 0, **given)}
+        records = []
+        for measure in measures:
+            for each in architectures:
+                record = failed(measure, each.name, **asked) if each.name in self.fails else make[measure](each.name, **asked)
+                records.append(record)
+                if sink is not None:
+                    sink.write(record)
+                if self.raises is not None:
+                    raise self.raises
+        return Run(tuple(records))
+
+
+@pytest.fixture
+def bench(monkeypatch) -> Stub:
+    stub = Stub()
+    module = SimpleNamespace(benchmark=stub)
+    monkeypatch.setitem(sys.modules, "humar_bench.bench", module)
+    monkeypatch.setattr(humar_bench, "bench", module, raising=False)
+    return stub
+
+
+def ends(capsys, *argv: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command line."""
+    code = cli.main([str(each) for each in argv])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+# What is called, what is printed
+
+
+def test_params_prints_the_table_on_standard_output_and_nothing_else(bench, capsys):
+    code, out, err = ends(capsys, "params")
+    assert (code, err) == (0, "")
+    assert "5.81x fewer" in out and "Made by: humar-bench params" in out
+    assert [each.name for each in bench.calls[0].architectures] == ["original", "efficient"]
+    assert bench.calls[0].measures == ["params"]
+
+
+def test_every_option_of_the_run_arrives(bench, capsys):
+    given = {
+        "device": "cpu", "dtype": "bfloat16", "seed": 3, "threads": 1, "processes": 2, "min_runs": 4, "max_runs": 9, "budget": 1.5,
+        "timeout": 30.0,
+    }
+    assert given.keys() == {each.name for each in dataclasses.fields(RunArgs)}
+    argv = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    assert ends(capsys, "fps", *argv)[0] == 0
+    assert bench.calls[0].run == RunArgs(**given)
+
+
+def test_every_option_of_the_selection_arrives(bench, capsys, tmp_path):
+    (tmp_path / "args.json").write_text('{"dec_layers": 2}')
+    code, _, err = ends(
+        capsys, "params", "--arch", "new=efficient", "--arch", "original", "--reference", "original", "--workload", "tiny", "--batch", "3",
+        "--num-queries", "4", "--feature-sizes", "9x7,5x4", "--padded", "--set", "enc_layers=2", "--set", "pre_norm=true",
+        "--args", tmp_path / "args.json",
+    )
+    assert (code, err) == (0, "")
+    call = bench.calls[0]
+    assert [each.name for each in call.architectures] == ["new", "original"]
+    assert call.args == ModelArgs(dec_layers=2, enc_layers=2, pre_norm=True, num_queries=4, num_feature_levels=2)
+    work = call.workload
+    assert (work.batch, work.num_queries, work.sizes_text, work.padded) == (3, 4, "9x7,5x4", True)
+
+
+def test_image_size_arrives(bench, capsys):
+    assert ends(capsys, "params", "--image-size", "64x48")[0] == 0
+    assert bench.calls[0].workload.sizes_text == "8x6,4x3,2x2,1x1"
+
+
+def test_counters_arrive_and_operators_are_shown(bench, capsys):
+    _, out, _ = ends(capsys, "flops", "--counter", "fvcore", "--counter", "thop", "--operators")
+    assert bench.calls[0].counters == ("fvcore", "thop")
+    assert "aten._softmax" in out
+
+
+def test_the_reference_is_honoured(bench, capsys):
+    assert "5.81x more" in ends(capsys, "params", "--reference", "efficient")[1]
+
+
+@pytest.mark.parametrize("form", ["csv", "markdown", "json"])
+def test_a_format_on_standard_output_has_it_to_itself(bench, capsys, form):
+    _, out, err = ends(capsys, "params", f"--{form}", "-")
+    assert err == "" and "───" not in out
+    if form == "csv":
+        assert out.splitlines()[0] == "component,original,efficient,original/efficient"
+        assert out.splitlines()[-1].startswith("total,27343636,4707000,")
+    elif form == "json":
+        assert json.loads(out)["params"]["original"]["total"] == 27_343_636
+    else:
+        assert out.startswith("## Parameters\n")
+
+
+def test_flops_as_json_holds_what_a_program_needs(bench, capsys):
+    document = json.loads(ends(capsys, "flops", "--json", "-")[1])
+    assert document["flops"]["original"]["matmul_flops"] == 251_000_000_001
+    assert document["flops"]["original"]["uncounted"] == []
+
+
+def test_files_are_written_beside_the_table(bench, capsys, tmp_path):
+    code, out, _ = ends(capsys, "params", "--csv", tmp_path / "a.csv", "--markdown", tmp_path / "a.md", "--json", tmp_path / "a.json")
+    assert code == 0 and "5.81x fewer" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "a.md"]
+
+
+def test_quiet_prints_nothing_and_still_writes(bench, capsys, tmp_path):
+    assert ends(capsys, "params", "--quiet", "--csv", tmp_path / "a.csv") == (0, "", "")
+    assert (tmp_path / "a.csv").read_text().startswith("component,")
+
+
+def test_records_are_appended_to_a_file(bench, capsys, tmp_path):
+    for _ in range(2):
+        assert ends(capsys, "params", "--records", tmp_path / "r.jsonl")[0] == 0
+    assert len(load(tmp_path / "r.jsonl")) == 4
+
+
+def test_report_writes_records_tables_and_prints_the_same(bench, capsys, tmp_path):
+    code, out, err = ends(capsys, "report", "-o", tmp_path / "new" / "run")
+    assert (code, err) == (0, "")
+    folder = tmp_path / "new" / "run"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["records.jsonl", "params.csv", "flops.csv", "fps.csv", "memory.csv", "report.md"]
+    )
+    assert bench.calls[0].measures == ["params", "flops", "fps", "memory"]
+    for text in ("5.81x fewer", "68 % less", "Summary"):
+        assert text in out and text in (folder / "report.md").read_text()
+
+
+def test_a_report_does_not_write_over_an_earlier_one_and_can_be_resumed(bench, capsys, tmp_path):
+    ends(capsys, "report", "-o", tmp_path)
+    code, _, err = ends(capsys, "report", "-o", tmp_path)
+    assert code == 2 and "already holds records; go on with --resume" in err
+    assert len(bench.calls) == 1
+    code, _, err = ends(capsys, "report", "--resume", tmp_path)
+    assert (code, err) == (0, "")
+    assert len(bench.calls[1].done) == 8
+
+
+def test_a_resumed_report_must_ask_the_same(bench, capsys, tmp_path):
+    ends(capsys, "report", "-o", tmp_path)
+    code, _, err = ends(capsys, "report", "--resume", tmp_path, "--batch", "3")
+    assert code == 2 and "was measured with batch 2 and 3 is asked now" in err and len(bench.calls) == 1
+
+
+def test_a_failed_measurement_is_a_row_a_sentence_and_exit_code_1(bench, capsys):
+    bench.fails = ("efficient",)
+    code, out, err = ends(capsys, "params")
+    assert code == 1
+    assert "27,343,636" in out and "failed: crash: the process ended with signal 11." in out
+    assert err == "humar-bench: params of efficient failed: crash: the process ended with signal 11.\n"
+
+
+def test_a_foreign_architecture_is_announced_before_its_code_runs(bench, capsys, tmp_path):
+    (tmp_path / "mine.py").write_text("raise SystemExit")
+    _, out, err = ends(capsys, "params", "--arch", "original", "--arch", f"mine={tmp_path / 'mine.py'}:build")
+    assert err == f"humar-bench: note: mine is not part of humar-bench; loading it runs the code of {tmp_path / 'mine.py'}.\n"
+    assert "mine" in out
+
+
+def test_ctrl_c_is_one_sentence_and_what_was_measured_is_on_disk(bench, capsys, tmp_path):
+    bench.raises = KeyboardInterrupt()
+    code, out, err = ends(capsys, "report", "-o", tmp_path)
+    assert (code, out) == (130, "")
+    assert err.startswith("humar-bench: stopped by Ctrl-C") and err.count("\n") == 1
+    assert len(load(tmp_path)) == 1
+
+
+def test_progress_is_only_for_a_terminal(bench, capsys, monkeypatch):
+    ends(capsys, "params")
+    assert bench.calls[0].progress is None
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    cli.main(["params"])
+    assert callable(bench.calls[1].progress)
+    cli.main(["params", "--quiet"])
+    assert bench.calls[2].progress is None
+
+
+def test_progress_grows_to_the_end_and_says_what_is_done():
+    tracker = Tracker(("params", "fps"), 2, RunArgs(processes=2, budget=12.0))
+    about = {"measure": "fps", "process": 0, "of": 2}
+    seen = [tracker.read({"measure": "params", "stage": "params", "architecture": name, "process": 0, "status": "done"}) for name in "ab"]
+    seen.append(tracker.read({**about, "stage": "timing", "architecture": "", "status": "running", "share": 0.5}))
+    seen += [
+        tracker.read({**about, "process": process, "stage": "fps", "architecture": name, "status": "done"})
+        for process in range(2) for name in "ab"
+    ]
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares) and shares[0] > 0 and shares[-1] == 1
+    assert seen[0][1] == "params, a" and seen[2][1] == "fps, process 1 of 2, timing"
+
+
+def test_an_error_of_ours_is_not_swallowed(bench):
+    bench.raises = ZeroDivisionError("a fault of this program")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["params"])
+
+
+# Help
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_of_80_columns_with_an_example(capsys, monkeypatch, name, flag):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = ends(capsys, name, flag)
+    assert (code, err) == (0, "")
+    assert "Example:" in out and f"humar-bench {name}" in out.split("Example:")[1]
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "…" not in out, "something was cut off"
+
+
+def test_the_front_help_names_every_command(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for argv in ((), ("-h",)):
+        code, out, _ = ends(capsys, *argv)
+        assert code == 0 and all(f"│ {name} " in out for name in COMMANDS)
+        assert max(len(line) for line in out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_help_holds_each_option_of_the_dataclasses(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "200")
+    out = ends(capsys, name, "-h")[1]
+    hidden = {"fps": set(), "report": {"csv", "records"}}.get(name, {"processes", "min_runs", "max_runs", "budget"})
+    for owner in (options.Selection, options.Output, RunArgs):
+        for each in dataclasses.fields(owner):
+            assert (f"--{each.name.replace('_', '-')} " in out) == (each.name not in hidden), each.name
+            assert each.name in hidden or each.metadata["help"] in out
+
+
+def test_the_version_is_printed(capsys):
+    assert ends(capsys, "--version") == (0, f"humar-bench {humar_bench.__version__}\n", "")
+
+
+def test_list_names_architectures_arguments_and_workloads(capsys):
+    code, out, err = ends(capsys, "list")
+    assert (code, err) == (0, "")
+    for text in ("original", "efficient", "speed-test", "50x50, 50x50, 50x50", "path/file.py:builder"):
+        assert text in out
+    for each in dataclasses.fields(ModelArgs):
+        assert each.name in out
+
+
+def test_list_says_what_the_builders_really_make_of_the_arguments():
+    from humar_bench.registry import build
+
+    other = {
+        "hidden_dim": 64, "nheads": 2, "dim_feedforward": 96, "enc_layers": 3, "dec_layers": 2, "enc_n_points": 3, "dec_n_points": 2,
+        "num_feature_levels": 2, "num_queries": 3, "num_body_points": 5, "num_classes": 3, "dropout": 0.1,
+        "transformer_activation": "relu", "pre_norm": True, "within_type": "attn", "learnable_tgt_init": True,
+    }
+    args = ModelArgs(**other)
+    for name in options.DEFAULT_ARCHITECTURES:
+        built = build(name, args, device="meta").built
+        for field, value in other.items():
+            said = options.use_of(field, name)
+            found = "as asked" if built.get(field) == value else "not used" if field not in built else "its own"
+            assert found == (said if said in ("as asked", "not used") else "its own"), (name, field)
+    assert build("efficient", args, device="meta").built["transformer_activation"] == "gelu"
+
+
+def test_env_prints_versions_as_a_table_and_as_json(capsys):
+    code, out, _ = ends(capsys, "env")
+    assert code == 0 and "torch" in out
+    document = json.loads(ends(capsys, "env", "--json", "--device", "cpu")[1])
+    assert document["device"] == "cpu" and document["python"]
+
+
+def run_python(code: str) -> int:
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, cwd=ROOT).returncode
+
+
+WITHOUT_TORCH = "import sys; from humar_bench.cli import main; {more}; main({argv!r}); sys.exit(7 * ('torch' in sys.modules))"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["fps", "--help"], ["list"], ["params", "--batch", "x"]], ids=" ".join)
+def test_help_and_list_do_not_import_torch(argv):
+    expected = 0
+    assert run_python(WITHOUT_TORCH.format(argv=argv, more="0")) == expected
+
+
+def test_the_test_of_torch_can_fail():
+    assert run_python(WITHOUT_TORCH.format(argv=["list"], more="import torch")) == 7
+
+
+def test_python_m_is_the_same_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "humar_bench", "params", "--batch", "-1"], check=False, capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "humar-bench: batch is -1; it must be a whole number of at least 1.\n"
+
+
+# Wrong command lines
+
+WRONG = [
+    (["frobnicate"], "No such command 'frobnicate'; see humar-bench --help."),
+    (["param"], "No such command 'param'. Did you mean 'params'?; see humar-bench --help."),
+    (["params", "--frobnicate"], "No such option: --frobnicate"),
+    (["params", "extra"], "unexpected extra argument"),
+    (["--frobnicate"], "No such option: --frobnicate"),
+    (["params", "--arch"], "'--arch' requires an argument"),
+    (["params", "--budget", "3"], "No such option: --budget"),
+    (["report", "--csv", "x"], "No such option: --csv"),
+    (["fps", "--device", "tpu"], "device is 'tpu'; choose cpu, cuda, cuda:N or auto."),
+    (["fps", "--device", "cuda:x"], "device is 'cuda:x'; choose cpu, cuda, cuda:N or auto."),
+    (["fps", "--device", "cuda:99"], "cuda:99"),
+    (["fps", "--device", ""], "device is ''; choose cpu, cuda, cuda:N or auto."),
+    (["params", "--batch", "-2"], "batch is -2; it must be a whole number of at least 1."),
+    (["params", "--batch", "0"], "batch is 0; it must be a whole number of at least 1."),
+    (["params", "--batch", "two"], "--batch is 'two'; it must be a whole number."),
+    (["params", "--batch", "2.5"], "--batch is '2.5'; it must be a whole number."),
+    (["params", "--num-queries", "0"], "num_queries is 0; it must be a whole number of at least 1."),
+    (["params", "--num-queries", "100000"], "num_queries 100000 is more than the 17821 memory tokens"),
+    (["params", "--num-queries", "3", "--set", "num_queries=4"], "--num-queries is 3 and --set num_queries is 4"),
+    (["params", "--workload", "big"], "workload is 'big'; choose one of speed-test, uniphd, tiny."),
+    (["params", "--feature-sizes", "50"], "the size '50' is not HEIGHTxWIDTH"),
+    (["params", "--feature-sizes", "50x-1"], "the size '50x-1' is not HEIGHTxWIDTH"),
+    (["params", "--feature-sizes", "50x50,,25x25"], "the size '' is not HEIGHTxWIDTH"),
+    (["params", "--image-size", "axb"], "the size 'axb' is not HEIGHTxWIDTH"),
+    (["params", "--image-size", "64x64", "--feature-sizes", "8x8"], "give one of the two."),
+    (["params", "--feature-sizes", "8x8", "--set", "num_feature_levels=2"], "--set num_feature_levels is 2 and --feature-sizes names 1"),
+    (["params", "--set", "enc_layer=4"], "did you mean enc_layers or dec_layers?"),
+    (["params", "--set", "enc_layers"], "write FIELD=VALUE"),
+    (["params", "--set", "enc_layers=0"], "enc_layers is 0; it must be at least 1."),
+    (["params", "--set", "enc_layers=1.5"], "--set enc_layers is '1.5'; it must be a whole number."),
+    (["params", "--set", "nheads=3"], "nheads 3 does not divide hidden_dim 256"),
+    (["params", "--set", "transformer_activation=tanh"], "transformer_activation is 'tanh'; choose one of relu, gelu."),
+    (["params", "--set", "efficient_encoder_sets=9"], "efficient_encoder_sets 9 is more than efficient_enc_layers 4"),
+    (["params", "--args", "missing.json"], "--args 'missing.json' cannot be read: No such file or directory"),
+    (["params", "--args", "."], "--args is '.'; it must end in .json or .toml."),
+    (["params", "--arch", "unknown"], "the architecture 'unknown' is unknown"),
+    (["params", "--arch", "=original"], "has an empty name before its ="),
+    (["params", "--arch", "original", "--arch", "original"], "two architectures are named 'original'"),
+    (["params", "--arch", "a b:c"], "names no module"),
+    (["params", "--reference", "other"], "reference is 'other'; choose one of the architectures measured: original, efficient."),
+    (["params", "--csv", "-", "--json", "-"], "--csv and --json both ask for standard output"),
+    (["params", "--records", "-"], "--records is '-'"),
+    (["params", "--csv", "no/such/folder/x.csv"], "--csv 'no/such/folder/x.csv' cannot be written: No such file or directory"),
+    (["params", "--markdown", "."], "--markdown '.' cannot be written: it is a folder"),
+    (["flops", "--counter", "deepspeed"], "counter is 'deepspeed'; choose one of fvcore, thop, profiler."),
+    (["params", "--dtype", "int8"], "dtype is 'int8'; choose one of float32, bfloat16, float16."),
+    (["params", "--seed", "-1"], "seed is -1; it must be at least 0."),
+    (["params", "--threads", "-1"], "threads is -1; it must be at least 0."),
+    (["fps", "--min-runs", "9", "--max-runs", "3"], "max_runs 3 is below min_runs 9"),
+    (["fps", "--budget", "nan"], "budget is nan; it must be a finite number."),
+    (["fps", "--budget", "soon"], "--budget is 'soon'; it must be a number."),
+    (["fps", "--processes", "0"], "processes is 0; it must be at least 1."),
+    (["fps", "--timeout", "0"], "timeout is 0.0; it must be at least 1."),
+    (["report", "-o", "a", "--resume", "b"], "-o is a and --resume is b; give one of the two."),
+    (["report", "--resume", "no-such-folder"], "no-such-folder does not exist"),
+    (["report", "-o", "file/inside"], "-o 'file/inside' cannot be written into: Not a directory"),
+    (["report", "-o", "file"], "-o 'file' cannot be written into: File exists"),
+    (["params", "--records", "file/inside.jsonl"], "cannot be written"),
+    (["env", "--device", "tpu"], "device is 'tpu'"),
+]
+
+
+@pytest.mark.parametrize(("argv", "sentence"), WRONG, ids=[" ".join(argv) for argv, _ in WRONG])
+def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(bench, capsys, monkeypatch, tmp_path, argv, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code, out, err = ends(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.startswith("humar-bench: ") and err.count("\n") == 1
+    assert not bench.calls, "something was measured"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "something was left behind"
+
+
+def test_an_args_file_that_cannot_be_read_is_one_sentence(bench, capsys, tmp_path):
+    for name, content in (("a.json", b"{"), ("a.toml", b"x"), ("b.json", b"\xff"), ("c.json", b"[]")):
+        (tmp_path / name).write_bytes(content)
+        code, out, err = ends(capsys, "params", "--args", tmp_path / name)
+        assert (code, out, err.count("\n")) == (2, "", 1) and name in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("argv", [["params", "--csv", "/dev/full"], ["params", "--records", "/dev/full"], ["flops", "--json", "/dev/full"]])
+def test_a_full_disk_is_one_sentence_and_exit_code_1(bench, capsys, argv):
+    code, _, err = ends(capsys, *argv)
+    assert code == 1
+    assert "No space left on device" in err and err.count("\n") == 1
+
+
+def test_a_measurement_error_of_the_bench_is_one_sentence(bench, capsys):
+    bench.raises = MeasurementError("the worker could not be started: no more processes.")
+    assert ends(capsys, "params") == (1, "", "humar-bench: the worker could not be started: no more processes.\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_standard_output_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "humar_bench", "list"], check=False, stdout=full, stderr=subprocess.PIPE, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == b"humar-bench: standard output could not be written: No space left on device; make room or use a file.\n"
+
+
+def test_a_reader_that_leaves_ends_it_quietly():
+    command = f"{sys.executable} -m humar_bench list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, cwd=ROOT)
+    assert done.returncode in (0, 141) and done.stderr == b""
+
+
+def test_made_up_records_of_a_foreign_architecture_can_be_shown():
+    assert made_up("params", "theirs", {"total": 1}).foreign

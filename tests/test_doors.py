@@ -1,0 +1,196 @@
+"""Who may import whom, read from every file and held against one table; light rooms never reach for torch."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("humar_bench", "baselines", "efficient")
+EVERYBODY = {"args", "errors"}  # may be imported from every room
+LIGHT = {"numpy", "scipy", "pandas", "rich"}  # third-party packages of the rooms without torch
+
+# Room -> rooms and third-party packages it may import when it is imported itself, beside the standard library and EVERYBODY.
+DOORS: dict[str, set[str]] = {
+    "front": set(),
+    "__main__": {"cli"},
+    "args": set(),
+    "errors": set(),
+    "record": set(),
+    "table": set(),
+    "registry": set(),
+    "statistics": {"numpy", "scipy"},
+    "options": {"registry", "record"},
+    "breakdown": {"table"},
+    "speeds": {"record", "statistics", "table", "numpy"},
+    "compare": {"breakdown", "record", "speeds", "table"},
+    "report": {"compare", "record", "table", "rich"},
+    "progress": set(),
+    "typer_options": {"typer"},
+    "cli": {"front", "options", "record", "typer_options", "typer"},
+    "inputs": {"torch"},
+    "device": {"torch"},
+    "virtual_device": {"device", "torch"},
+    "measures": {"torch", "inputs", "device", "virtual_device", "statistics", "numpy"},
+    "environment": {"device", "registry", "torch"},
+    "skeleton": {"torch"},
+    "baselines": {"skeleton", "torch"},
+    "efficient": {"skeleton", "torch"},
+    "worker": {"registry", "inputs", "device", "virtual_device", "measures", "environment", "record", "statistics", "torch", "numpy"},
+    "bench": {"children", "registry", "inputs", "device", "virtual_device", "measures", "environment", "record", "statistics", "worker"},
+    "children": set(),
+}
+# What a room may import beside that inside a function, where importing it has to wait or may fail.
+LATE: dict[str, set[str]] = {
+    "front": set(DOORS) - {"front"},
+    "registry": {"torch", "baselines", "efficient"},
+    "compare": {"pandas"},
+    "progress": {"report", "rich"},
+    "cli": {"bench", "compare", "device", "environment", "progress", "registry", "report", "table"},
+    "device": {"virtual_device", "pynvml"},
+    "measures": {"fvcore", "thop"},
+    "environment": {"torch"},
+    "bench": {"torch"},
+}
+
+
+def room_of(module: str) -> str:
+    """'humar_bench.report.data' -> 'report', 'torch.nn' -> 'torch', 'humar_bench' -> 'front'."""
+    first, *rest = module.split(".")
+    if first != "humar_bench":
+        return first
+    return rest[0] if rest else "front"
+
+
+def imports_of(source: str) -> list[tuple[str, bool, int]]:
+    """(module, whether inside a function, line) of every import that is made when the program runs."""
+    found: list[tuple[str, bool, int]] = []
+
+    def walk(node: ast.AST, late: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                found.extend((each.name, late, child.lineno) for each in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert not child.level, f"line {child.lineno}: a relative import hides which room it means."
+                package = child.module == "humar_bench"
+                found.extend((f"humar_bench.{each.name}" if package else child.module, late, child.lineno) for each in child.names)
+            elif isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+                walk(ast.Module(child.orelse, []), late)
+            else:
+                walk(child, late or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+
+    walk(ast.parse(source), False)
+    return found
+
+
+def wrong_doors(module: str, source: str) -> list[str]:
+    """One sentence for every import the table does not allow."""
+    room = room_of(module)
+    if room not in DOORS:
+        return [f"{module} is in no room of the table; add {room!r} to DOORS."]
+    wrong = []
+    for imported, late, line in imports_of(source):
+        target = room_of(imported)
+        if imported == "humar_bench.__version__":
+            target = "front"
+        if target in sys.stdlib_module_names and imported.split(".")[0] not in OURS:
+            continue
+        allowed = DOORS[room] | EVERYBODY | {room} | (LATE.get(room, set()) if late else set())
+        if target not in allowed:
+            wrong.append(f"{module} line {line} imports {imported}{' inside a function' if late else ''}; {room} may not import {target}.")
+    return wrong
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in OURS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@pytest.mark.parametrize(("module", "path"), modules().items(), ids=list(modules()))
+def test_every_import_goes_through_a_door(module, path):
+    assert not wrong_doors(module, path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("module", "source"), [
+    ("humar_bench.compare", "import torch"),
+    ("humar_bench.cli", "from torch import nn"),
+    ("humar_bench.args", "def f():\n    import pandas"),
+    ("humar_bench.statistics", "from humar_bench import bench"),
+    ("humar_bench.measures.params", "from humar_bench.registry import build"),
+    ("humar_bench.measures.params", "import baselines.transformer"),
+    ("humar_bench.registry", "import efficient.transformer"),
+    ("baselines.transformer", "from efficient.layers import EfficientLinearAttention"),
+    ("efficient.transformer", "class A:\n    from humar_bench.bench import benchmark"),
+    ("humar_bench.record", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
+    ("humar_bench.newroom", "import os"),
+])
+def test_the_check_can_fail(module, source):
+    assert len(wrong_doors(module, source)) == 1
+
+
+@pytest.mark.parametrize(("module", "source"), [
+    ("humar_bench.compare", "import json, collections.abc\nfrom humar_bench.errors import UsageError"),
+    ("humar_bench.registry", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
+    ("efficient.transformer", "import torch.nn.functional\nfrom humar_bench.skeleton.layers import MLP"),
+    ("humar_bench.statistics", "from statistics import median"),
+])
+def test_the_check_lets_the_right_ones_through(module, source):
+    assert not wrong_doors(module, source)
+
+
+def test_no_room_of_the_table_is_gone():
+    rooms = {room_of(module) for module in modules()}
+    assert not set(DOORS) - rooms, "a room in DOORS that has no file; take it out."
+
+
+def names_all(source: str) -> list[str] | None:
+    """The literal `__all__` of a file, None where there is none or it is computed."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
+            return list(ast.literal_eval(node.value)) if isinstance(node.value, (ast.List, ast.Tuple)) else None
+    return None
+
+
+def public_names(source: str) -> set[str]:
+    """What a package's front file brings in or defines, without names that begin with an underscore."""
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            names |= {each.asname or each.name for each in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+    return {name for name in names if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("path", [path for path in modules().values() if names_all(path.read_text(encoding="utf-8")) is not None], ids=str)
+def test_all_is_sorted_and_complete(path):
+    source = path.read_text(encoding="utf-8")
+    names = names_all(source)
+    assert names == sorted(names)
+    if path.name == "__init__.py":  # a front file brings in only what it offers
+        assert set(names) == public_names(source)
+    assert set(names) <= public_names(source)
+
+
+def test_the_check_of_all_can_fail():
+    source = "from a import b, c\n__all__ = ['c', 'b']"
+    assert names_all(source) != sorted(names_all(source))
+    assert public_names("from a import b, c") != {"b"}
+
+
+def test_the_front_door_is_sorted_and_every_name_opens():
+    import humar_bench
+
+    assert humar_bench.__all__ == sorted(humar_bench.__all__)
+    for _ in range(2):  # a name may be a module's too, and importing that module must not shut the door
+        for name in humar_bench.__all__:
+            assert callable(getattr(humar_bench, name)), name
+    with pytest.raises(AttributeError, match="humar_bench has no 'measure'; it has ModelArgs"):
+        _ = humar_bench.measure

@@ -68,7 +68,7 @@ SOFTMAX = _names("_softmax _log_softmax _safe_softmax _masked_softmax softmax lo
 NORMALISATION = _names(
     "native_layer_norm native_group_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional "
     "_native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_with_update_functional _batch_norm_no_update "
-    "cudnn_batch_norm _fused_rms_norm _weight_norm_interface renorm"
+    "cudnn_batch_norm rms_norm _fused_rms_norm _weight_norm_interface renorm"
 )
 INTERPOLATION = {"upsample_linear1d": 3, "upsample_bilinear2d": 7, "_upsample_bilinear2d_aa": 7, "upsample_trilinear3d": 15,
                  "upsample_bicubic2d": 35, "_upsample_bicubic2d_aa": 35}  # fmt: skip
@@ -77,7 +77,8 @@ ADAPTIVE_POOLING = _names("_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_ma
 EMPTY = _names(
     "empty empty_like empty_strided empty_permuted new_empty new_empty_strided set_ resize_ resize_as_ record_stream is_same_size sym_size "
     "sym_stride sym_numel sym_storage_offset _assert_tensor_metadata _assert_async _functional_assert_async is_pinned _fused_sdp_choice "
-    "_has_compatible_shallow_copy_type _nested_tensor_size sym_constrain_range sym_constrain_range_for_size _print"
+    "_has_compatible_shallow_copy_type _nested_tensor_size sym_constrain_range sym_constrain_range_for_size _print "
+    "_linalg_check_errors"
 )
 VIEWS_IN_PLACE = _names("lift squeeze_ t_ transpose_ unsqueeze_ detach_ as_strided_ _unsafe_view")
 MOVED = _names(
@@ -229,6 +230,14 @@ def _embedding_bag(result: Any, weight: Tensor, indices: Tensor, *_: Any, **__: 
     return {"reduction": indices.numel() * weight.shape[1]}
 
 
+def _cpu_lstm(result: Any, x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *_: Any, **__: Any) -> Cost:
+    """One layer, one direction, all steps: four gates from input and state; three sigmoids and two tanh per cell."""
+    gates, inputs = input_weight.shape
+    steps, cells = x.numel() // inputs, gates // 4
+    return {MATMUL: 2 * steps * (input_weight.numel() + hidden_weight.numel()), "bias": 2 * steps * gates,
+            "elementwise": steps * (gates + 4 * cells), "transcendental": 5 * steps * cells}  # fmt: skip
+
+
 def _scatter_add(result: Any, x: Tensor, dim: int, index: Tensor, source: Tensor, *_: Any, **__: Any) -> Cost:
     return {"elementwise": source.numel()}  # one add for each element that is scattered
 
@@ -241,7 +250,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution", "cudnn_convolution",
                      "_conv_depthwise2d", "conv_depthwise3d", "_slow_conv2d_forward", "slow_conv3d_forward",
                      "slow_conv_dilated2d"), _convolution),
-    "conv_tbc": _conv_tbc, "index_add": _scatter_add, "scatter_add": _scatter_add,
+    "conv_tbc": _conv_tbc, "mkldnn_rnn_layer": _cpu_lstm, "index_add": _scatter_add, "scatter_add": _scatter_add,
     **dict.fromkeys(("scaled_dot_product_attention", "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
                      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
                      "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math"), _sdpa),
@@ -251,7 +260,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag),
 }  # fmt: skip
 # composite for torch, yet one kernel where it matters
-WHOLE = {"scaled_dot_product_attention", "native_batch_norm", *INTERPOLATION, *(name for name in MOVED if "upsample_" in name)}
+WHOLE = {"scaled_dot_product_attention", "native_batch_norm", "rms_norm", *INTERPOLATION, *(name for name in MOVED if "upsample_" in name)}
 OWN: dict[str, Callable[..., int | Cost]] = {}
 
 

@@ -120,13 +120,13 @@ def meta_copy(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
     """A deep copy of `model` with its weights on meta, and which of them stands for which of the originals (by id)."""
     twins: dict[int, Tensor] = {}
     storages: dict[int, Any] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise MeasurementError(f"{name} has no shape yet; run one forward of the model before counting it.")
+        twins[id(tensor)] = _meta_twin(tensor, storages)
     for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is None or id(tensor) in twins or isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-                continue
-            twins[id(tensor)] = _meta_twin(tensor, storages)
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and value.numel() > HOST_NUMBERS and id(value) not in twins:
+        for value in vars(module).values():  # plain tensors; small ones the program made itself may hold sizes and keep their values
+            if isinstance(value, Tensor) and id(value) not in twins and (value.numel() > HOST_NUMBERS or not value.is_leaf):
                 twins[id(value)] = _meta_twin(value, storages)
     try:
         return copy.deepcopy(model, dict(twins)), twins
@@ -146,7 +146,7 @@ def observe_forward(model: nn.Module, inputs: Iterable[Any], watch: Callable[[],
     mode = _OnMeta(watch(), twins)
     mode.remember_buffers(model, twin)
     try:
-        outputs = _run(twin, meta_inputs, mode, (_HostNumbers(mode),))
+        outputs = _run(twin, meta_inputs, mode, (_no_attention_shortcut(), _HostNumbers(mode)))
         return Forward(twin, meta_inputs, outputs, "meta")
     except HumarBenchError:
         raise
@@ -189,6 +189,17 @@ def _run(model: nn.Module, inputs: tuple, mode: _Watch, more: tuple) -> Any:
             stack.enter_context(extra)
         stack.enter_context(mode)
         return model(*inputs)
+
+
+@contextlib.contextmanager
+def _no_attention_shortcut() -> Iterator[None]:
+    """torch's fused encoder layers skip padding by its values, which meta does not have; taken apart they do the whole work."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _on_stack(mode: _Watch, key: int, forward: Callable) -> Callable:

@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: bench test clean
 
 bench: .venv/installed
-	$(BIN)/humar-bench report --output results/local
+	$(BIN)/humar-bench report --out results/local
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -104,6 +104,44 @@ def test_a_value_the_host_reads_is_used() -> None:
     assert find_dead_weight(Reader(), [torch.zeros(2, 3)]).discarded == ()
 
 
+def test_a_number_of_results_the_host_reads_is_used() -> None:
+    class Finder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return x * len(self.gate(x).nonzero())
+
+    assert find_dead_weight(Finder(), [torch.ones(2, 3)]).discarded == ()
+
+
+@torch.library.custom_op("humar_test::fill_with", mutates_args=("out",))
+def fill_with(out: torch.Tensor, x: torch.Tensor) -> None:
+    out.copy_(x)
+
+
+@fill_with.register_fake
+def _(out, x):
+    return None
+
+
+def test_an_operator_that_only_writes_to_an_argument_is_used_when_the_argument_is() -> None:
+    class Filler(nn.Module):
+        def __init__(self, use: bool) -> None:
+            super().__init__()
+            self.use, self.f = use, nn.Linear(3, 3)
+
+        def forward(self, x):
+            out = torch.empty_like(x)
+            fill_with(out, self.f(x))
+            return out if self.use else x * 2
+
+    assert find_dead_weight(Filler(True), [torch.zeros(2, 3)]).discarded == ()
+    rows = find_dead_weight(Filler(False), [torch.zeros(2, 3)]).discarded
+    assert [row.operator for row in rows] == ["aten::addmm", "humar_test::fill_with"]
+
+
 def test_host_tensors_that_join_the_device_carry_their_history() -> None:
     class Host(nn.Module):
         def forward(self, x):

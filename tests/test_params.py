@@ -77,7 +77,7 @@ def test_a_parameter_without_a_shape_is_refused_by_name() -> None:
 
 def test_the_longest_prefix_names_the_component_and_only_whole_parts_match() -> None:
     model = nn.Module()
-    model.components = (("", "frame"), ("decoder", "decoder"), ("decoder.pose", "heads"))
+    model.components = (("decoder.pose", "heads"), ("decoder", "decoder"), ("", "frame"))
     assert component_of(model, "decoder.pose.0.weight") == "heads"
     assert component_of(model, "decoder.posed") == "decoder"
     assert component_of(model, "encoder.layers") == component_of(model, "") == "frame"

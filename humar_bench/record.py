@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,14 @@ RECORDS_NAME = "records.jsonl"
 MEASURES = ("params", "flops", "fps", "memory")
 STATUSES = ("ok", "failed")
 KINDS = ("", "out of memory", "crash", "timeout", "not finite", "error")
+# The RunArgs fields a measurement depends on: with the same ones it need not be made again.
+RUN_FIELDS = {
+    "params": ("dtype",),
+    "flops": ("dtype",),
+    "memory": ("device", "dtype", "seed", "threads"),
+    "fps": ("device", "dtype", "seed", "threads", "processes", "min_runs", "max_runs", "budget"),
+}
+LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
 
 
@@ -75,6 +84,13 @@ class Record:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def key(self) -> str:
+        """Equal for two records of the same measurement: the later one then replaces the earlier."""
+        run = {name: self.run.get(name) for name in RUN_FIELDS[self.measure]}
+        parts = (self.measure, self.architecture, self.spec, self.process, self.asked, self.workload, run)
+        return json.dumps(parts, sort_keys=True)
 
     @property
     def digest(self) -> str:
@@ -176,6 +192,11 @@ class Run:
     @property
     def failed(self) -> Run:
         return self.select(status="failed")
+
+    def latest(self) -> Run:
+        """The last record of each measurement: what a resumed run measured again replaces what had failed before."""
+        last = {each.key: index for index, each in enumerate(self)}
+        return Run(tuple(each for index, each in enumerate(self) if last[each.key] == index), self.notes)
 
     def plus(self, records: Iterable[Record]) -> Run:
         """This run with more records at its end."""
@@ -279,12 +300,18 @@ class RecordWriter:
             import fcntl
         except ImportError:  # not a POSIX system
             return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{self.path} is being written by another humar-bench; wait for it or name another output folder.") from None
-        except OSError:  # a file system without locks
-            return
+        give_up_s = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > give_up_s:
+                    said = f"{self.path} is being written by another humar-bench; wait for it or name another output folder."
+                    raise UsageError(said) from None
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                return
 
     def _mend(self) -> None:
         """Give a whole last line its missing end; remove a torn one."""

@@ -5,13 +5,14 @@ Torch is imported only inside functions.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ BUILT_IN = {
     "original": "baselines.transformer:build_transformer",
     "efficient": "efficient.transformer:build_efficient_conv_attention_transformer",
 }
+_WANTED = "name a function that takes the arguments and returns a model"
 _FORMS = f"choose {', '.join(BUILT_IN)}, package.module:builder or path/file.py:builder"
 
 
@@ -81,6 +83,46 @@ def parse_architectures(texts: Iterable[str | Architecture]) -> list[Architectur
     return architectures
 
 
+def check_architecture(architecture: str | Architecture) -> None:
+    """Refuse early, without running anything, a builder that cannot be there. Raises UsageError.
+
+    A file is parsed and must define the name; of a module only its outermost package is looked for.
+    """
+    architecture = parse_architecture(architecture)
+    if not architecture.foreign:
+        return
+    where, _, name = architecture.spec.rpartition(":")
+    if not _is_file(where):
+        _reachable(os.getcwd())
+        top = where.partition(".")[0]
+        if top not in sys.modules and importlib.util.find_spec(top) is None:
+            raise UsageError(f"there is no module {where!r} here; install it, or run where it can be imported.")
+        return
+    path = _existing(Path(where))
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"the file {path.name} cannot be loaded: {_import_error(error)}.") from None
+    except OSError as error:
+        raise UsageError(f"the file {path.name} cannot be read: {error.strerror}.") from None
+    if not any(word in (name, "*") for word in _words(tree)):
+        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        raise UsageError(f"{where} has no {name!r}{_it_has(functions)}; {_WANTED}.")
+
+
+def _words(tree: ast.AST) -> Iterator[str]:
+    """Every name a file writes down anywhere: assigned, imported, or as text (it may set names by hand)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.alias):
+            yield node.asname or node.name
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def load_builder(architecture: str | Architecture) -> Callable[[ModelArgs], torch.nn.Module]:
     """The builder function of an architecture. Raises UsageError when it cannot be loaded."""
     architecture = parse_architecture(architecture)
@@ -88,11 +130,11 @@ def load_builder(architecture: str | Architecture) -> Callable[[ModelArgs], torc
     where, _, name = spec.rpartition(":")
     module = _load_file(Path(where)) if _is_file(where) else _import_module(where)
     builder = getattr(module, name, None)
-    wanted = "name a function that takes the arguments and returns a model"
     if builder is None:
-        raise UsageError(f"{where} has no {name!r}{_it_has(module)}; {wanted}.")
+        own = [word for word, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
+        raise UsageError(f"{where} has no {name!r}{_it_has(own)}; {_WANTED}.")
     if not callable(builder):
-        raise UsageError(f"{name!r} in {where} is a {type(builder).__name__}; {wanted}.")
+        raise UsageError(f"{name!r} in {where} is a {type(builder).__name__}; {_WANTED}.")
     return builder
 
 
@@ -213,11 +255,18 @@ def _is_file(where: str) -> bool:
     return where.endswith(".py") or "/" in where or os.sep in where
 
 
-def _it_has(module: Any) -> str:
+def _it_has(names: list[str]) -> str:
     """The functions a module defines, for a message about one it does not define."""
-    own = [name for name, value in vars(module).items() if callable(value) and getattr(value, "__module__", None) == module.__name__]
-    public = [name for name in own if not name.startswith("_")]
+    public = [name for name in names if not name.startswith("_")]
     return f"; it has {', '.join(public[:5])}" if public else ""
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UsageError(f"the file {path} does not exist; name an existing Python file, as in path/file.py:builder.")
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file; name an existing Python file, as in path/file.py:builder.")
+    return path.resolve()
 
 
 def _import_module(name: str) -> Any:
@@ -233,11 +282,7 @@ def _import_module(name: str) -> Any:
 
 
 def _load_file(path: Path) -> Any:
-    if not path.exists():
-        raise UsageError(f"the file {path} does not exist; name an existing Python file, as in path/file.py:builder.")
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file; name an existing Python file, as in path/file.py:builder.")
-    path = path.resolve()
+    path = _existing(path)
     module_name = f"_humar_bench_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if module_name in sys.modules:
         return sys.modules[module_name]

@@ -178,3 +178,22 @@ def test_a_half_written_record_is_taken_back_when_the_disk_fills_up(tmp_path, mo
 def test_reading_and_writing_records_does_not_import_torch():
     code = "import sys, humar_bench.record; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_last_record_of_a_measurement_replaces_the_earlier_ones():
+    first, other = a_failure(measure="fps", process=1), a_record(measure="fps", process=2)
+    again = a_record(measure="fps", process=1)
+    assert first.key == again.key != other.key
+    assert Run((first, other, again)).latest().records == (other, again)
+
+
+def test_two_records_are_of_the_same_measurement_when_all_it_depends_on_is_the_same():
+    run = dataclasses.asdict(RunArgs())
+    assert a_record(run={**run, "budget": 1.0, "timeout": 3.0}).key == a_record().key
+    assert a_record(measure="fps", run={**run, "timeout": 3.0}).key == a_record(measure="fps").key
+    for changes in (
+        {"run": {**run, "dtype": "float16"}}, {"asked": dataclasses.asdict(ModelArgs(enc_layers=1))}, {"spec": "a.b:c"}, {"process": 1},
+        {"workload": dataclasses.asdict(Workload.tiny(batch=1))}, {"architecture": "efficient"}, {"measure": "flops"},
+    ):
+        assert a_record(**changes).key != a_record().key
+    assert a_record(measure="fps", run={**run, "budget": 1.0}).key != a_record(measure="fps").key

@@ -18,6 +18,7 @@ from humar_bench.registry import (
     Architecture,
     NotFiniteOutputs,
     build,
+    check_architecture,
     check_outputs,
     is_out_of_memory,
     load_builder,
@@ -261,3 +262,26 @@ def test_the_built_in_architectures_answer_the_shared_call(tiny_args, tiny_workl
 def test_the_registry_and_its_parser_do_not_import_torch():
     code = "import sys, humar_bench.registry as r; r.parse_architectures(['original', 'a=b.c:d']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0
+
+
+def test_a_builder_that_cannot_be_there_is_refused_without_running_its_file(tmp_path):
+    file = tmp_path / "model.py"
+    file.write_text("raise SystemExit('this was run')\ndef build(args): ...\n")
+    check_architecture(f"{file}:build")
+    check_architecture("original")
+    check_architecture("torch.nn:Linear")
+    for spec, said in (
+        (f"{file}:biuld", "has no 'biuld'; it has build; name a function"),
+        (f"{tmp_path}/nothing.py:build", "does not exist"),
+        (f"{tmp_path}/nothing/:build", "not a Python file"),
+        ("no_such_package.models:build", "there is no module 'no_such_package.models' here"),
+    ):
+        with pytest.raises(UsageError) as error:
+            check_architecture(spec)
+        says(error, said)
+    file.write_text("def build(:\n")
+    with pytest.raises(UsageError, match="it is not Python at line 1"):
+        check_architecture(f"{file}:build")
+    for content in ("from elsewhere import *", "from elsewhere import build", "build = 1", "globals()['build'] = 2", "x = build = 3"):
+        file.write_text(content)
+        check_architecture(f"{file}:build")

@@ -149,10 +149,12 @@ def _step(model: nn.Module, inputs: Sequence[Any], training: bool, no_grad: Any 
 
 
 def measure_peak(
-    model: nn.Module, inputs: Sequence[Any], device: Device, *, training: bool = False, predicted_bytes: int | None = None
+    model: nn.Module, inputs: Sequence[Any], device: Device, *, training: bool = False, predicted_bytes: int | None = None,
+    check: Callable[[Any], None] | None = None,
 ) -> MeasuredPeak:
     """The allocator's peak of a real forward, after one that warms up (libraries allocate for themselves on a first call).
 
+    `check` is given the outputs of the one that warms up and may refuse them by raising.
     On the CPU, unless the peak is `predicted_bytes` to the byte, a further forward tells tensors from hidden workspace.
     """
 
@@ -160,7 +162,11 @@ def measure_peak(
         return _step(model, inputs, training, torch.inference_mode)  # as it is timed
 
     with _mode(model, training):
-        _forget(step(), model)
+        outputs = step()
+        if check is not None:
+            check(outputs)
+        del outputs
+        _forget(None, model)
         if device.memory() is not None:
             return _device_peak(step, model, device)
         allocator_bytes = allocator_peak(step)
@@ -195,9 +201,13 @@ def _device_peak(step: Callable[[], Any], model: nn.Module, device: Device) -> M
 
 
 def measure_memory(
-    build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], device: Device, *, training: bool = False
+    build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], device: Device, *, training: bool = False,
+    check: Callable[[Any], None] | None = None,
 ) -> Memory:
-    """Predict the peak, then measure it on `device`. A fresh process each is what keeps the numbers independent of each other."""
+    """Predict the peak, then measure it on `device`. A fresh process each is what keeps the numbers independent of each other.
+
+    `check` is given the outputs of a real forward and may refuse them by raising.
+    """
     predicted, method = None, "live storages on fake tensors"
     try:
         predicted = predict_peak(build, make_inputs, training=training)
@@ -207,7 +217,7 @@ def measure_memory(
         method = f"live storages of a real run (on fake tensors: {type(error).__name__})"
     model, inputs = build(), make_inputs()
     predicted_bytes = predicted and predicted.peak_bytes
-    real = measure_peak(model, inputs, device, training=training, predicted_bytes=predicted_bytes)
+    real = measure_peak(model, inputs, device, training=training, predicted_bytes=predicted_bytes, check=check)
     peak = real.tensors or predicted
     if peak is None:
         with _mode(model, training):

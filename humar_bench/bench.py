@@ -1,0 +1,225 @@
+"""Plan -> child processes -> records. Prints nothing; the parent sleeps while a child measures.
+
+Every measurement runs in a fresh process of its own. A child that crashes, hangs, runs out of memory or is refused becomes a failed
+record with a sentence; the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from humar_bench.args import ModelArgs, RunArgs, Workload
+from humar_bench.children import Child, Outcome, run_children
+from humar_bench.errors import UsageError
+from humar_bench.record import MEASURES, Record, Run
+from humar_bench.registry import Architecture, check_architecture, parse_architectures
+
+UNTIMED_AT_ONCE = 2  # params and flops are not timed, so two may run side by side
+WARMUP_MAX_S = 10.0
+
+
+class Sink(Protocol):
+    """What takes each record as it is measured (record.RecordWriter)."""
+
+    def write(self, record: Record) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One child process: a measure, the architectures in it, and for fps the number of the process."""
+
+    measure: str
+    architectures: tuple[Architecture, ...]
+    process: int = 0
+
+
+def benchmark(
+    architectures: Sequence[str | Architecture] = ("original", "efficient"),
+    args: Any = None,
+    workload: Workload | None = None,
+    measures: Sequence[str] = MEASURES,
+    run: RunArgs | None = None,
+    *,
+    sink: Sink | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    done: Run | None = None,
+    counters: Sequence[str] = (),
+    command: str = "",
+    limit_bytes: int | None = None,
+) -> Run:
+    """Measure `architectures`, built from the same `args`, on the same `workload`.
+
+    Each record goes to `sink` as soon as it exists. `progress` is called with events: measure, stage, architecture, process, of,
+    status (started, running, done, failed), share, reason. Measurements that `done` holds with status ok are not made again.
+    `counters` are cross-checks of the FLOPs. `limit_bytes` bounds a child's address space.
+
+    Raises UsageError when nothing can be measured; a measurement that fails is a record. After Ctrl-C the children are gone and what
+    `sink` took is complete.
+    """
+    bench = _Bench(
+        architectures=tuple(parse_architectures(architectures)),
+        args=ModelArgs.of(args if args is not None else ModelArgs()),
+        workload=workload or Workload.uniphd(),
+        run=run or RunArgs(),
+        sink=sink,
+        progress=progress or (lambda event: None),
+        done=done or Run(),
+        counters=tuple(counters),
+        command=command,
+        limit_bytes=limit_bytes,
+    )
+    return bench.measure(measures)
+
+
+@dataclass
+class _Bench:
+    architectures: tuple[Architecture, ...]
+    args: ModelArgs
+    workload: Workload
+    run: RunArgs
+    sink: Sink | None
+    progress: Callable[[dict[str, Any]], None]
+    done: Run
+    counters: tuple[str, ...]
+    command: str
+    limit_bytes: int | None
+
+    def __post_init__(self) -> None:
+        self.made: list[Record] = []
+        levels = len(self.workload.feature_sizes)
+        if levels != self.args.num_feature_levels:
+            raise UsageError(
+                f"num_feature_levels is {self.args.num_feature_levels} and the workload {self.workload.name} has {levels} levels; "
+                "make them equal."
+            )
+        for architecture in self.architectures:
+            check_architecture(architecture)
+        self.have = {record.key for record in self.done if record.ok}
+
+    def measure(self, measures: Sequence[str]) -> Run:
+        measures = [measures] if isinstance(measures, str) else list(measures)
+        for name in measures:
+            if name not in MEASURES:
+                raise UsageError(f"the measure {name!r} does not exist; choose from {', '.join(MEASURES)}.")
+        untimed = [Job(name, (each,)) for name in ("params", "flops") if name in measures for each in self.architectures]
+        self._run_all(untimed, UNTIMED_AT_ONCE)
+        self._run_all([Job("memory", (each,)) for each in self.architectures if "memory" in measures], 1)
+        if "fps" in measures:
+            self._run_speed()
+        return self.done.plus(self.made).latest()
+
+    @property
+    def processes(self) -> int:
+        """Processes a speed comparison is spread over; each has at least one run."""
+        return min(self.run.processes, self.run.max_runs)
+
+    # Jobs with one architecture ------------------------------------------------------------------------------------------------
+
+    def _run_all(self, jobs: list[Job], at_once: int) -> None:
+        missing = [job for job in jobs if not self._is_done(job)]
+        for job, outcome in run_children((self._child(job) for job in missing), at_once=at_once):
+            self._keep(job, self._results(job, outcome), outcome)
+
+    def _is_done(self, job: Job) -> bool:
+        """Whether all of a job's records exist: what was measured in one process belongs together."""
+        return all(self._record(job, each, {"measured": {}}, {}).key in self.have for each in job.architectures)
+
+    # Speed: all architectures in each process ----------------------------------------------------------------------------------
+
+    def _run_speed(self) -> None:
+        alive = list(self.architectures)
+        for process in range(self.processes):
+            whole = Job("fps", tuple(alive), process)
+            if not alive or self._is_done(whole):
+                continue
+            for architecture in self._run_speed_process(whole):
+                alive.remove(architecture)
+
+    def _run_speed_process(self, job: Job) -> list[Architecture]:
+        """Run one process; when an architecture takes the child down with it, the others run again without it. Returns the failed."""
+        failed: list[Architecture] = []
+        while left := tuple(each for each in job.architectures if each not in failed):
+            job = Job("fps", left, job.process)
+            [(_, outcome)] = run_children([self._child(job)], at_once=1)
+            blamed = next((each for each in left if each.name == outcome.architecture), None)
+            if outcome.reply is None and blamed is not None:
+                only = Job("fps", (blamed,), job.process)
+                self._keep(only, self._results(only, outcome), outcome)
+                failed.append(blamed)
+                continue
+            results = self._results(job, outcome)
+            self._keep(job, results, outcome)
+            return failed + [each for each in left if results[each.name]["status"] == "failed"]
+        return failed
+
+    # Requests and records ------------------------------------------------------------------------------------------------------
+
+    def _child(self, job: Job) -> tuple[Job, Child]:
+        request = {
+            "measure": job.measure,
+            "architectures": [dataclasses.asdict(each) for each in job.architectures],
+            "asked": dataclasses.asdict(self.args),
+            "workload": dataclasses.asdict(self.workload),
+            "run": dataclasses.asdict(self.run),
+            "process": job.process,
+            "counters": list(self.counters) if job.measure == "flops" else [],
+            "plan": timing_plan(self.run, job.process, self.processes) if job.measure == "fps" else {},
+            "limit_bytes": self.limit_bytes,
+        }
+        about = {"measure": job.measure, "process": job.process, "of": self.processes if job.measure == "fps" else 1}
+
+        def hear(event: dict[str, Any]) -> None:
+            self.progress({**about, "status": "running", **event})
+
+        for architecture in job.architectures:
+            self.progress({**about, "stage": job.measure, "architecture": architecture.name, "status": "started"})
+        return job, Child(request, timeout_s=self.run.timeout, hear=hear, names=tuple(each.name for each in job.architectures))
+
+    def _results(self, job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
+        """Per architecture what the child replied, or why it could not."""
+        if outcome.reply is None:
+            lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
+            return {each.name: lost for each in job.architectures}
+        if "usage_error" in outcome.reply:
+            raise UsageError(outcome.reply["usage_error"])
+        return outcome.reply["results"]
+
+    def _record(self, job: Job, architecture: Architecture, result: dict[str, Any], environment: dict[str, Any]) -> Record:
+        return Record(
+            measure=job.measure, architecture=architecture.name, spec=architecture.spec, foreign=architecture.foreign,
+            process=job.process, asked=dataclasses.asdict(self.args), workload=dataclasses.asdict(self.workload),
+            run=dataclasses.asdict(self.run), environment=environment, command=self.command, **result,
+        )
+
+    def _keep(self, job: Job, results: dict[str, dict[str, Any]], outcome: Outcome) -> None:
+        environment = (outcome.reply or {}).get("environment", {})
+        for architecture in job.architectures:
+            record = self._record(job, architecture, results[architecture.name], environment)
+            if self.sink is not None:
+                self.sink.write(record)
+            self.made.append(record)
+            self.progress({
+                "measure": job.measure, "process": job.process, "of": self.processes if job.measure == "fps" else 1,
+                "stage": job.measure, "architecture": architecture.name, "status": "done" if record.ok else "failed",
+                "reason": record.reason,
+            })
+
+
+def timing_plan(run: RunArgs, process: int, processes: int) -> dict[str, Any]:
+    """This process's share of the runs and the budget, as keywords of measures.speed.TimingPlan."""
+    budget_s = run.budget / processes
+    return {
+        "min_runs": max(1, _share(run.min_runs, process, processes)),
+        "max_runs": max(1, _share(run.max_runs, process, processes)),
+        "budget_s": budget_s,
+        "seed": run.seed * 1_000_003 + process,
+        "warmup_max_s": min(WARMUP_MAX_S, max(0.5, budget_s)),
+    }
+
+
+def _share(total: int, index: int, parts: int) -> int:
+    """Whole shares that add up to the total."""
+    return total // parts + (index < total % parts)

@@ -1,0 +1,186 @@
+"""Child processes with an answer: started, listened to without polling, stopped when they take too long, and explained when they die."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from humar_bench.errors import MeasurementError
+
+LOOK_EVERY_S = 1.0  # the pipe says at once that a child ended, unless a grandchild still holds its other end
+TAIL_BYTES = 8192
+_OUT_OF_MEMORY = ("bad_alloc", "out of memory", "cannot allocate memory", "can't allocate memory", "memoryerror")
+_SOURCES = str(Path(__file__).resolve().parent.parent)
+Tag = TypeVar("Tag")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended: its reply, or None and why. `architecture` is the one it last said it was working on."""
+
+    reply: dict[str, Any] | None
+    kind: str = ""
+    reason: str = ""
+    architecture: str = ""
+
+
+class Child:
+    """One `python -m humar_bench.worker`, with a pipe on which it says what it does. Call `start`, then `listen` when `events` is
+    readable or time has passed, until it returns an Outcome; `kill` at any time."""
+
+    def __init__(
+        self, request: dict[str, Any], *, timeout_s: float, hear: Callable[[dict[str, Any]], None], names: tuple[str, ...] = (),
+        command: tuple[str, ...] = (sys.executable, "-m", "humar_bench.worker"),
+    ) -> None:
+        self.request, self.timeout_s, self.hear, self.names, self.command = request, timeout_s, hear, names, command
+        self.events = -1
+        self.architecture = names[0] if len(names) == 1 else ""
+        self._heard = b""
+        self._process: subprocess.Popen | None = None
+        self._folder: tempfile.TemporaryDirectory | None = None
+
+    def start(self) -> None:
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="humar-bench-")
+            folder = Path(self._folder.name)
+            reading, writing = os.pipe()
+            self.events = reading
+            try:
+                request = {**self.request, "reply": str(folder / "reply.json"), "events": writing, "parent": os.getpid()}
+                (folder / "request.json").write_text(json.dumps(request))
+                with open(folder / "request.json", "rb") as asked, open(folder / "stderr", "wb") as said:
+                    self._process = subprocess.Popen(
+                        self.command, stdin=asked, stdout=subprocess.DEVNULL, stderr=said, pass_fds=(writing,),
+                        start_new_session=True, env=_environment(),
+                    )
+            finally:
+                os.close(writing)
+        except OSError as error:
+            self.kill()
+            raise MeasurementError(f"no child process can be started: {error.strerror or error}.") from None
+        self.ends_s = time.monotonic() + self.timeout_s
+
+    def listen(self) -> Outcome | None:
+        """Pass on what the child said since the last time; the Outcome once it has ended or its time is over."""
+        ended = self._hear()
+        left_s = max(0.0, self.ends_s - time.monotonic())
+        if not ended and left_s and self._process.poll() is None:
+            return None
+        try:
+            code = self._process.wait(timeout=left_s)  # it has ended, or is about to, or has closed its pipe and goes on
+        except subprocess.TimeoutExpired:
+            self.kill_process()
+            reason = f"{self._who()} took longer than {self.timeout_s:g} s and was stopped."
+            return self._finish(Outcome(None, "timeout", reason, self.architecture))
+        self._hear()  # what it said between the first look and its end
+        return self._finish(self._explained(code))
+
+    def _hear(self) -> bool:
+        """Read and pass on whatever is in the pipe, without waiting; True when its other end is closed."""
+        ended = False
+        while not ended and select.select([self.events], [], [], 0)[0]:
+            piece = os.read(self.events, 65536)
+            ended = not piece
+            self._heard += piece
+        *lines, self._heard = self._heard.split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            self.architecture = event.get("architecture") or (self.names[0] if len(self.names) == 1 else "")
+            self.hear(event)
+        return ended
+
+    def kill(self) -> None:
+        """Stop the child and everything it started, and clean up. Safe at any time and more than once."""
+        self.kill_process()
+        self._finish(None)
+
+    def kill_process(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _finish(self, outcome: Outcome | None) -> Outcome | None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # what the child started and left behind
+        if self.events >= 0:
+            os.close(self.events)
+            self.events = -1
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+        return outcome
+
+    def _who(self) -> str:
+        return self.architecture or " and ".join(self.names) or "the child process"
+
+    def _explained(self, code: int) -> Outcome:
+        """The reply, or from exit code and last words why there is none."""
+        folder = Path(self._folder.name)
+        with contextlib.suppress(OSError, ValueError):
+            return Outcome(json.loads((folder / "reply.json").read_text(encoding="utf-8")), architecture=self.architecture)
+        words = _last_words(folder / "stderr")
+        said = f" ({words})" if words else ""
+        if any(sign in words.lower() for sign in _OUT_OF_MEMORY):
+            return Outcome(None, "out of memory", f"{self._who()} ran out of memory{said}; try a smaller batch.", self.architecture)
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            hint = ", as a system does that is out of memory" if name == "SIGKILL" else ""
+            return Outcome(None, "crash", f"{self._who()} crashed its process with {name}{hint}{said}.", self.architecture)
+        return Outcome(None, "crash", f"{self._who()} ended its process with exit code {code} and no result{said}.", self.architecture)
+
+
+def run_children(children: Iterable[tuple[Tag, Child]], *, at_once: int) -> Iterator[tuple[Tag, Outcome]]:
+    """Run children, at most `at_once` side by side, and yield each with its outcome as it ends. Sleeps in between.
+
+    When the caller stops early, or Ctrl-C comes, those still running are killed.
+    """
+    waiting = iter(children)
+    running: list[tuple[Tag, Child]] = []
+    try:
+        while True:
+            while len(running) < at_once and (following := next(waiting, None)) is not None:
+                running.append(following)
+                following[1].start()
+            if not running:
+                return
+            until_s = min(child.ends_s for _, child in running) - time.monotonic()
+            select.select([child.events for _, child in running], [], [], max(0.0, min(LOOK_EVERY_S, until_s)))
+            for tag, child in list(running):
+                outcome = child.listen()
+                if outcome is not None:
+                    running.remove((tag, child))
+                    yield tag, outcome
+    finally:
+        for _, child in running:
+            child.kill()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with this package importable from any folder."""
+    path = [_SOURCES, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def _last_words(path: Path) -> str:
+    """The last line a child wrote to its standard error, as part of a sentence."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("USDT:")]
+    return lines[-1][:200].rstrip(".") if lines else ""

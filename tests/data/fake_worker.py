@@ -1,0 +1,45 @@
+"""Stands in for humar_bench.worker in tests of the parent: no torch, each builder's name says what happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+request = json.load(sys.stdin)
+results = {}
+
+
+def tell(**event):
+    os.write(request["events"], json.dumps(event).encode() + b"\n")
+
+
+for each in request["architectures"]:
+    name, does = each["name"], each["spec"].rpartition(":")[2]
+    tell(stage="build", architecture=name)
+    measured = {"process": request["process"], "plan": request["plan"]}
+    result = {"status": "ok", "kind": "", "reason": "", "built": {"does": does}, "measured": measured}
+    if does == "raises":
+        result |= {"status": "failed", "kind": "error", "reason": f"{name} raised.", "measured": None, "built": {}}
+    if does == "crashes":
+        print("about to crash", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if does == "leaves":
+        sys.exit("left on purpose.")
+    if does == "hungry":
+        print("terminate called after throwing an instance of 'std::bad_alloc'", file=sys.stderr, flush=True)
+        os.abort()
+    if does == "hangs":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+        time.sleep(30)
+    if does == "chatty":
+        print("on standard output", flush=True)
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], pass_fds=(request["events"],))
+    if does == "four_outputs":
+        tell(stage="timing", architecture="")
+        os.kill(os.getpid(), signal.SIGKILL)
+    results[name] = result
+
+with open(request["reply"], "w") as file:
+    json.dump({"environment": {"python": "3"}, "results": results}, file)

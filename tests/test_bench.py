@@ -1,0 +1,244 @@
+"""Plans become records: what fails is a row, what is done is not done again, and nothing measured is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import humar_bench.bench as module
+from humar_bench.args import ModelArgs, RunArgs, Workload
+from humar_bench.bench import benchmark, timing_plan
+from humar_bench.children import Child
+from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.record import MEASURES, RECORDS_NAME, Record, RecordWriter, Run, load
+
+DATA = Path(__file__).parent / "data"
+FAKE = (sys.executable, str(DATA / "fake_worker.py"))
+
+
+def foreign(*builders: str) -> list[str]:
+    return [f"{each}={DATA}/foreign_models.py:{each}" for each in builders]
+
+
+@pytest.fixture
+def children(monkeypatch) -> list[dict]:
+    """Children without torch; the requests they were given."""
+    requests = []
+
+    def fake(request, **more):
+        requests.append(request)
+        return Child(request, **more, command=FAKE)
+
+    monkeypatch.setattr(module, "Child", fake)
+    return requests
+
+
+def bench(builders, measures=MEASURES, **more) -> Run:
+    run = more.pop("run", RunArgs(device="cpu", processes=2))
+    return benchmark(foreign(*builders), ModelArgs(), Workload.tiny(), measures, run, **more)
+
+
+def rows(run: Run) -> list[tuple]:
+    return [(each.measure, each.architecture, each.process, each.status) for each in run]
+
+
+def ran(requests) -> list[tuple]:
+    return [(each["measure"], each["process"], *(one["name"] for one in each["architectures"])) for each in requests]
+
+
+def test_each_measurement_is_a_child_and_a_record(children):
+    run = bench(["build", "wider"], command="humar-bench report")
+    assert sorted(rows(run)) == sorted(
+        [(measure, name, 0, "ok") for measure in ("params", "flops", "memory") for name in ("build", "wider")]
+        + [("fps", name, process, "ok") for name in ("build", "wider") for process in (0, 1)]
+    )
+    assert sorted(ran(children)[:4]) == [("flops", 0, "build"), ("flops", 0, "wider"), ("params", 0, "build"), ("params", 0, "wider")]
+    assert ran(children)[4:] == [("memory", 0, "build"), ("memory", 0, "wider"), ("fps", 0, "build", "wider"), ("fps", 1, "build", "wider")]
+    record = run[0]
+    assert record.foreign and record.spec.endswith(f"foreign_models.py:{record.architecture}") and record.command == "humar-bench report"
+    assert record.asked == dataclasses.asdict(ModelArgs()) and record.built == {"does": record.architecture}
+    assert record.workload["feature_sizes"] == [[9, 7], [5, 4], [3, 2], [2, 1]] and record.environment == {"python": "3"}
+
+
+def test_only_the_asked_measures_are_made(children):
+    assert {each.measure for each in bench(["build"], ["params", "memory"])} == {"params", "memory"}
+    assert {each.measure for each in bench(["build"], "flops")} == {"flops"}
+
+
+def test_what_fails_is_a_row_and_the_others_are_kept(children):
+    run = bench(["build", "raises", "crashes", "hungry", "leaves"], ["params"])
+    kinds = {each.architecture: (each.status, each.kind) for each in run}
+    assert kinds == {
+        "build": ("ok", ""), "raises": ("failed", "error"), "crashes": ("failed", "crash"), "hungry": ("failed", "out of memory"),
+        "leaves": ("failed", "crash"),
+    }
+    assert all(each.reason.endswith(".") and each.measured is None for each in run.failed)
+    assert "SIGSEGV" in run.select(architecture="crashes")[0].reason
+
+
+def test_in_a_speed_process_the_one_that_takes_it_down_is_left_out_and_the_others_run_again(children):
+    run = bench(["build", "crashes", "raises", "wider"], ["fps"])
+    assert rows(run) == [
+        ("fps", "crashes", 0, "failed"), ("fps", "build", 0, "ok"), ("fps", "raises", 0, "failed"), ("fps", "wider", 0, "ok"),
+        ("fps", "build", 1, "ok"), ("fps", "wider", 1, "ok"),
+    ]
+    assert ran(children) == [
+        ("fps", 0, "build", "crashes", "raises", "wider"), ("fps", 0, "build", "raises", "wider"), ("fps", 1, "build", "wider"),
+    ]
+
+
+def test_a_speed_process_that_dies_with_nobody_to_blame_fails_for_all_and_is_not_tried_again(children):
+    run = bench(["build", "four_outputs"], ["fps"])
+    assert rows(run) == [("fps", "build", 0, "failed"), ("fps", "four_outputs", 0, "failed")] and len(children) == 1
+    assert "SIGKILL" in run[0].reason
+
+
+def test_one_that_hangs_is_stopped_and_the_others_are_timed(children):
+    run = bench(["hangs", "build"], ["fps"], run=RunArgs(device="cpu", processes=1, timeout=2.0))
+    assert rows(run) == [("fps", "hangs", 0, "failed"), ("fps", "build", 0, "ok")]
+    assert run[0].kind == "timeout" and run[0].reason == "hangs took longer than 2 s and was stopped."
+
+
+def test_the_sink_gets_each_record_before_the_next_child_starts(children, tmp_path):
+    seen = []
+
+    def look(event):
+        if event["status"] == "started" and event["measure"] == "memory":
+            seen.append(len(load(tmp_path / RECORDS_NAME)))
+
+    with RecordWriter(tmp_path / RECORDS_NAME) as sink:
+        run = bench(["build", "crashes", "wider"], ["memory"], sink=sink, progress=look)
+    assert seen == [0, 1, 2]
+    assert load(tmp_path).records == run.records
+
+
+def test_progress_says_what_starts_runs_ends_and_fails(children):
+    events = []
+    bench(["build", "crashes"], ["params", "fps"], progress=events.append)
+    assert {each["status"] for each in events} == {"started", "running", "done", "failed"}
+    assert all(each["measure"] in MEASURES and {"process", "of", "stage", "architecture"} <= each.keys() for each in events)
+    assert {each["of"] for each in events if each["measure"] == "fps"} == {2}
+    assert any("SIGSEGV" in each["reason"] for each in events if each["status"] == "failed")
+
+
+def test_a_resumed_run_makes_only_what_is_missing(children):
+    whole = bench(["build", "wider"])
+    children.clear()
+    assert bench(["build", "wider"], done=whole) == whole and not children
+    part = Run([each for each in whole if each.measure != "memory" and (each.measure, each.process) != ("fps", 1)])
+    again = bench(["build", "wider"], done=part)
+    assert ran(children) == [("memory", 0, "build"), ("memory", 0, "wider"), ("fps", 1, "build", "wider")]
+    assert sorted(rows(again)) == sorted(rows(whole))
+
+
+def test_a_resumed_run_tries_what_failed_again_and_the_new_record_replaces_the_old(children):
+    whole = bench(["build", "wider"], ["params"])
+    failed = dataclasses.replace(whole[0], status="failed", kind="crash", reason="It crashed.", measured=None, id="")
+    children.clear()
+    again = bench(["build", "wider"], ["params"], done=Run([failed, whole[1]]))
+    assert len(children) == 1 and rows(again) == [rows(Run([whole[1]]))[0], ("params", failed.architecture, 0, "ok")]
+
+
+def test_a_speed_process_with_one_lost_record_is_measured_whole_and_nothing_is_doubled(children):
+    whole = bench(["build", "wider"], ["fps"])
+    children.clear()
+    again = bench(["build", "wider"], ["fps"], done=Run(whole.records[:-1]))
+    assert ran(children) == [("fps", 1, "build", "wider")] and sorted(rows(again)) == sorted(rows(whole))
+
+
+@pytest.mark.parametrize(
+    "other", [{"args": ModelArgs(enc_layers=2)}, {"workload": Workload.tiny(batch=1)}, {"run": RunArgs(device="cpu", dtype="bfloat16")}]
+)
+def test_a_record_of_other_args_work_or_number_type_is_not_taken_for_this_one(children, other):
+    asked = {"args": ModelArgs(), "workload": Workload.tiny(), "run": RunArgs(device="cpu")}
+    first = benchmark(foreign("build"), measures=["params"], **asked)
+    children.clear()
+    run = benchmark(foreign("build"), measures=["params"], **{**asked, **other}, done=first)
+    assert len(children) == 1 and len(run) == 2
+    benchmark(foreign("build"), measures=["params"], **{**asked, "run": RunArgs(device="cpu", budget=1.0, timeout=5.0)}, done=first)
+    assert len(children) == 1  # parameters do not depend on how long speed is measured
+
+
+def test_the_runs_and_the_budget_are_split_over_the_processes():
+    run = RunArgs(processes=4, min_runs=10, max_runs=103, budget=20.0, seed=3)
+    plans = [timing_plan(run, process, 4) for process in range(4)]
+    assert [each["min_runs"] for each in plans] == [3, 3, 2, 2] and [each["max_runs"] for each in plans] == [26, 26, 26, 25]
+    assert {each["budget_s"] for each in plans} == {5.0} and {each["warmup_max_s"] for each in plans} == {5.0}
+    assert len({each["seed"] for each in plans}) == 4
+    assert timing_plan(RunArgs(min_runs=1), 4, 5)["min_runs"] == 1
+
+
+def test_there_are_no_more_processes_than_runs(children):
+    run = bench(["build"], ["fps"], run=RunArgs(device="cpu", processes=5, min_runs=2, max_runs=2))
+    assert [each.process for each in run] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"architectures": ["original", "original"]}, "two architectures are named 'original'"),
+        ({"architectures": ["no/such/file.py:build"]}, "does not exist"),
+        ({"architectures": [f"{DATA}/foreign_models.py:nothing"]}, "has no 'nothing'; it has build"),
+        ({"architectures": ["no_such_package.models:build"]}, "there is no module"),
+        ({"measures": ["speed"]}, "the measure 'speed' does not exist; choose from params, flops, fps, memory"),
+        ({"workload": Workload.speed_test()}, "num_feature_levels is 4 and the workload speed-test has 3 levels"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_child_starts(children, asked, said):
+    with pytest.raises(UsageError, match=said):
+        benchmark(**{"workload": Workload.tiny(), **asked})
+    assert not children
+
+
+def test_a_sink_that_fails_ends_the_run_with_its_own_sentence(children):
+    class Full:
+        def write(self, record: Record) -> None:
+            raise MeasurementError("the disk is full.")
+
+    with pytest.raises(MeasurementError, match="the disk is full"):
+        bench(["build", "wider"], ["params"], sink=Full())
+
+
+def test_an_interrupt_keeps_what_was_written_and_leaves_no_child(children, tmp_path):
+    def interrupt(event):
+        if event["architecture"] == "hangs" and event["status"] == "running":
+            raise KeyboardInterrupt
+
+    with RecordWriter(tmp_path / RECORDS_NAME) as sink, pytest.raises(KeyboardInterrupt):
+        bench(["build", "hangs"], ["memory"], sink=sink, progress=interrupt)
+    assert rows(load(tmp_path)) == [("memory", "build", 0, "ok")]
+    alive = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False).stdout
+    assert "fake_worker" not in alive
+
+
+def test_a_killed_parent_loses_at_most_one_measurement_and_a_resumed_run_doubles_none(children, tmp_path):
+    script = (
+        "import sys, humar_bench.bench as m; from humar_bench.children import Child; from humar_bench.args import *\n"
+        "from humar_bench.record import RecordWriter, load\n"
+        f"m.Child = lambda request, **more: Child(request, **more, command={FAKE!r})\n"
+        f"m.benchmark({foreign('build', 'wider')!r}, ModelArgs(), Workload.tiny(), run=RunArgs(device='cpu', processes=3),"
+        f" sink=RecordWriter({str(tmp_path)!r}))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1])}
+    path = tmp_path / RECORDS_NAME
+    for wanted in (1, 4, 8):
+        path.write_bytes(b"")
+        parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
+        while parent.poll() is None and path.read_bytes().count(b"\n") < wanted:
+            time.sleep(0.005)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        kept = load(tmp_path)
+        children.clear()
+        with RecordWriter(tmp_path) as sink:
+            run = bench(["build", "wider"], run=RunArgs(device="cpu", processes=3), sink=sink, done=kept)
+        assert len(kept) >= wanted and len(run) == 12 == len(set(rows(run))) and not run.failed
+        assert load(tmp_path).latest() == Run(run.records)
+        assert sum(len(each["architectures"]) for each in children) <= 12 - len(kept) + 1

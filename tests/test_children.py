@@ -1,0 +1,127 @@
+"""A child process that ends in any way is explained, and none outlives its parent's interest in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from humar_bench.children import Child, run_children
+from humar_bench.errors import MeasurementError
+
+FAKE = (sys.executable, str(Path(__file__).parent / "data" / "fake_worker.py"))
+
+
+def a_child(*builders: str, timeout_s: float = 20.0, heard: list | None = None, command=FAKE) -> Child:
+    architectures = [{"name": each, "spec": f"x:{each}", "foreign": True} for each in builders]
+    request = {"architectures": architectures, "process": 0, "plan": {}}
+    return Child(request, timeout_s=timeout_s, hear=(heard if heard is not None else []).append, names=builders, command=command)
+
+
+def outcome_of(child: Child):
+    [(tag, outcome)] = run_children([("tag", child)], at_once=1)
+    assert tag == "tag"
+    return outcome
+
+
+def children_alive() -> int:
+    said = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False).stdout
+    return sum("fake_worker" in line for line in said.splitlines())
+
+
+def test_a_reply_comes_back_and_what_the_child_said_was_heard(capfd):
+    heard = []
+    outcome = outcome_of(a_child("build", "raises", heard=heard))
+    assert outcome.reply["results"]["build"]["built"] == {"does": "build"} and outcome.kind == ""
+    assert [each["architecture"] for each in heard] == ["build", "raises"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("builder", "kind", "reason"),
+    [
+        ("crashes", "crash", "crashes crashed its process with SIGSEGV (about to crash)."),
+        ("leaves", "crash", "leaves ended its process with exit code 1 and no result (left on purpose)."),
+        ("hungry", "out of memory", "hungry ran out of memory (terminate called after throwing an instance of 'std::bad_alloc'); try"),
+        ("four_outputs", "crash", "build and four_outputs crashed its process with SIGKILL, as a system does that is out of memory."),
+    ],
+)
+def test_a_child_that_dies_is_explained_by_its_signal_its_code_and_its_last_words(builder, kind, reason, capfd):
+    outcome = outcome_of(a_child("build", builder))
+    assert outcome.reply is None and outcome.kind == kind and outcome.reason.startswith(reason)
+    assert outcome.architecture == ("" if builder == "four_outputs" else builder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_child_that_takes_too_long_is_stopped_with_everything_it_started():
+    child = a_child("hangs", timeout_s=1.0)
+    outcome = outcome_of(child)
+    assert (outcome.kind, outcome.reason, outcome.architecture) == ("timeout", "hangs took longer than 1 s and was stopped.", "hangs")
+    for _ in range(100):  # whoever inherits the grandchild may take a moment to notice its end
+        every = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout.splitlines()
+        left = [line for line in every if line.split()[0] == str(child._process.pid) and not line.split()[1].startswith("Z")]
+        if not left:
+            break
+        time.sleep(0.05)
+    assert not left
+
+
+def test_a_grandchild_that_keeps_the_pipe_open_does_not_keep_the_parent_waiting():
+    start = time.monotonic()
+    outcome = outcome_of(a_child("chatty", timeout_s=25.0))
+    assert outcome.reply["results"]["chatty"]["status"] == "ok" and time.monotonic() - start < 20
+
+
+def test_children_run_side_by_side_up_to_a_limit_and_are_started_lazily():
+    started = []
+
+    def children():
+        for number in range(5):
+            started.append(number)
+            yield number, a_child("build")
+
+    most, seen = 0, []
+    for tag, outcome in run_children(children(), at_once=2):
+        seen.append(tag)
+        most = max(most, len(started) - len(seen))
+        assert outcome.reply is not None
+    assert sorted(seen) == [0, 1, 2, 3, 4] and most <= 1 and children_alive() == 0
+
+
+def test_an_interrupt_kills_the_children_that_run():
+    running = []
+
+    def interrupt(event):
+        raise KeyboardInterrupt
+
+    child = a_child("hangs")
+    child.hear = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        for each in run_children([(0, child)], at_once=1):
+            running.append(each)
+    assert not running and child._process.returncode == -signal.SIGKILL and child.events == -1
+
+
+def test_the_parent_sleeps_while_a_child_works():
+    before = time.process_time()
+    outcome_of(a_child("hangs", timeout_s=3.0))
+    assert time.process_time() - before < 0.3  # a tenth of the three seconds: a loop that polls would take them all
+
+
+def test_a_child_that_cannot_be_started_is_one_sentence():
+    with pytest.raises(MeasurementError, match="no child process can be started: No such file or directory"):
+        outcome_of(a_child("build", command=("/no/such/python",)))
+
+
+def test_killing_twice_or_before_the_start_does_no_harm():
+    child = a_child("build")
+    child.kill()
+    child.start()
+    child.kill()
+    child.kill()
+    assert child.events == -1

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from humar_bench.errors import HumarBenchError, MeasurementError
+from humar_bench.measures.flop_formulas import counted_whole
 
 HOST_NUMBERS = 4096  # a host tensor up to this many elements keeps its values; a larger one goes to meta
 aten = torch.ops.aten
@@ -236,8 +237,6 @@ class _Watch(TorchDispatchMode):
 
     def taken_apart(self, op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The result of a composite operator's parts, each of them reported; NotImplemented for one that has none."""
-        from humar_bench.measures.flop_formulas import counted_whole
-
         if not isinstance(op, OpOverload) or not op._can_decompose() or counted_whole(op):
             return NotImplemented
         self.origins.append(op._schema.name)

@@ -275,6 +275,7 @@ def test_clocks_more_than_one_percent_apart_invalidate_and_keep_the_ratio():
     assert row.verdict == st.INVALID and "1.015 times" in row.reason and row.ratio == 1.0 and row.low == 1.0
     assert compare_processes(with_clocks(1980), with_clocks(1965), margin=MARGIN).verdict == st.SAME
     assert compare_processes(with_clocks(1950), with_clocks(1980), margin=MARGIN).verdict == st.INVALID
+    assert row.p_different is not None and judge_table([row])[0].verdict == st.INVALID  # a table does not wash it clean
 
 
 @pytest.mark.parametrize("arm", [0, 1])

@@ -199,7 +199,7 @@ def _flops_feet(sides: Sides) -> tuple[str, ...]:
             feet.append(f"{side}: NOT COUNTED, no formula is known: {joined(calls, 10)}. Its total is a lower bound.")
     counted = [side for side, measured in measured_sides.items() if not measured.get("uncounted")]
     if counted:
-        feet.append(f"No operator of {' or '.join(counted)} was left uncounted.")
+        feet.append(f"Every operator was counted: {joined(counted)}.")
     feet += [
         f"{side}: counted during a real run, since it reads values on the host." for side, measured in measured_sides.items()
         if measured.get("method", "meta") != "meta"
@@ -207,8 +207,8 @@ def _flops_feet(sides: Sides) -> tuple[str, ...]:
     for side, measured in measured_sides.items():
         if discarded := measured.get("discarded"):
             wasted = sum(each["matmul_flops"] or 0 for each in discarded)
-            named = list(dict.fromkeys(f"{each['component']}: {each['operator']}" for each in discarded))
-            feet.append(f"{side}: {wasted:,} FLOPs compute results that nothing reads ({joined(named)}).")
+            named = joined(list(dict.fromkeys(f"{each['operator']} in {each['component']}" for each in discarded)))
+            feet.append(f"{side}: nothing reads the results of {named}; they take {wasted:,} matmul and conv FLOPs.")
     return tuple(feet)
 
 

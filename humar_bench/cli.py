@@ -23,6 +23,7 @@ from humar_bench.args import WORKLOADS, ModelArgs, RunArgs
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError, UsageError
 from humar_bench.options import DEFAULT_ARCHITECTURES, Output, Plan, Selection, help_of, option, resolve, use_of
 from humar_bench.record import MEASURES, RECORDS_NAME, RecordWriter, Run, load, plain
+from humar_bench.registry import BUILT_IN, check_architecture
 
 if TYPE_CHECKING:
     from humar_bench.compare import Comparison
@@ -186,12 +187,14 @@ def measure_and_show(
     from humar_bench import report as writers
     from humar_bench.compare import compare
 
+    for each in plan.architectures:
+        check_architecture(each)
     for name in ("csv", "markdown", "json"):
         path = getattr(output, name)
         if path not in (None, "-"):
             writers.check_writable(path, f"--{name}")
-    done, records = _records_place(plan, output, out, resume, writers.check_folder)
     _check_device(plan.run.device)
+    done, records = _records_place(plan, output, out, resume, writers.check_folder)
     for each in plan.architectures:
         if each.foreign:
             say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
@@ -288,7 +291,6 @@ def list_() -> int:
     Example:
       humar-bench list
     """
-    from humar_bench.registry import BUILT_IN
     from humar_bench.report import make_console, print_table
     from humar_bench.table import Column, Table
 

@@ -17,6 +17,7 @@ from humar_bench import breakdown
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.record import MEASURES, Record, Run
+from humar_bench.registry import BUILT_IN
 from humar_bench.speeds import Speed, fps_data, fps_table, read_speeds, reason_of
 from humar_bench.table import MIB, Column, Table, fewer, joined, less, ratio
 
@@ -103,17 +104,18 @@ _HEADLINES = (
 
 
 def compare(run: Run | Iterable[Record], reference: str | None = None, *, all_operators: bool = False) -> Comparison:
-    """Hold every architecture of a run against `reference` (the first by default).
+    """Hold every architecture of a run against `reference` (the first by default: original where it was measured).
 
     Raises UsageError when the run is empty, lacks the reference, or mixes workloads or arguments, which one table cannot show.
     """
     run = run if isinstance(run, Run) else Run(tuple(run))
     if not len(run):
         raise UsageError("the run holds no record; measure something first.")
-    names = run.architectures
+    names = _in_order(run)
     reference = names[0] if reference is None else reference
     if reference not in names:
         raise UsageError(f"reference is {reference!r}; the run measured {', '.join(names)}.")
+    names = tuple(sorted(names, key=lambda name: name != reference))
     _refuse_mixture(run)
     sides: dict[str, dict[str, Any]] = {}
     reasons: dict[str, dict[str, str]] = {}
@@ -125,9 +127,17 @@ def compare(run: Run | Iterable[Record], reference: str | None = None, *, all_op
         sides[measure] = {name: latest[name][0].measured for name in names if latest.get(name)}
         reasons[measure] = {name: reason_of(records[0]) for name, records in latest.items() if not records[0].ok}
     speeds = read_speeds(run.select(measure="fps"), reference) if "fps" in sides else {}
+    speeds = {name: speeds[name] for name in names if name in speeds}
     if "fps" in sides:
         reasons["fps"] = {name: speed.reason for name, speed in speeds.items() if speed.failed}
     return Comparison(run, reference, names, sides, reasons, speeds, all_operators)
+
+
+def _in_order(run: Run) -> tuple[str, ...]:
+    """The built-in architectures first, then as they came: two that were measured side by side come in either order."""
+    specs = {record.architecture: record.spec for record in run}
+    known = list(BUILT_IN)
+    return tuple(sorted(run.architectures, key=lambda name: known.index(specs[name]) if specs[name] in known else len(known)))
 
 
 def _refuse_mixture(run: Run) -> None:
@@ -198,7 +208,7 @@ def _conditions(run: Run) -> Iterable[str]:
     padded = ", part of every image but the first is padding" if work["padded"] else ""
     yield f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes}{padded}."
     yield f"Asked: {asked_text(first.asked)}."
-    for side in run.architectures:
+    for side in _in_order(run):
         built = next((record.built for record in run.select(architecture=side) if record.built), {})
         yield f"{side}: {built_text(first.asked, built)}."
     for line in dict.fromkeys(environment_text(record) for record in run):

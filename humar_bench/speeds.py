@@ -181,10 +181,10 @@ def _fps_feet(speeds: Mapping[str, Speed], reference: str) -> tuple[str, ...]:
     feet += [f"{speed.architecture}: {note}" for speed in judged for note in speed.notes]
     refused = statistics.percentile([], 0.9).needed
     if few := [speed for speed in speeds.values() if speed.rounds and speed.p90_s is None]:
-        feet.append(f"p90 needs {refused} times; {' and '.join(f'{speed.architecture} has {speed.rounds}' for speed in few)}.")
+        feet.append(f"p90 needs {refused} times; {', '.join(f'{speed.architecture} has {speed.rounds}' for speed in few)}.")
     unsteady = [speed.architecture for speed in speeds.values() if speed.steady is False]
     if unsteady:
-        feet.append(f"Warm-up never became steady for {' and '.join(unsteady)}.")
+        feet.append(f"Warm-up never became steady for {', '.join(unsteady)}.")
     return tuple(feet)
 
 

@@ -6,8 +6,10 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from humar_bench.args import ModelArgs, RunArgs
 from humar_bench.errors import MeasurementError
 from humar_bench.progress import Tracker
 from humar_bench.record import Run, load
-from tests.golden.records import failed, flops, fps, made_up, memory, params
+from tests.golden.records import failed, flops, fps, memory, params
 
 COMMANDS = ("params", "flops", "fps", "memory", "report", "list", "env")
 MEASURING = COMMANDS[:5]
@@ -193,7 +195,7 @@ def test_a_failed_measurement_is_a_row_a_sentence_and_exit_code_1(bench, capsys)
 
 
 def test_a_foreign_architecture_is_announced_before_its_code_runs(bench, capsys, tmp_path):
-    (tmp_path / "mine.py").write_text("raise SystemExit")
+    (tmp_path / "mine.py").write_text("def build(args): raise SystemExit\nraise SystemExit")
     _, out, err = ends(capsys, "params", "--arch", "original", "--arch", f"mine={tmp_path / 'mine.py'}:build")
     assert err == f"humar-bench: note: mine is not part of humar-bench; loading it runs the code of {tmp_path / 'mine.py'}.\n"
     assert "mine" in out
@@ -380,6 +382,9 @@ WRONG = [
     (["params", "--arch", "=original"], "has an empty name before its ="),
     (["params", "--arch", "original", "--arch", "original"], "two architectures are named 'original'"),
     (["params", "--arch", "a b:c"], "names no module"),
+    (["params", "--arch", "no_such_module:build"], "there is no module 'no_such_module' here"),
+    (["params", "--arch", "missing.py:build"], "the file missing.py does not exist"),
+    (["report", "--arch", "file.py:build", "-o", "new"], "the file file.py does not exist"),
     (["params", "--reference", "other"], "reference is 'other'; choose one of the architectures measured: original, efficient."),
     (["params", "--csv", "-", "--json", "-"], "--csv and --json both ask for standard output"),
     (["params", "--records", "-"], "--records is '-'"),
@@ -449,5 +454,63 @@ def test_a_reader_that_leaves_ends_it_quietly():
     assert done.returncode in (0, 141) and done.stderr == b""
 
 
-def test_made_up_records_of_a_foreign_architecture_can_be_shown():
-    assert made_up("params", "theirs", {"total": 1}).foreign
+# With real child processes
+
+SMALL = [
+    "--workload", "tiny", "--set", "hidden_dim=32", "--set", "dim_feedforward=32", "--set", "enc_layers=1", "--set", "dec_layers=1",
+    "--set", "num_body_points=3", "--set", "efficient_enc_layers=1", "--set", "efficient_encoder_sets=1", "--threads", "1",
+]
+FOREIGN = """
+from efficient.transformer import build_efficient_conv_attention_transformer as build
+
+
+def raises(args):
+    raise ValueError("no such thing")
+
+
+def nan(args):
+    model = build(args)
+    model.decoder.register_forward_hook(lambda module, given, outputs: ([each * float("nan") for each in outputs[0]], *outputs[1:]))
+    return model
+"""
+
+
+def test_a_foreign_architecture_from_a_file_is_measured_beside_the_two(capsys, tmp_path):
+    (tmp_path / "mine.py").write_text(FOREIGN)
+    code, out, err = ends(
+        capsys, "params", *SMALL, "--arch", "original", "--arch", "efficient", "--arch", f"mine={tmp_path}/mine.py:build", "--csv", "-"
+    )
+    assert code == 0 and err.count("\n") == 1
+    assert out.splitlines()[0] == "component,original,efficient,mine,original/efficient,original/mine"
+    totals = out.splitlines()[-1].split(",")
+    assert totals[0] == "total" and totals[2] == totals[3] and int(totals[1]) != int(totals[2]) > 0
+
+
+def test_a_builder_that_raises_and_outputs_that_are_not_finite_are_rows(capsys, tmp_path):
+    (tmp_path / "mine.py").write_text(FOREIGN)
+    code, out, err = ends(
+        capsys, "fps", *SMALL, "--processes", "1", "--budget", "0.1", "--min-runs", "2", "--max-runs", "3", "--arch", "efficient",
+        "--arch", f"raises={tmp_path}/mine.py:raises", "--arch", f"nan={tmp_path}/mine.py:nan", "--records", tmp_path / "r.jsonl",
+    )
+    assert code == 1
+    assert "humar-bench: fps of raises failed: the builder of raises raised ValueError: no such thing.\n" in err
+    assert "humar-bench: fps of nan failed: not finite: " in err and "Traceback" not in err
+    found = {each.architecture: each.status for each in load(tmp_path / "r.jsonl")}
+    assert found == {"efficient": "ok", "raises": "failed", "nan": "failed"}
+    assert "images/s" in out
+
+
+def test_ctrl_c_in_the_middle_keeps_what_was_measured_and_leaves_no_child(tmp_path):
+    command = [sys.executable, "-m", "humar_bench", "report", *SMALL, "--budget", "300", "--max-runs", "100000000", "-o", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        ends_s = time.monotonic() + 120
+        while time.monotonic() < ends_s and not ((tmp_path / "records.jsonl").exists() and (tmp_path / "records.jsonl").stat().st_size):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("humar-bench: stopped by Ctrl-C") and err.count("\n") == 1
+    assert len(load(tmp_path)) >= 1

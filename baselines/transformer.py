@@ -111,7 +111,7 @@ class DecoderLayer(nn.Module):
         keypoint_pos = torch.cat((torch.zeros_like(query_pos[:, :, :1]), query_pos[:, :, 1:]), dim=2)
 
         same = x.permute(1, 0, 2, 3).flatten(1, 2)  # [Q, B*N, C]: queries of one image, one token type
-        attended = self.across_attn(same, same, same)[0].unflatten(1, (batch, tokens)).permute(1, 0, 2, 3)
+        attended = self.across_attn(same, same, same, average_attn_weights=False)[0].unflatten(1, (batch, tokens)).permute(1, 0, 2, 3)
         x = self.across_norm(x + drop(attended))
 
         x = x + keypoint_pos  # stays in the residual stream, as upstream
@@ -124,7 +124,7 @@ class DecoderLayer(nn.Module):
         x = x + keypoint_pos
         inner = x.flatten(0, 1).transpose(0, 1)  # [N, B*Q, C]: the tokens of one instance
         bias = self.adjacent_matrix.repeat(batch * queries, 1, 1)  # [B*Q*M, N, N]
-        attended = self.within_attn(inner, inner, inner, attn_mask=bias)[0].transpose(0, 1).reshape(x.shape)
+        attended = self.within_attn(inner, inner, inner, attn_mask=bias, average_attn_weights=False)[0].transpose(0, 1).reshape(x.shape)
         x = self.within_norm(x + drop(attended))
         return self.norm2_(x + drop(self.linear2_(drop(self.activation(self.linear1_(x))))))
 

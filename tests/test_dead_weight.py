@@ -184,7 +184,7 @@ def test_the_original_carries_only_the_heads_the_outer_model_reads(tiny_args, ti
 
     dead = find_dead_weight(build_transformer(tiny_args), make_inputs(tiny_args, tiny_workload))
     # asked for its attention weights, nn.MultiheadAttention averages them over the heads, and nobody looks
-    assert {(row.operator, row.matmul_flops) for row in dead.discarded} <= {("aten::mean", 0)}
+    assert dead.discarded == ()
     assert {".".join(name.split(".")[:2]) for name in names(dead)} == {"decoder.class_embed", "decoder.bbox_embed"}
 
 

@@ -249,6 +249,9 @@ def test_an_exception_becomes_part_of_one_sentence():
     assert one_line(KeyError()) == "KeyError"
     assert one_line(ValueError("first.\nsecond")) == "ValueError: first"
     assert len(one_line(ValueError("x" * 1000))) < 230
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**46, dtype=torch.uint8)
+    assert one_line(error.value).startswith("RuntimeError: DefaultCPUAllocator: can't allocate memory")
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

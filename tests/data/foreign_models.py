@@ -93,6 +93,19 @@ def hungry(args) -> nn.Module:
     return _twisted(args, lambda outputs: torch.ones(2**43, dtype=torch.uint8) if _is_real(outputs[3]) else outputs)
 
 
+def large(args) -> nn.Module:
+    """Asks for 64 GiB of address space when it really runs, and touches none of it."""
+    return _twisted(args, lambda outputs: outputs if torch.empty(2**36, dtype=torch.uint8).numel() else None)
+
+
+def late(args) -> nn.Module:
+    """Answers right ten times, then with NaN."""
+    model = _twisted(args, None)
+    calls = []
+    model.twist = lambda outputs: calls.append(1) or (outputs if len(calls) < 10 else (*outputs[:3], outputs[3] / 0, outputs[4]))
+    return model
+
+
 def chatty(args) -> nn.Module:
     """Prints to both streams and to the file descriptors below them."""
     print("printed by a builder")

@@ -122,6 +122,7 @@ def test_colour_is_only_for_a_terminal_without_no_color(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert "\x1b" not in screen(made_up_run())
+    assert not make_console(io.StringIO()).is_terminal
     assert "\x1b[32m5.81x fewer" in screen(made_up_run(), 120, Terminal())
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in screen(made_up_run(), 120, Terminal())

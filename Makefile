@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: bench test clean
 
 bench: .venv/installed
-	$(BIN)/humar-bench report --out results/local
+	$(BIN)/humar-bench report --out results/local/$(shell date +%Y%m%d-%H%M%S)
 
 test: .venv/installed
 	$(BIN)/ruff check .
@@ -18,4 +18,4 @@ test: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv results/local
+	rm -rf .venv results/local/$(shell date +%Y%m%d-%H%M%S)

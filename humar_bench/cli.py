@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from humar_bench import __version__, typer_options
 from humar_bench.args import WORKLOADS, ModelArgs, RunArgs
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError, UsageError
-from humar_bench.options import DEFAULT_ARCHITECTURES, Output, Plan, Selection, help_of, option, resolve, use_of
+from humar_bench.options import DEFAULT_ARCHITECTURES, Output, Plan, Selection, help_of, option, resolve, scaled_for_cpu, use_of
 from humar_bench.record import MEASURES, RECORDS_NAME, RecordWriter, Run, load, plain
 from humar_bench.registry import BUILT_IN, check_architecture
 
@@ -176,6 +176,10 @@ def report(selection: Selection, options: ReportOptions, run: RunArgs, output: O
       humar-bench report -o results
       humar-bench report --resume results
     """
+    from humar_bench.device import open_device
+
+    if open_device(run.device).kind == "cpu":
+        selection = scaled_for_cpu(selection)
     return measure_and_show(MEASURES, resolve(selection, run), output, out=options.out, resume=options.resume)
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from humar_bench import breakdown
-from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
+from humar_bench.args import EFFICIENT_PREFIX, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.record import MEASURES, Record, Run
 from humar_bench.registry import BUILT_IN
@@ -207,6 +207,8 @@ def _conditions(run: Run) -> Iterable[str]:
     sizes = ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
     padded = ", part of every image but the first is padding" if work["padded"] else ""
     yield f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes}{padded}."
+    if work["name"] in WORKLOADS and work["batch"] < (own := WORKLOADS[work["name"]]().batch):
+        yield f"Scaled down: batch {work['batch']} instead of the workload's own {own}; --batch {own} measures it whole."
     yield f"Asked: {asked_text(first.asked)}."
     for side in _in_order(run):
         built = next((record.built for record in run.select(architecture=side) if record.built), {})

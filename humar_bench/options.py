@@ -99,6 +99,13 @@ def resolve(selection: Selection, run: RunArgs | None = None) -> Plan:
     return Plan(architectures, reference, args, workload, run or RunArgs())
 
 
+def scaled_for_cpu(selection: Selection) -> Selection:
+    """The default workload at batch 1, so that a whole report ends within minutes on two cores; anything asked for stays as asked."""
+    if selection.workload == Workload.uniphd().name and selection.batch is None:
+        return dataclasses.replace(selection, batch=1)
+    return selection
+
+
 def resolve_work(selection: Selection) -> tuple[ModelArgs, Workload]:
     """ModelArgs and Workload that agree on the number of levels and queries. Raises UsageError."""
     from_file = {} if selection.args is None else read_args_file(selection.args)

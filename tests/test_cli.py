@@ -183,7 +183,7 @@ def test_a_report_does_not_write_over_an_earlier_one_and_can_be_resumed(bench, c
 def test_a_resumed_report_must_ask_the_same(bench, capsys, tmp_path):
     ends(capsys, "report", "-o", tmp_path)
     code, _, err = ends(capsys, "report", "--resume", tmp_path, "--batch", "3")
-    assert code == 2 and "was measured with batch 2 and 3 is asked now" in err and len(bench.calls) == 1
+    assert code == 2 and "was measured with batch 1 and 3 is asked now" in err and len(bench.calls) == 1
 
 
 def test_a_failed_measurement_is_a_row_a_sentence_and_exit_code_1(bench, capsys):

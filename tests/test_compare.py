@@ -251,3 +251,10 @@ def test_a_table_turned_on_its_side_holds_the_same_cells():
 def test_comparing_needs_no_torch():
     code = "import sys, humar_bench.compare, humar_bench.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_workload_at_less_than_its_own_batch_says_so():
+    whole = made_up_run()
+    small = Run(tuple(dataclasses.replace(each, workload={**each.workload, "name": "uniphd", "batch": 1}) for each in whole))
+    assert any("Scaled down: batch 1 instead of the workload's own 2; --batch 2" in line for line in compare(small).conditions)
+    assert not any("Scaled down" in line for line in compare(whole).conditions)

@@ -9,7 +9,7 @@ import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
-from humar_bench.options import Output, Plan, Selection, resolve, resolve_work
+from humar_bench.options import Output, Plan, Selection, resolve, resolve_work, scaled_for_cpu
 
 
 def work(**typed) -> tuple[ModelArgs, Workload]:
@@ -183,3 +183,9 @@ def test_every_option_has_a_sentence():
     for owner in (Selection, Output, RunArgs):
         for option in dataclasses.fields(owner):
             assert option.metadata["help"].endswith("."), option.name
+
+
+def test_on_a_cpu_only_the_default_workload_is_scaled_down_and_only_where_no_batch_was_asked() -> None:
+    assert scaled_for_cpu(Selection()).batch == 1
+    assert scaled_for_cpu(Selection(batch=4)).batch == 4
+    assert scaled_for_cpu(Selection(workload="speed-test")).batch is None

@@ -125,3 +125,13 @@ def test_killing_twice_or_before_the_start_does_no_harm():
     child.kill()
     child.kill()
     assert child.events == -1
+
+
+def test_what_a_child_said_just_before_its_end_is_heard():
+    heard = []
+    child = a_child("build", "crashes", heard=heard)
+    child.start()
+    process, look = child._process, child._process.poll
+    process.poll = lambda: process.wait() and look()  # it ends between the first look at the pipe and the look at the process
+    outcome = child.listen()
+    assert [each["architecture"] for each in heard] == ["build", "crashes"] and outcome.architecture == "crashes"

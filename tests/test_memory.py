@@ -296,3 +296,32 @@ def test_the_footprint_is_the_highest_so_far():
     during = resident_bytes()
     del big
     assert during >= before > 0 and resident_bytes() > during - MIB  # the kernel counts in batches
+
+
+def test_a_constant_made_in_a_real_forward_counts_while_it_lives():
+    class Constant(nn.Module):
+        def forward(self, x):
+            table = torch.tensor([1.0] * 1000)
+            return x + table
+
+    peak = track_peak(Constant(), (torch.ones(1000),))
+    assert peak.peak_bytes == 8000 and len(peak.alive) == 2
+
+
+def test_a_submodule_that_raises_and_is_caught_is_left_all_the_same():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise ValueError("not today")
+
+    class Catches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Fails()
+
+        def forward(self, x):
+            try:
+                return self.inner(x)
+            except ValueError:
+                return x + 1
+
+    assert track_peak(Catches(), (torch.ones(4),)).by_component == {"(top)": 16}

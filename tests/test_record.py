@@ -197,3 +197,14 @@ def test_two_records_are_of_the_same_measurement_when_all_it_depends_on_is_the_s
     ):
         assert a_record(**changes).key != a_record().key
     assert a_record(measure="fps", run={**run, "budget": 1.0}).key != a_record(measure="fps").key
+
+
+def test_each_record_is_flushed_to_the_disk_itself(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
+    with RecordWriter(tmp_path / RECORDS_NAME) as writer:
+        del sizes[:]
+        writer.write(a_record())
+        writer.write(a_record("efficient"))
+    lines = (tmp_path / RECORDS_NAME).read_bytes().splitlines(keepends=True)
+    assert sizes == [len(lines[0]), len(lines[0]) + len(lines[1])]

@@ -22,9 +22,9 @@ WARMUP_MAX_S = 10.0
 
 
 class Sink(Protocol):
-    """What takes each record as it is measured (record.RecordWriter)."""
+    """What takes records as they are measured (record.RecordWriter): one, or those of one child together."""
 
-    def write(self, record: Record) -> None: ...
+    def write(self, *records: Record) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -196,14 +196,14 @@ class _Bench:
 
     def _keep(self, job: Job, results: dict[str, dict[str, Any]], outcome: Outcome) -> None:
         environment = (outcome.reply or {}).get("environment", {})
-        for architecture in job.architectures:
-            record = self._record(job, architecture, results[architecture.name], environment)
-            if self.sink is not None:
-                self.sink.write(record)
-            self.made.append(record)
+        records = [self._record(job, each, results[each.name], environment) for each in job.architectures]
+        if self.sink is not None:
+            self.sink.write(*records)
+        self.made.extend(records)
+        for record in records:
             self.progress({
                 "measure": job.measure, "process": job.process, "of": self.processes if job.measure == "fps" else 1,
-                "stage": job.measure, "architecture": architecture.name, "status": "done" if record.ok else "failed",
+                "stage": job.measure, "architecture": record.architecture, "status": "done" if record.ok else "failed",
                 "reason": record.reason,
             })
 

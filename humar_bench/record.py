@@ -268,8 +268,9 @@ class RecordWriter:
             self.close()
             raise
 
-    def write(self, record: Record) -> None:
-        line = record.to_json().encode("utf-8") + b"\n"
+    def write(self, *records: Record) -> None:
+        """Append records, all or none: what was measured together is on disk together."""
+        line = b"".join(record.to_json().encode("utf-8") + b"\n" for record in records)
         before = os.fstat(self._file).st_size
         try:
             left = memoryview(line)
@@ -279,8 +280,9 @@ class RecordWriter:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, before)
+            what = " and ".join(dict.fromkeys(record.architecture for record in records))
             raise MeasurementError(
-                f"the {record.measure} record of {record.architecture} could not be written to {self.path}: {error.strerror}; "
+                f"the {records[0].measure} record of {what} could not be written to {self.path}: {error.strerror}; "
                 "the records before it are kept."
             ) from None
 

@@ -199,6 +199,26 @@ def test_two_records_are_of_the_same_measurement_when_all_it_depends_on_is_the_s
     assert a_record(measure="fps", run={**run, "budget": 1.0}).key != a_record(measure="fps").key
 
 
+def test_records_written_together_are_there_together_or_not_at_all(tmp_path, monkeypatch):
+    real, both = os.write, [a_record(), a_record("efficient")]
+    with RecordWriter(tmp_path / RECORDS_NAME) as writer:
+        calls = []
+        monkeypatch.setattr(os, "write", lambda file, data: calls.append(1) or real(file, data))
+        writer.write(*both)
+        assert len(calls) == 1  # a kill between two writes would leave one without the other
+        first = len(both[0].to_json().encode()) + 1
+
+        def fills_up(file, data):
+            if len(data) < first:
+                raise OSError(28, "No space left on device")
+            return real(file, bytes(data)[: first + 10])
+
+        monkeypatch.setattr(os, "write", fills_up)
+        with pytest.raises(MeasurementError, match="the params record of original and efficient could not be written"):
+            writer.write(*both)
+    assert load(tmp_path).records == tuple(both)
+
+
 def test_each_record_is_flushed_to_the_disk_itself(tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))

@@ -237,6 +237,9 @@ def test_the_component_is_that_of_the_innermost_named_module():
         model.encoder(torch.ones(1))
         seen.append(component())
     assert seen == ["(top)", "encoder", "local convolution", "(top)"]
+    model.components = (("", "frame"),)
+    with current_component(model) as component:
+        assert component() == "frame"
 
 
 def test_storages_resized_in_place_are_followed():

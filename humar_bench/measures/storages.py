@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from humar_bench.measures.components import TOP, component_of
+from humar_bench.measures.components import component_of
 
 MARK = "humar_bench operator "
 
@@ -138,11 +138,12 @@ def current_component(model: nn.Module) -> Iterator[Callable[[], str]]:
     Uses torch's hooks for all modules, which live outside the model and are taken away at the end, also after an exception.
     """
     paths = {id(module): path for path, module in model.named_modules()}
-    names = {path: (component_of(model, path) if path else TOP) for path in paths.values()}
+    names = {path: component_of(model, path) for path in paths.values()}
+    top = component_of(model, "")
     stack: list[str] = []
 
     def enter(module: nn.Module, args: Any) -> None:
-        stack.append(names[paths[id(module)]] if id(module) in paths else (stack[-1] if stack else TOP))
+        stack.append(names[paths[id(module)]] if id(module) in paths else (stack[-1] if stack else top))
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         if stack:
@@ -153,7 +154,7 @@ def current_component(model: nn.Module) -> Iterator[Callable[[], str]]:
         nn.modules.module.register_module_forward_hook(leave, always_call=True),
     ]
     try:
-        yield lambda: stack[-1] if stack else TOP
+        yield lambda: stack[-1] if stack else top
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,95 @@
+"""The README's numbers and tables are the tool's own: made from `results/` and from the options, and held against them here.
+
+HUMAR_BENCH_OVERWRITE_GOLDEN=1 writes them anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from humar_bench.args import ModelArgs
+from humar_bench.record import load
+from tests.golden import OVERWRITE
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "results"
+SUMMARY = re.compile(r"(<!-- summary: (\S+) -->\n).*?(<!-- /summary -->)", re.DOTALL)
+ARGUMENTS = re.compile(r"(\| argument \| default \| what it is \|\n\| --- \| --- \| --- \|\n).*?(\n\nThe replacement keeps)", re.DOTALL)
+
+
+def summary_of(report: Path) -> str:
+    """The summary table of a report.md, and the line of its conditions that names the machine."""
+    text = report.read_text(encoding="utf-8")
+    table = re.search(r"## Summary\n\n((?:\|.*\n)+)", text)[1]
+    conditions = [line.removeprefix("- ") for line in text.splitlines() if re.match(r"(- )?(Workload|Measured on|Scaled down)", line)]
+    return "\n".join(["", table.rstrip(), "", f"{' '.join(conditions)} Made from `{report.relative_to(ROOT)}`.", ""])
+
+
+def argument_rows() -> str:
+    return "\n".join(f"| `{field.name}` | {field.default} | {field.metadata['help']} |" for field in dataclasses.fields(ModelArgs))
+
+
+def as_it_should_be(text: str) -> str:
+    text = SUMMARY.sub(lambda found: f"{found[1]}{summary_of(ROOT / found[2])}{found[3]}", text)
+    return ARGUMENTS.sub(lambda found: f"{found[1]}{argument_rows()}{found[2]}", text)
+
+
+def test_the_readme_shows_what_the_results_and_the_options_say():
+    text = README.read_text(encoding="utf-8")
+    assert SUMMARY.search(text) and ARGUMENTS.search(text)
+    if os.environ.get(OVERWRITE):
+        README.write_text(as_it_should_be(text), encoding="utf-8")
+    assert README.read_text(encoding="utf-8") == as_it_should_be(text)
+
+
+def test_a_changed_number_in_the_readme_would_be_found():
+    text = README.read_text(encoding="utf-8")
+    number = re.search(r"\d+\.\d+x fewer", text)[0]
+    assert as_it_should_be(text.replace(number, "9.99x fewer", 1)) == as_it_should_be(text) != text.replace(number, "9.99x fewer", 1)
+
+
+def results_page() -> str:
+    """results/README.md: which command wrote each folder."""
+    lines = ["# Results", "", "Every folder was written by the command beside it; `records.jsonl` holds the raw values.", ""]
+    lines += ["| folder | measured on | command |", "| --- | --- | --- |"]
+    for folder in sorted(path.parent for path in RESULTS.glob("*/records.jsonl")):
+        run = load(folder)
+        commands = " and ".join(f"`{each}`" for each in dict.fromkeys(record.command for record in run))
+        machines = {f"{record.environment.get('device_label') or record.environment['cpu']}, torch {record.environment['torch']}" for record in run}
+        lines.append(f"| {folder.name} | {'; '.join(sorted(machines))} | {commands} |")
+    return "\n".join([*lines, ""])
+
+
+def test_the_results_folder_says_which_command_wrote_what():
+    page = RESULTS / "README.md"
+    if os.environ.get(OVERWRITE):
+        page.write_text(results_page(), encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == results_page()
+
+
+@pytest.mark.parametrize("command", ["params", "flops", "fps", "memory", "report", "list", "env"])
+def test_the_readme_names_every_command(command):
+    assert re.search(rf"^humar-bench {command}\b", README.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_command_of_the_tool_is_in_the_readme():
+    shown = subprocess.run([sys.executable, "-m", "humar_bench", "--help"], capture_output=True, text=True, check=True).stdout
+    commands = set(re.findall(r"^│ (\w+) ", shown, re.MULTILINE))
+    assert commands >= {"params", "report"}
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in sorted(commands) if not re.search(rf"humar-bench {name}\b", text)] == []
+
+
+def test_the_readmes_python_runs():
+    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "27047316" in done.stdout

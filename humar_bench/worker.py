@@ -347,7 +347,8 @@ def _die_with_parent() -> None:
             ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def main() -> int:
+def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """The life of any child: read the request, answer it, leave the reply in one piece, end without tearing down."""
     _die_with_parent()
     request = json.load(sys.stdin)
     if request.get("parent") not in (None, os.getppid()):
@@ -364,6 +365,10 @@ def main() -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # somebody's library may hang or crash while it is torn down; the result is safe
+
+
+def main() -> int:
+    return serve(answer)
 
 
 if __name__ == "__main__":

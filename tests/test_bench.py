@@ -226,7 +226,7 @@ def test_a_killed_parent_loses_at_most_one_measurement_and_a_resumed_run_doubles
         f"m.benchmark({foreign('build', 'wider')!r}, ModelArgs(), Workload.tiny(), run=RunArgs(device='cpu', processes=3),"
         f" sink=RecordWriter({str(tmp_path)!r}))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1]), "TMPDIR": str(tmp_path)}
     path = tmp_path / RECORDS_NAME
     for wanted in (1, 4, 8):
         path.write_bytes(b"")

@@ -151,7 +151,7 @@ def test_a_worker_whose_parent_is_killed_ends_too(tmp_path):
         f"benchmark(['hangs={FOREIGN}:hangs'], ModelArgs(), Workload.tiny(), ['memory'], RunArgs(device='cpu'),"
         f" progress=lambda event: open({str(tmp_path / 'said')!r}, 'w').write(event['status']))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(worker.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(worker.__file__).parents[1]), "TMPDIR": str(tmp_path)}
     parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
         give_up = time.monotonic() + 60

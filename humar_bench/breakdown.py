@@ -100,7 +100,7 @@ def params_tables(sides: Sides, reasons: Reasons, reference: str) -> list[Table]
     def row(side: str, measured: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **{key: measured[key] for key in ("total", "trainable", "frozen", "buffers", "param_bytes")},
-            "against": "" if side == reference else fewer(totals[reference], measured["total"]),
+            "against": "" if side == reference else fewer(totals.get(reference), measured["total"]),
         }
 
     columns = [
@@ -157,7 +157,8 @@ def flops_tables(sides: Sides, reasons: Reasons, reference: str, *, all_operator
         return {
             **{key: measured.get(key) for key in keys}, "waits": _calls(measured.get("synchronisations")),
             "image": measured["matmul_flops"] / measured["batch"],
-            "against": "" if side == reference else fewer(totals[reference], measured["matmul_flops"]) + incomplete(sides, reference, side),
+            "against": "" if side == reference
+            else fewer(totals.get(reference), measured["matmul_flops"]) + incomplete(sides, reference, side),
         }
 
     columns = [
@@ -296,7 +297,7 @@ def memory_tables(sides: Sides, reasons: Reasons, reference: str) -> list[Table]
         return {
             **{key: measured.get(key) for key in _MEMORY_KEYS}, **(measured.get("cuda") or {}),
             "peak_operator": measured.get("peak_operator"), "peak_component": measured.get("peak_component"),
-            "against": "" if side == reference else less(peaks[reference], measured["peak_bytes"]),
+            "against": "" if side == reference else less(peaks.get(reference), measured["peak_bytes"]),
         }
 
     def mib(key: str, title: str, better: str = "") -> Column:

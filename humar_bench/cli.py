@@ -20,9 +20,9 @@ from typer.core import TyperGroup
 
 from humar_bench import __version__, typer_options
 from humar_bench.args import WORKLOADS, ModelArgs, RunArgs
-from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError, UsageError
+from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_INVALID, EXIT_USAGE, HumarBenchError, UsageError
 from humar_bench.options import DEFAULT_ARCHITECTURES, Output, Plan, Selection, help_of, option, resolve, scaled_for_cpu, use_of
-from humar_bench.record import MEASURES, RECORDS_NAME, RecordWriter, Run, load, plain
+from humar_bench.record import MEASURES, RECORDS_NAME, RUN_FIELDS, RecordWriter, Run, load, plain, records_path
 from humar_bench.registry import BUILT_IN, check_architecture
 
 if TYPE_CHECKING:
@@ -113,11 +113,6 @@ class ReportOptions:
     """Where a whole report goes."""
 
     out: str | None = option("Folder for records, CSV and Markdown; made where missing.", metavar="DIR", flags=("--out", "-o"))
-    resume: str | None = option("Go on with the report in this folder; measure only what it lacks.", metavar="DIR")
-
-    def __post_init__(self) -> None:
-        if self.out is not None and self.resume is not None:
-            raise UsageError(f"-o is {self.out} and --resume is {self.resume}; give one of the two.")
 
 
 @command("params", Selection, RunArgs, Output, leave_out=_TIMING)
@@ -180,14 +175,14 @@ def report(selection: Selection, options: ReportOptions, run: RunArgs, output: O
 
     if open_device(run.device).kind == "cpu":
         selection = scaled_for_cpu(selection)
-    return measure_and_show(MEASURES, resolve(selection, run), output, out=options.out, resume=options.resume)
+    return measure_and_show(MEASURES, resolve(selection, run), output, out=options.out, whole=True)
 
 
 def measure_and_show(
     measures: Sequence[str], plan: Plan, output: Output, *, counters: Sequence[str] = (), all_operators: bool = False,
-    out: str | None = None, resume: str | None = None,
+    out: str | None = None, whole: bool = False,
 ) -> int:
-    """Check every path and the device, measure, write what was asked for. Returns the exit code."""
+    """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too. Returns the exit code."""
     from humar_bench import report as writers
     from humar_bench.compare import compare
 
@@ -198,14 +193,14 @@ def measure_and_show(
         if path not in (None, "-"):
             writers.check_writable(path, f"--{name}")
     _check_device(plan.run.device)
-    done, records = _records_place(plan, output, out, resume, writers.check_folder)
+    done, records = _records_place(measures, plan, output, out, writers.check_folder)
     for each in plan.architectures:
         if each.foreign:
             say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
     run = _measure(measures, plan, counters, records, done, quiet=output.quiet)
-    folder = resume or out
+    folder = output.resume or out if whole else None
     if folder is not None:
-        run = load(folder)
+        run = load(folder).latest()
         writers.write_report(run, folder, plan.reference)
     comparison = compare(run, plan.reference, all_operators=all_operators)
     _write(comparison, output)
@@ -215,14 +210,18 @@ def measure_and_show(
 
 
 def _records_place(
-    plan: Plan, output: Output, out: str | None, resume: str | None, check_folder: Callable[[str, str], Any]
+    measures: Sequence[str], plan: Plan, output: Output, out: str | None, check_folder: Callable[[str, str], Any]
 ) -> tuple[Run | None, str | None]:
     """What an earlier run left (with --resume), and the file new records go to."""
-    if resume is not None:
-        done = load(resume)
-        _refuse_other_work(plan, done, resume)
-        folder = str(check_folder(resume, "--resume"))
-        return done, os.path.join(folder, RECORDS_NAME)
+    if out is not None and output.resume is not None:
+        raise UsageError(f"-o is {out} and --resume is {output.resume}; give one of the two.")
+    if output.resume is not None:
+        records = records_path(output.resume)
+        done = load(records)
+        done = Run(tuple(record for record in done if record.measure in measures), done.notes)
+        _refuse_other_work(plan, done, output.resume)
+        check_folder(str(records.parent), "--resume")
+        return done, str(records)
     if out is None:
         return None, output.records
     path = os.path.join(str(check_folder(out, "-o")), RECORDS_NAME)
@@ -231,16 +230,16 @@ def _records_place(
     return None, path
 
 
-def _refuse_other_work(plan: Plan, done: Run, folder: str) -> None:
-    """A report is about one workload, one set of arguments and one device: a resumed one must ask the same again."""
+def _refuse_other_work(plan: Plan, done: Run, place: str) -> None:
+    """A run is of one workload, one set of arguments, one device and one way to measure: a resumed one must ask the same again."""
     wanted = plain({"asked": plan.args, "workload": plan.workload, "run": plan.run})
-    wanted["run"] = {name: wanted["run"][name] for name in ("device", "dtype", "seed")}
     for record in done:
+        depends = ("device", "seed", *RUN_FIELDS[record.measure])
         for kind, values in wanted.items():
             for name, value in values.items():
                 was = getattr(record, kind).get(name)
-                if was != value:
-                    raise UsageError(f"--resume {folder!r} was measured with {name} {was} and {value} is asked now; ask the same again.")
+                if was != value and (kind != "run" or name in depends):
+                    raise UsageError(f"--resume {place!r} was measured with {name} {was} and {value} is asked now; ask the same again.")
 
 
 def _check_device(name: str) -> None:
@@ -282,6 +281,70 @@ def _write(comparison: Comparison, output: Output) -> None:
             writers.write_text(path, text())
     if output.stdout_format is None and not output.quiet:
         writers.print_comparison(comparison, writers.make_console(sys.stdout))
+
+
+# Saved runs
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What `verify` asks."""
+
+    dir: str = option("Folder that `report -o` wrote.", metavar="DIR", argument=True)
+
+
+@command("verify", VerifyOptions)
+def verify(options: VerifyOptions) -> int:
+    """Prove every table of a report from its records, byte for byte; 5 when not.
+
+    \b
+    Example:
+      humar-bench verify results
+    """
+    from humar_bench.verify import verify as prove
+
+    proof = prove(options.dir)
+    for line in (*proof.differences, *proof.notes):
+        print(line)
+    if proof.proved:
+        print(f"proved: {proof.said}.")
+        return EXIT_DONE
+    say(f"not proved: {proof.said}.")
+    return EXIT_INVALID
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What `compare` asks."""
+
+    old: str = option("Folder or records file of the earlier run.", metavar="OLD", argument=True)
+    new: str = option("Folder or records file of the later run.", metavar="NEW", argument=True)
+    fail_on: str | None = option(
+        "Most that may get worse: slower:2%,memory:1% and so on. By default also params:0,flops:0.", metavar="LIMITS"
+    )
+    across_machines: bool = option("Also compare other machines, versions or work; every ratio says so.", default=False)
+    reference: str | None = option("Architecture that both timed; speed is compared by the ratio against it.", metavar="NAME")
+
+
+@command("compare", CompareOptions)
+def compare(options: CompareOptions) -> int:
+    """Compare two saved runs: 0 nothing worse, 3 regression, 4 undecided, 5 invalid.
+
+    \b
+    Example:
+      humar-bench compare results/before results/after
+      humar-bench compare before after --fail-on slower:5%,memory:1%
+    """
+    from humar_bench.regression import compare_runs, parse_limits
+    from humar_bench.report import make_console, print_table
+
+    limits = None if options.fail_on is None else parse_limits(options.fail_on)
+    found = compare_runs(
+        load(options.old), load(options.new), limits=limits, across_machines=options.across_machines, reference=options.reference
+    )
+    print_table(found.table, make_console(sys.stdout))
+    print(found.verdict)
+    return found.exit_code
 
 
 # What there is

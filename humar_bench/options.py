@@ -60,12 +60,15 @@ class Output:
     markdown: str | None = option("Write the tables as Markdown; - is standard output.", metavar="PATH")
     json: str | None = option("Write every number as JSON; - is standard output.", metavar="PATH")
     records: str | None = option("Append each record to this JSON-lines file as it is measured.", metavar="PATH")
+    resume: str | None = option("Go on with these records; measure only what they lack, append the rest.", metavar="DIR")
     quiet: bool = option("No table, no progress; errors still show.", default=False, flags=("--quiet", "-q"))
 
     def __post_init__(self) -> None:
         printed = [f"--{name}" for name in ("csv", "markdown", "json") if getattr(self, name) == STANDARD_OUTPUT]
         if len(printed) > 1:
             raise UsageError(f"{' and '.join(printed)} both ask for standard output; give a path to all but one.")
+        if self.records is not None and self.resume is not None:
+            raise UsageError(f"--records is {self.records} and --resume is {self.resume}; give one of the two.")
         if self.records == STANDARD_OUTPUT:
             raise UsageError("--records is '-'; records need a file, so that nothing is lost; use --json - for standard output.")
 

@@ -1,4 +1,4 @@
-"""Dataclasses -> typer options: each field is one option, with its name, default and sentence, declared nowhere else."""
+"""Dataclasses -> typer options and arguments: each field is one, with its name, default and sentence, declared nowhere else."""
 
 from __future__ import annotations
 
@@ -39,8 +39,14 @@ def command(
 
 
 def _parameter(owner: type, field: dataclasses.Field, panel: str) -> inspect.Parameter:
-    """One dataclass field as a typer option; numbers come in as text, so that the sentence about a wrong one is ours."""
+    """One dataclass field as a typer option; numbers come in as text, so that the sentence about a wrong one is ours.
+
+    A field whose `argument` is true is named by its place on the command line and has to be there.
+    """
     kind, told = _kind(owner, field.name), field.metadata
+    if told.get("argument"):
+        declared = typer.Argument(help=told["help"], metavar=told["metavar"], show_default=False)
+        return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, declared])
     typed, default = {bool: bool, tuple: list[str]}.get(kind, str), field.default
     if kind is not bool:
         typed, default = typed | None, None if kind is tuple or default is None else str(default)

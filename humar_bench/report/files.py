@@ -67,11 +67,19 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         raise HumarBenchError(f"{path} could not be written: {error.strerror or error}; make room or name another place.") from error
 
 
-def write_report(run: Run, directory: str | os.PathLike, reference: str | None = None) -> list[Path]:
-    """One CSV a measure and `report.md`, made from the records alone: the same bytes whenever they are made. Returns the paths."""
-    comparison, folder = compare(run, reference), Path(directory)
+def report_texts(run: Run, reference: str | None = None) -> dict[str, str]:
+    """File name -> content: one CSV a measure and `report.md`, made from the records alone, the same whenever they are made.
+
+    What a resumed run measured again replaces what it had before.
+    """
+    comparison = compare(run.latest(), reference)
     texts = {f"{measure}.csv": to_csv(table) for measure, table in comparison.data.items()}
-    texts[REPORT_NAME] = f"# humar-bench report\n\n{to_markdown(comparison)}"
+    return {**texts, REPORT_NAME: f"# humar-bench report\n\n{to_markdown(comparison)}"}
+
+
+def write_report(run: Run, directory: str | os.PathLike, reference: str | None = None) -> list[Path]:
+    """Write `report_texts` into a folder. Returns the paths."""
+    folder, texts = Path(directory), report_texts(run, reference)
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]

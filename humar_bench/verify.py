@@ -1,0 +1,255 @@
+"""Proof of a report: every CSV and Markdown file made again from the records and held against what is there, byte for byte.
+
+A record's `id` is a digest of everything else in it, so a raw value that was changed by accident or by hand shows even where no table
+depends on it. Whoever changes a record and makes its id anew is not found out by this. No torch, nothing is written.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from humar_bench import __version__
+from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.record import RECORDS_NAME, Record, Run, records_path
+from humar_bench.report import report_texts
+
+CHECKED = (".csv", ".md")  # files of these kinds in a report's folder have to come from its records
+WIDEST = 60  # characters of a cell that a sentence shows
+_REMAKE = "humar-bench report --resume makes the tables again"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One place that is not what the records say. `row` and `column` are empty where a whole file or line is meant; `said` replaces the
+    two values where a sentence tells more."""
+
+    file: str
+    row: str = ""
+    column: str = ""
+    was: str = ""
+    should_be: str = ""
+    said: str = ""
+
+    def __str__(self) -> str:
+        place = ", ".join(filter(None, (self.file, self.row, self.column and f"column {self.column}")))
+        return f"{place}: {self.said or f'{_short(self.was)}, should be {_short(self.should_be)}'}"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What `verify` found. Proved when there is no difference; `notes` say what may explain one."""
+
+    folder: str
+    reference: str
+    files: tuple[str, ...]
+    cells: int
+    records: int
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def proved(self) -> bool:
+        return not self.differences
+
+    @property
+    def said(self) -> str:
+        """What was held against what, as a sentence without its end."""
+        found = len(self.differences)
+        counted = "" if self.proved else f"{found} difference{'s' if found > 1 else ''} in "
+        against = f", reference {self.reference}" if self.reference else ""
+        return f"{counted}{self.cells:,} cells and lines of {len(self.files)} files made again from {self.records} records{against}"
+
+
+def verify(directory: str | Path) -> Proof:
+    """Hold a report's folder against its records.
+
+    The reference is not stored: the one whose tables differ in the fewest places is meant. Raises UsageError when there are no records.
+    """
+    path = records_path(directory)
+    folder = path.parent
+    run, damage = read_records(path)
+    if not len(run):
+        return Proof(str(folder), "", (), 0, 0, (*damage, Difference(path.name, said="it holds no record; nothing can be proved.")))
+    best: Proof | None = None
+    for reference in run.architectures:
+        proof = _hold(folder, run, reference, damage)
+        if best is None or len(proof.differences) < len(best.differences):
+            best = proof
+        if len(best.differences) == len(damage):
+            break
+    return best
+
+
+def _hold(folder: Path, run: Run, reference: str, damage: Sequence[Difference]) -> Proof:
+    """The tables against one reference."""
+    try:
+        texts = report_texts(run, reference)
+    except (HumarBenchError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        said = f"no tables can be made from these records: {type(error).__name__}: {error}"
+        texts, damage = {}, [*damage, Difference(RECORDS_NAME, said=said)]
+    found = [difference for name, text in texts.items() for difference in compare_file(folder / name, text)]
+    known = {*texts, RECORDS_NAME}
+    for each in sorted(folder.iterdir()):
+        if texts and each.suffix.lower() in CHECKED and each.name not in known:
+            found.append(Difference(each.name, said="no record accounts for this file; take it out of the folder."))
+    cells = sum(_cells(name, text) for name, text in texts.items())
+    differences = (*damage, *found)
+    return Proof(str(folder), reference, tuple(texts), cells, len(run), differences, _notes(run) if differences else ())
+
+
+def _notes(run: Run) -> tuple[str, ...]:
+    versions = {(record.environment.get("packages") or {}).get("humar-bench") for record in run} - {None, __version__}
+    return tuple(
+        f"measured with humar-bench {version}, and this is {__version__}: its tables may look different." for version in sorted(versions)
+    )
+
+
+# Records --------------------------------------------------------------------------------------------------------------------------
+
+
+def read_records(path: Path) -> tuple[Run, list[Difference]]:
+    """The records that can be read, and a difference for every line that is damaged or stands twice. Raises UsageError without a file."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; name the folder that `humar-bench report -o` wrote.") from None
+    records: list[Record] = []
+    damage: list[Difference] = []
+    seen: dict[str, int] = {}
+    for number, raw in enumerate(lines, 1):
+        if not raw:
+            continue
+        line = f"line {number}"
+        try:
+            record = Record.from_json(raw.decode("utf-8"))
+            digest, text = record.digest, record.to_json()
+        except (ValueError, TypeError) as error:
+            torn = number == len(lines)
+            said = "it was cut short, that measurement has to be made again." if torn else f"it is not a record: {error}."
+            damage.append(Difference(path.name, line, said=said))
+            continue
+        row = f"{line} ({record.measure} of {record.architecture}, process {record.process})"
+        if record.id != digest:
+            damage.append(Difference(path.name, row, "id", record.id, digest, "the record was changed after it was measured: its values "
+                                     f"have the digest {digest}, and its id is {_short(record.id)}."))
+        elif text.encode() != raw:
+            damage.append(Difference(path.name, row, said="the line was written anew by something else; its values are the same."))
+        if record.id in seen:
+            damage.append(Difference(path.name, row, said=f"it is the record of line {seen[record.id]} a second time."))
+        seen.setdefault(record.id, number)
+        records.append(record)
+    return Run(tuple(records)), damage
+
+
+# Files ----------------------------------------------------------------------------------------------------------------------------
+
+
+def compare_file(path: Path, text: str) -> list[Difference]:
+    """Every cell and line of a file that is not as in `text`; empty when the bytes are equal."""
+    name, wanted = path.name, text.encode("utf-8")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [Difference(name, said=f"it is missing; {_REMAKE}.")]
+    except OSError as error:
+        return [Difference(name, said=f"it cannot be read: {error.strerror}.")]
+    if content == wanted:
+        return []
+    found = content.decode("utf-8", errors="backslashreplace")
+    differences = list((_csv_differences if path.suffix == ".csv" else _markdown_differences)(name, found, text))
+    return differences or [_first_line(name, content, wanted)]
+
+
+def _first_line(name: str, content: bytes, wanted: bytes) -> Difference:
+    """Every cell reads the same and the bytes differ: quoting, line ends."""
+    pairs = enumerate(zip(content.split(b"\n"), wanted.split(b"\n"), strict=False), 1)
+    number, was, should_be = next(((number, *pair) for number, pair in pairs if pair[0] != pair[1]), (0, b"", b""))
+    return Difference(name, f"line {number}" if number else "its end", "", repr(was)[1:], repr(should_be)[1:])
+
+
+def _csv_differences(name: str, found: str, text: str) -> Iterator[Difference]:
+    wanted = list(csv.reader(io.StringIO(text)))
+    try:
+        rows = list(csv.reader(io.StringIO(found)))
+    except csv.Error as error:
+        yield Difference(name, said=f"it is not CSV: {error}.")
+        return
+
+    def cells(index: int, was: Sequence[str], should_be: Sequence[str]) -> Iterator[Difference]:
+        row = _row(index + 1, should_be)
+        for column in range(max(len(was), len(should_be))):
+            pair = [each[column] if column < len(each) else None for each in (was, should_be)]
+            if pair[0] != pair[1]:
+                heading = wanted[0][column] if column < len(wanted[0]) else f"{column + 1}"
+                yield Difference(name, row, heading, *("nothing" if each is None else each for each in pair))
+
+    yield from _aligned(name, [tuple(row) for row in rows], [tuple(row) for row in wanted], cells, lambda row: ",".join(row))
+
+
+def _markdown_differences(name: str, found: str, text: str) -> Iterator[Difference]:
+    wanted = text.split("\n")
+
+    def cells(index: int, was: str, should_be: str) -> Iterator[Difference]:
+        parts, others = _split(was), _split(should_be)
+        if not parts or not others or len(parts) != len(others):
+            yield Difference(name, f"line {index + 1}", "", was, should_be)
+            return
+        title, headings = _table_of(wanted, index)
+        row = f"{_row(index + 1, others)}{f' of {title}' if title else ''}"
+        for heading, one, other in zip(headings, parts, others, strict=False):
+            if one != other:
+                yield Difference(name, row, heading or "1", one, other)
+
+    yield from _aligned(name, found.split("\n"), wanted, cells, str)
+
+
+def _aligned(
+    name: str, rows: Sequence, wanted: Sequence, cells: Callable[[int, Sequence, Sequence], Iterator[Difference]],
+    show: Callable[[Sequence], str],
+) -> Iterator[Difference]:
+    """Pair up the rows of two texts; a changed pair goes to `cells`, what is only in one of them is named as a row."""
+    for kind, low, high, first, last in difflib.SequenceMatcher(None, rows, wanted, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        both = min(high - low, last - first)
+        for step in range(both):
+            yield from cells(first + step, rows[low + step], wanted[first + step])
+        for index in range(first + both, last):
+            yield Difference(name, f"row {index + 1}", said=f"it is missing: {_short(show(wanted[index]))}.")
+        for index in range(low + both, high):
+            yield Difference(name, f"row {index + 1}", said=f"no record accounts for it: {_short(show(rows[index]))}.")
+
+
+def _split(line: str) -> list[str]:
+    """The cells of a Markdown table row exactly as they stand; none for any other line."""
+    if not (line.startswith("| ") and line.endswith(" |")):
+        return []
+    return line[2:-2].split(" | ")  # a bar inside a cell has a backslash before it, never a blank
+
+
+def _table_of(lines: Sequence[str], index: int) -> tuple[str, list[str]]:
+    """Title and headings of the table that line `index` belongs to."""
+    top = index
+    while top and _split(lines[top - 1]):
+        top -= 1
+    title = next((line.lstrip("# ") for line in reversed(lines[:top]) if line.startswith("#")), "")
+    return title, _split(lines[top])
+
+
+def _row(number: int, cells: Sequence[str]) -> str:
+    return f"row {number} ({_short(cells[0])})" if cells and cells[0] else f"row {number}"
+
+
+def _cells(name: str, text: str) -> int:
+    if name.endswith(".csv"):
+        return sum(len(row) for row in csv.reader(io.StringIO(text)))
+    return sum(len(_split(line)) or bool(line) for line in text.split("\n"))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}...")

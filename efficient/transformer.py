@@ -79,12 +79,11 @@ class EfficientEncoder(nn.Module):
     ) -> Tensor:
         """L maps and embeddings [B, C, H_l, W_l], level_embed [L, C], padding [B, S], valid_ratios [B, L, 2] -> memory [B, S, C]."""
         canvas = Canvas([(src.shape[2], src.shape[3]) for src in srcs], self.stride)
-        blank = canvas.place_tokens(padding.unsqueeze(-1).logical_not()).logical_not()  # padding, and what lies between the levels
-        valid = (~blank).to(srcs[0].dtype)
+        valid = canvas.place_tokens((~padding.unsqueeze(-1)).to(srcs[0].dtype))  # 0 at padding and between the levels
         levels = [(src + pos).permute(0, 2, 3, 1) for src, pos in zip(srcs, pos_embeds, strict=True)]
         if level_embed is not None:
             levels = [level + row for level, row in zip(levels, level_embed, strict=True)]
-        x = canvas.place(levels).masked_fill(blank, 0)
+        x = canvas.place(levels).masked_fill(valid == 0, 0)
         del levels
         if self.local is not None:
             x = self.local(x, valid)

@@ -376,3 +376,8 @@ def test_the_original_has_the_published_flops() -> None:
     assert count.matmul_flops == 285_795_409_920
     assert count.second_tier["grid_sample"] == 2 * 1_095_621_120
     assert (count.method, count.uncounted, count.synchronisations) == ("meta", (), 0)
+
+
+def test_dropout_in_eval_is_no_kernel_as_it_is_none_in_eager_torch() -> None:
+    count = count_flops(Calls(lambda m, x: F.dropout(F.relu(x), 0.5, training=False)), shapes((3, 4)))
+    assert (count.kernels, count.second_tier_flops) == (1, 12)

@@ -27,6 +27,7 @@ from humar_bench.measures.flop_formulas import counted_whole
 
 HOST_NUMBERS = 4096  # a host tensor up to this many elements keeps its values; a larger one goes to meta
 aten = torch.ops.aten
+DROPOUTS = {f"aten::{kind}dropout" for kind in ("", "alpha_", "feature_", "feature_alpha_")}  # (input, p, train)
 _FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 _TO_HOST = {Tensor.tolist, Tensor.numpy}
 
@@ -239,6 +240,8 @@ class _Watch(TorchDispatchMode):
         """The result of a composite operator's parts, each of them reported; NotImplemented for one that has none."""
         if not isinstance(op, OpOverload) or not op._can_decompose() or counted_whole(op):
             return NotImplemented
+        if op._schema.name in DROPOUTS and not args[2]:
+            return args[0]  # torch's decomposition copies the input here, the eager operator hands it through
         self.origins.append(op._schema.name)
         try:
             with self:

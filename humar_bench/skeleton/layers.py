@@ -32,16 +32,18 @@ class SineEmbedding:
     """Sine embedding of points (x, y): half the channels for y, then half for x, sine and cosine in turn.
 
     Pair i of a coordinate v holds the sine and cosine of 2 pi v / 10000^(2i / (channels/2)) (Vaswani et al. 2017, section 3.5).
-    The cosine is computed as the sine a quarter turn ahead. Made once per forward, on the device of `like`.
+    The cosine is computed as the sine a quarter turn ahead. Made once per forward: `scale` [B, 2] says what a coordinate of 1 is in an
+    image.
     """
 
-    def __init__(self, channels: int, like: Tensor) -> None:
-        channel = torch.arange(channels // 2, device=like.device, dtype=like.dtype)
+    def __init__(self, channels: int, scale: Tensor) -> None:
+        channel = torch.arange(channels // 2, device=scale.device, dtype=scale.dtype)
         self.phases = channel.remainder(2) * (math.pi / 2)
-        self.frequencies = 2 * math.pi * 10000 ** ((channel // 2) * (-4 / channels))
+        frequencies = 2 * math.pi * 10000 ** ((channel // 2) * (-4 / channels))
+        self.frequencies = scale.flip(-1)[:, None, None, :, None] * frequencies  # [B, 1, 1, 2 (y, x), channels/2]
 
     def __call__(self, points: Tensor) -> Tensor:
-        """points [..., 2] -> [..., channels]."""
+        """points [B, Q, N, 2] -> [B, Q, N, channels]."""
         return torch.addcmul(self.phases, points.flip(-1).unsqueeze(-1), self.frequencies).sin().flatten(-2)
 
 

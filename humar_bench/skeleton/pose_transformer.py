@@ -73,11 +73,10 @@ class PoseDecoder(nn.Module):
 
     def forward(self, x: Tensor, points: Tensor, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
         """Queries [B, Q, N, C] at reference points [B, Q, N, 2] -> tokens and points after each iteration (points also before)."""
-        context, embed = self.prepare(memory), SineEmbedding(self.channels, like=points)
+        context, embed = self.prepare(memory), SineEmbedding(self.channels, scale=memory.valid_ratios[:, 0])
         hs_pose, refpoint_pose = [], [points.flatten(-2)]
         for i in range(self.iterations):
-            scaled = points * memory.valid_ratios[:, None, None, 0]
-            query_pos = self.half_pose_ref_point_head(embed(scaled).to(x.dtype))
+            query_pos = self.half_pose_ref_point_head(embed(points).to(x.dtype))
             x = self.iterate(i, x, query_pos, points, context)
             hs_pose.append(x)
             keypoints = (self.logits(points[:, :, 1:]) + self.pose_embed[i](x[:, :, 1:].contiguous())).sigmoid()

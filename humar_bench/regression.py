@@ -7,6 +7,7 @@ own times are shown and not held against a limit, since a slower machine and a s
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ def compare_runs(
     Raises UsageError when a run is empty or mixes work, when they have nothing in common, and when they are of different machines,
     versions, work or arguments and that was not asked for.
     """
-    old, new = old.latest(), new.latest()
+    changed = sum(record.id != record.digest for run in (old, new) for record in run)
+    old, new = _usable(old), _usable(new)
     for run, name in ((old, "OLD"), (new, "NEW")):
         try:
             known = compare(run).architectures
@@ -167,10 +169,20 @@ def compare_runs(
         raise UsageError("OLD and NEW have no measurement in common; compare runs of the same architectures and measures.")
     if explicit and (lost := [name for measure, name in LIMIT_OF.items() if name in limits and not len(old.select(measure=measure))]):
         raise UsageError(f"--fail-on names {lost[0]} and OLD holds nothing to hold it against; leave it out, or measure that first.")
-    if changed := [record for run in (old, new) for record in run if record.id != record.digest]:
-        notes.append(f"{len(changed)} records were changed after they were measured; humar-bench verify names them.")
+    if changed:
+        notes.append(f"{changed} records were changed after they were measured; humar-bench verify names them.")
     notes += [f"OLD and NEW differ in {name}: {was} and {now}." for name, was, now in across]
     return Regression(reference, tuple(rows), tuple(dict.fromkeys(name for name, _, _ in across)), tuple(notes))
+
+
+def _usable(run: Run) -> Run:
+    """The last record of each measurement; one whose times cannot be times counts as failed."""
+    wrong = {"status": "failed", "kind": "not finite", "reason": "a time is not a positive number.", "measured": None}
+
+    def times_are_times(record: Record) -> bool:
+        return record.measure != "fps" or not record.ok or all(isinstance(s, (int, float)) and s > 0 for s in record.measured["wall_s"])
+
+    return Run(tuple(each if times_are_times(each) else dataclasses.replace(each, **wrong) for each in run.latest()))
 
 
 # May they be compared -------------------------------------------------------------------------------------------------------------
@@ -240,12 +252,12 @@ def _exact_rows(measure: str, old: Run, new: Run, limit: float | None) -> Iterab
             before, after = one.get(key), other.get(key)
             row = Row(architecture, name, measure, before, after, unit, scale, digits, basis="exact", limit=limit)
             if before is None or after is None:
-                yield _replaced(row, verdict=INVALID, gate="" if limit is None else INVALID, notes=("a value is missing.",))
+                yield dataclasses.replace(row, verdict=INVALID, gate="" if limit is None else INVALID, notes=("a value is missing.",))
                 continue
             change = words(before, after) if before == after else f"{words(before, after)} ({after - before:+,})"
             verdict = SAME if before == after else "more" if after > before else "less"
             gate = "" if limit is None else EXCEEDED if after > before * (1 + limit) else KEPT
-            yield _replaced(row, change=change, verdict=verdict, gate=gate, notes=_moved(key, one, other))
+            yield dataclasses.replace(row, change=change, verdict=verdict, gate=gate, notes=_moved(key, one, other))
 
 
 def _moved(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
@@ -258,10 +270,6 @@ def _moved(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[
     moved = {name: values[1].get(name, 0) - values[0].get(name, 0) for name in names}
     said = ", ".join(f"{name} {amount:+,}" for name, amount in moved.items() if amount)
     return (f"by component: {said}.",) if said else ()
-
-
-def _replaced(row: Row, **changes: Any) -> Row:
-    return Row(**{**row.__dict__, **changes})
 
 
 # Speed ----------------------------------------------------------------------------------------------------------------------------
@@ -286,22 +294,21 @@ def _speed_rows(old: Run, new: Run, reference: str, limit: float | None) -> tupl
             others = [_medians(run.select(architecture=reference), clock) for run in fps] if yardstick else None
             if all(sides):
                 rows.append(_speed_row(architecture, quantity, sides, others, reference, limit, MARGINS.get(kind, MARGINS["cpu"])))
-            elif clock == "wall_s":
-                rows.append(Row(architecture, quantity, "fps", verdict=INVALID, limit=limit, gate="" if limit is None else INVALID,
-                                notes=("a time is not a positive number.",)))
     judged = sum(row.shift is not None and row.limit is not None for row in rows)
     rows = [
-        _replaced(row, gate=row.shift.limit(row.limit, judged=judged)) if row.shift is not None and row.limit is not None else row
+        dataclasses.replace(row, gate=row.shift.limit(row.limit, judged=judged)) if row.shift is not None and row.limit is not None else row
         for row in rows
     ]
     return rows, [why] if why else []
 
 
 def _same_reference(old: Run, new: Run, reference: str) -> tuple[bool, str]:
-    """Whether both runs timed the same reference, and a sentence where they did not."""
+    """Whether both runs timed the same reference and something beside it, and a sentence where they did not."""
     sides = [[record for record in run.select(architecture=reference) if record.ok] for run in (old, new)]
-    if not all(any(record.measure == "fps" for record in side) for side in sides):
-        return False, f"{reference} was not timed in both runs, so absolute times are compared; what the machine did meanwhile is in them."
+    timed = [set(run.select(measure="fps", status="ok").architectures) for run in (old, new)]
+    if reference not in timed[0] & timed[1] or len(timed[0] & timed[1]) < 2:
+        said = "no second architecture was timed in both runs, so absolute times are compared: what the machine did in between is in them."
+        return False, said
     for said, value in (
         ("builders", lambda record: record.spec), ("built facts", lambda record: record.built),
         ("parameters", lambda record: record.measure == "params" and record.measured["total"]),

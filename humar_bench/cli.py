@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from humar_bench import __version__, typer_options
+from humar_bench import calibrate as calibration
 from humar_bench.args import WORKLOADS, ModelArgs, RunArgs
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_INVALID, EXIT_USAGE, HumarBenchError, UsageError
 from humar_bench.options import DEFAULT_ARCHITECTURES, Output, Plan, Selection, help_of, option, resolve, scaled_for_cpu, use_of
@@ -345,6 +346,59 @@ def compare(options: CompareOptions) -> int:
     print_table(found.table, make_console(sys.stdout))
     print(found.verdict)
     return found.exit_code
+
+
+# This machine
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """Where a calibration goes."""
+
+    out: str | None = option("Folder for certificate, raw data and Markdown; made where missing.", metavar="DIR", flags=("--out", "-o"))
+
+
+@command("calibrate", calibration.Settings, CalibrateOptions, Output, leave_out=("csv", "records", "resume"))
+def calibrate(settings: calibration.Settings, options: CalibrateOptions, output: Output) -> int:
+    """Measure this bench's own false alarms and what it finds, on this machine.
+
+    Identical stacks of layers and stacks with 1, 2 and 4 % more, timed in as many fresh processes as the budget holds; other tools'
+    decision rules on the same times beside it. 5 when identical stacks differ.
+
+    \b
+    Example:
+      humar-bench calibrate -o results/calibration
+      humar-bench calibrate --budget 60
+    """
+    from humar_bench import report as writers
+    from humar_bench.progress import shown_bar
+    from humar_bench.report import calibration as tables
+
+    for name in ("markdown", "json"):
+        path = getattr(output, name)
+        if path not in (None, "-"):
+            writers.check_writable(path, f"--{name}")
+    _check_device(settings.device)
+    sink = None if options.out is None else calibration.RawWriter(tables.empty_place(options.out))
+    with shown_bar(sys.stderr, quiet=output.quiet) as show:
+        made = calibration.calibrate(
+            settings, sink=sink, command=shlex.join([NAME, *_typed]),
+            progress=None if show is None else lambda event: show(event["share"], f"process {event['process'] + 1}"),
+        )
+    for name, text in (("markdown", tables.calibration_markdown), ("json", calibration.written)):
+        path = getattr(output, name)
+        if path == "-":
+            sys.stdout.write(text(made))
+        elif path is not None:
+            writers.write_text(path, text(made))
+    if options.out is not None:
+        made = tables.write_calibration(made, options.out)
+    if output.stdout_format is None and not output.quiet:
+        tables.print_calibration(made, writers.make_console(sys.stdout))
+    wrong = calibration.fault(made)
+    if wrong:
+        say(wrong)
+    return EXIT_INVALID if wrong else EXIT_DONE
 
 
 # What there is

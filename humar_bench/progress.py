@@ -37,10 +37,8 @@ class Tracker:
 
 
 @contextlib.contextmanager
-def shown_progress(
-    stream: TextIO, measures: Sequence[str], architectures: int, run: RunArgs, *, quiet: bool
-) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
-    """A function that takes the bench's events, or None where nobody would see them."""
+def shown_bar(stream: TextIO, *, quiet: bool) -> Iterator[Callable[[float, str], None] | None]:
+    """A function that takes a share (0 to 1) and a text, or None where nobody would see them."""
     if quiet or not (hasattr(stream, "isatty") and stream.isatty()):
         yield None
         return
@@ -48,14 +46,18 @@ def shown_progress(
 
     from humar_bench.report import make_console
 
-    tracker = Tracker(measures, architectures, run)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     # No thread that redraws by itself: it would run on the cores that are being measured.
     with Progress(*columns, console=make_console(stream), transient=True, auto_refresh=False) as bars:
         bar = bars.add_task("starting", total=1.0)
+        yield lambda share, text: bars.update(bar, completed=share, description=text, refresh=True)
 
-        def show(event: Mapping[str, Any]) -> None:
-            share, text = tracker.read(event)
-            bars.update(bar, completed=share, description=text, refresh=True)
 
-        yield show
+@contextlib.contextmanager
+def shown_progress(
+    stream: TextIO, measures: Sequence[str], architectures: int, run: RunArgs, *, quiet: bool
+) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
+    """A function that takes the bench's events, or None where nobody would see them."""
+    tracker = Tracker(measures, architectures, run)
+    with shown_bar(stream, quiet=quiet) as show:
+        yield None if show is None else lambda event: show(*tracker.read(event))

@@ -63,8 +63,9 @@ def results_page() -> str:
     for folder in sorted(path.parent for path in RESULTS.glob("*/records.jsonl")):
         run = load(folder)
         commands = " and ".join(f"`{each}`" for each in dict.fromkeys(record.command for record in run))
-        machines = {f"{record.environment.get('device_label') or record.environment['cpu']}, torch {record.environment['torch']}" for record in run}
-        lines.append(f"| {folder.name} | {'; '.join(sorted(machines))} | {commands} |")
+        told = [record.environment for record in run if record.environment]
+        machines = sorted({f"{each.get('device_label') or each['cpu']}, torch {each['torch']}" for each in told})
+        lines.append(f"| {folder.name} | {'; '.join(machines)} | {commands} |")
     return "\n".join([*lines, ""])
 
 

@@ -17,9 +17,9 @@ from humar_bench.errors import UsageError
 EFFICIENT_PREFIX = "efficient_"
 
 
-def _option(default: Any, help: str, *, low: float | None = None, choices: tuple | None = None) -> Any:
-    """A dataclass field that carries its own sentence and check."""
-    return field(default=default, metadata={"help": help, "low": low, "choices": choices})
+def _option(default: Any, help: str, *, low: float | None = None, choices: tuple | None = None, flags: tuple[str, ...] = ()) -> Any:
+    """A dataclass field that carries its own sentence and check; `flags` where its option is not just called like the field."""
+    return field(default=default, metadata={"help": help, "low": low, "choices": choices, "flags": flags})
 
 
 def _check_fields(options: Any) -> None:
@@ -185,6 +185,9 @@ class Workload:
         return cls("tiny", batch, 5, ((9, 7), (5, 4), (3, 2), (2, 1)))
 
 
+FIRST_LOOK, MOST_PROCESSES = 5, 15  # processes before the first verdict; at most, unless more are asked for
+PROCESS_S = 4.0  # of budget: what a process is worth starting for
+
 WORKLOADS = {"speed-test": Workload.speed_test, "uniphd": Workload.uniphd, "tiny": Workload.tiny}
 
 
@@ -196,8 +199,11 @@ class RunArgs:
     dtype: str = _option("float32", "Number type of weights and inputs.", choices=("float32", "bfloat16", "float16"))
     seed: int = _option(0, "Seed of weights, inputs and orders.", low=0)
     threads: int = _option(0, "CPU threads; 0 keeps torch's own number.", low=0)
-    processes: int = _option(5, "Fresh child processes a speed comparison is spread over.", low=1)
-    min_runs: int = _option(10, "Timed forwards per architecture, at least, over all processes.", low=1)
+    processes: int = _option(0, "Fresh child processes of a speed comparison, at most; 0: one per 4 s of budget, 5 to 15.", low=0)
+    control: bool = _option(
+        True, "Time the reference twice, as a control that this machine does not tell equals apart.", flags=("--control/--no-control",)
+    )
+    min_runs: int = _option(5, "Timed forwards per architecture, at least, over all processes.", low=1)
     max_runs: int = _option(1000, "Timed forwards per architecture, at most, over all processes.", low=1)
     budget: float = _option(60.0, "Seconds of timed forwards per architecture, over all processes.", low=0.1)
     timeout: float = _option(900.0, "Seconds after which one child process is stopped and recorded as failed.", low=1)
@@ -208,3 +214,14 @@ class RunArgs:
             raise UsageError(f"device is {self.device!r}; choose cpu, cuda, cuda:N or auto.")
         if self.max_runs < self.min_runs:
             raise UsageError(f"max_runs {self.max_runs} is below min_runs {self.min_runs}; raise one or lower the other.")
+
+    @property
+    def most_processes(self) -> int:
+        """Processes a speed comparison may take; each has at least one timed forward. Fewer once every verdict is made."""
+        asked = self.processes or min(max(FIRST_LOOK, int(self.budget // PROCESS_S)), MOST_PROCESSES)
+        return min(asked, self.max_runs)
+
+    @property
+    def first_look(self) -> int:
+        """Processes after which verdicts are looked at for the first time."""
+        return min(FIRST_LOOK, self.most_processes)

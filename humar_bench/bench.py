@@ -7,6 +7,7 @@ record with a sentence; the others go on.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from typing import Any, Protocol
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import UsageError
-from humar_bench.record import MEASURES, Record, Run
+from humar_bench.judging import judge
+from humar_bench.record import AGAIN, MEASURES, Record, Run
 from humar_bench.registry import Architecture, check_architecture, parse_architectures
 
 UNTIMED_AT_ONCE = 2  # params and flops are not timed, so two may run side by side
@@ -49,12 +51,14 @@ def benchmark(
     counters: Sequence[str] = (),
     command: str = "",
     limit_bytes: int | None = None,
+    reference: str | None = None,
 ) -> Run:
     """Measure `architectures`, built from the same `args`, on the same `workload`.
 
     Each record goes to `sink` as soon as it exists. `progress` is called with events: measure, stage, architecture, process, of,
     status (started, running, done, failed), share, reason. Measurements that `done` holds with status ok are not made again.
-    `counters` are cross-checks of the FLOPs. `limit_bytes` bounds a child's address space.
+    `counters` are cross-checks of the FLOPs. `limit_bytes` bounds a child's address space. Speed is compared with `reference`, the first
+    architecture by default: it is timed a second time as a control, and no process is started once every verdict against it is made.
 
     Raises UsageError when nothing can be measured; a measurement that fails is a record. After Ctrl-C the children are gone and what
     `sink` took is complete.
@@ -70,6 +74,7 @@ def benchmark(
         counters=tuple(counters),
         command=command,
         limit_bytes=limit_bytes,
+        reference=reference or "",
     )
     return bench.measure(measures)
 
@@ -86,9 +91,16 @@ class _Bench:
     counters: tuple[str, ...]
     command: str
     limit_bytes: int | None
+    reference: str
 
     def __post_init__(self) -> None:
         self.made: list[Record] = []
+        names = [each.name for each in self.architectures]
+        self.reference = self.reference or names[0]
+        if self.reference not in names:
+            raise UsageError(f"reference is {self.reference!r}; choose one of the architectures measured: {', '.join(names)}.")
+        if taken := [name for name in names if name.endswith(AGAIN)]:
+            raise UsageError(f"the architecture name {taken[0]!r} ends like a control's; name it otherwise, as in NAME=ARCH.")
         levels = len(self.workload.feature_sizes)
         if levels != self.args.num_feature_levels:
             raise UsageError(
@@ -113,8 +125,8 @@ class _Bench:
 
     @property
     def processes(self) -> int:
-        """Processes a speed comparison is spread over; each has at least one run."""
-        return min(self.run.processes, self.run.max_runs)
+        """Processes a speed comparison may take; each has at least one run."""
+        return self.run.most_processes
 
     # Jobs with one architecture ------------------------------------------------------------------------------------------------
 
@@ -130,13 +142,29 @@ class _Bench:
     # Speed: all architectures in each process ----------------------------------------------------------------------------------
 
     def _run_speed(self) -> None:
+        """Processes until every verdict is made, the budget is used up, or no process is left (`judging.Judged.finished`)."""
         alive = list(self.architectures)
+        control = [dataclasses.replace(each, name=each.name + AGAIN) for each in alive if each.name == self.reference and self.run.control]
         for process in range(self.processes):
-            whole = Job("fps", tuple(alive), process)
-            if not alive or self._is_done(whole):
-                continue
-            for architecture in self._run_speed_process(whole):
-                alive.remove(architecture)
+            control = [each for each in control if any(each.name == one.name + AGAIN for one in alive)]
+            if not alive:
+                return
+            whole = Job("fps", (*alive, *control), process)
+            if not self._is_done(whole):
+                for architecture in self._run_speed_process(whole):
+                    (alive if architecture in alive else control).remove(architecture)
+            if process + 1 >= self.run.first_look and self._is_decided(process):
+                return
+
+    def _is_decided(self, process: int) -> bool:
+        """Whether the records up to this process leave nothing to find out."""
+        wanted = {self._record(Job("fps", (), number), each, {"measured": {}}, {}).key
+                  for number in range(process + 1) for each in self._speed_arms()}
+        found = self.done.plus(self.made).latest()
+        return judge(Run(tuple(each for each in found if each.key in wanted)), self.reference).finished
+
+    def _speed_arms(self) -> list[Architecture]:
+        return [*self.architectures, *(dataclasses.replace(each, name=each.name + AGAIN) for each in self.architectures)]
 
     def _run_speed_process(self, job: Job) -> list[Architecture]:
         """Run one process; when an architecture takes the child down with it, the others run again without it. Returns the failed."""
@@ -166,7 +194,7 @@ class _Bench:
             "run": dataclasses.asdict(self.run),
             "process": job.process,
             "counters": list(self.counters) if job.measure == "flops" else [],
-            "plan": timing_plan(self.run, job.process, self.processes) if job.measure == "fps" else {},
+            "plan": timing_plan(self.run, job.process) if job.measure == "fps" else {},
             "limit_bytes": self.limit_bytes,
         }
         about = {"measure": job.measure, "process": job.process, "of": self.processes if job.measure == "fps" else 1}
@@ -208,15 +236,19 @@ class _Bench:
             })
 
 
-def timing_plan(run: RunArgs, process: int, processes: int) -> dict[str, Any]:
-    """This process's share of the runs and the budget, as keywords of measures.speed.TimingPlan."""
-    budget_s = run.budget / processes
+def timing_plan(run: RunArgs, process: int) -> dict[str, Any]:
+    """This process's share of the runs and the budget, as keywords of measures.speed.TimingPlan.
+
+    The least runs are due by the first look, the budget and the most runs when all processes have run.
+    """
+    budget_s, fewest = run.budget / run.most_processes, max(1, math.ceil(run.min_runs / run.first_look))
     return {
-        "min_runs": max(1, _share(run.min_runs, process, processes)),
-        "max_runs": max(1, _share(run.max_runs, process, processes)),
+        "min_runs": min(fewest, max(1, run.max_runs // run.most_processes)),
+        "max_runs": max(1, _share(run.max_runs, process, run.most_processes)),
         "budget_s": budget_s,
         "seed": run.seed * 1_000_003 + process,
         "warmup_max_s": min(WARMUP_MAX_S, max(0.5, budget_s)),
+        "first_round": process * fewest,
     }
 
 

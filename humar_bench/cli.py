@@ -33,7 +33,7 @@ NAME = "humar-bench"
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 COUNTERS = ("fvcore", "thop", "profiler")
 _PANELS = {Selection: "What to measure", RunArgs: "How to measure", Output: "Where results go"}
-_TIMING = ("processes", "min_runs", "max_runs", "budget")
+_TIMING = ("processes", "control", "min_runs", "max_runs", "budget")
 
 
 class Interrupted(HumarBenchError):
@@ -261,7 +261,7 @@ def _measure(
         progress = stack.enter_context(shown_progress(sys.stderr, measures, len(plan.architectures), plan.run, quiet=quiet))
         return bench.benchmark(
             plan.architectures, plan.args, plan.workload, measures=list(measures), run=plan.run, sink=sink, progress=progress, done=done,
-            counters=tuple(counters), command=shlex.join([NAME, *_typed]),
+            counters=tuple(counters), command=shlex.join([NAME, *_typed]), reference=plan.reference,
         )
 
 

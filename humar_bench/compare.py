@@ -18,7 +18,8 @@ from humar_bench.args import EFFICIENT_PREFIX, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.record import MEASURES, Record, Run
 from humar_bench.registry import BUILT_IN
-from humar_bench.speeds import Speed, fps_data, fps_table, read_speeds, reason_of
+from humar_bench.speed_table import fps_data, fps_table
+from humar_bench.speeds import Speeds, read_speeds, reason_of
 from humar_bench.table import MIB, Column, Table, fewer, joined, less, ratio
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Comparison:
     architectures: tuple[str, ...]
     sides: Mapping[str, breakdown.Sides]
     reasons: Mapping[str, breakdown.Reasons]
-    speeds: Mapping[str, Speed]
+    speeds: Speeds
     all_operators: bool = False
 
     @property
@@ -126,8 +127,7 @@ def compare(run: Run | Iterable[Record], reference: str | None = None, *, all_op
         latest = {name: list(chosen.select(architecture=name))[-1:] for name in chosen.architectures}
         sides[measure] = {name: latest[name][0].measured for name in names if latest.get(name)}
         reasons[measure] = {name: reason_of(records[0]) for name, records in latest.items() if not records[0].ok}
-    speeds = read_speeds(run.select(measure="fps"), reference) if "fps" in sides else {}
-    speeds = {name: speeds[name] for name in names if name in speeds}
+    speeds = read_speeds(run.select(measure="fps"), reference, names) if "fps" in sides else Speeds({})
     if "fps" in sides:
         reasons["fps"] = {name: speed.reason for name, speed in speeds.items() if speed.failed}
     return Comparison(run, reference, names, sides, reasons, speeds, all_operators)

@@ -15,7 +15,7 @@ class Tracker:
     """Turns the bench's events into how much of the work is done (0 to 1) and what is being done."""
 
     def __init__(self, measures: Sequence[str], architectures: int, run: RunArgs) -> None:
-        self.processes = min(run.processes, run.max_runs)
+        self.processes = run.most_processes
         self.weight_s = {measure: JOB_S for measure in measures}
         if "fps" in measures:
             self.weight_s["fps"] = JOB_S + run.budget / self.processes

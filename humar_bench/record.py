@@ -26,6 +26,7 @@ from humar_bench.errors import MeasurementError, UsageError
 FORMAT = 1
 
 RECORDS_NAME = "records.jsonl"
+AGAIN = " (again)"  # ends the name of a control arm: the architecture before it, built and timed a second time
 MEASURES = ("params", "flops", "fps", "memory")
 STATUSES = ("ok", "failed")
 KINDS = ("", "out of memory", "crash", "timeout", "not finite", "error")
@@ -84,6 +85,11 @@ class Record:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def control_of(self) -> str:
+        """The architecture that this record measured a second time, as a control; empty for an ordinary record."""
+        return self.architecture.removesuffix(AGAIN) if self.architecture.endswith(AGAIN) else ""
 
     @property
     def key(self) -> str:
@@ -186,8 +192,8 @@ class Run:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Names in the order of their first record."""
-        return tuple(dict.fromkeys(each.architecture for each in self))
+        """Names in the order of their first record, control arms left out."""
+        return tuple(dict.fromkeys(each.architecture for each in self if not each.control_of))
 
     @property
     def failed(self) -> Run:

@@ -41,7 +41,7 @@ def children(monkeypatch) -> list[dict]:
 
 
 def bench(builders, measures=MEASURES, **more) -> Run:
-    run = more.pop("run", RunArgs(device="cpu", processes=2))
+    run = more.pop("run", RunArgs(device="cpu", processes=2, control=False))
     return benchmark(foreign(*builders), ModelArgs(), Workload.tiny(), measures, run, **more)
 
 
@@ -101,7 +101,7 @@ def test_a_speed_process_that_dies_with_nobody_to_blame_fails_for_all_and_is_not
 
 
 def test_one_that_hangs_is_stopped_and_the_others_are_timed(children):
-    run = bench(["hangs", "build"], ["fps"], run=RunArgs(device="cpu", processes=1, timeout=2.0))
+    run = bench(["hangs", "build"], ["fps"], run=RunArgs(device="cpu", processes=1, timeout=2.0, control=False))
     assert rows(run) == [("fps", "hangs", 0, "failed"), ("fps", "build", 0, "ok")]
     assert run[0].kind == "timeout" and run[0].reason == "hangs took longer than 2 s and was stopped."
 
@@ -167,16 +167,18 @@ def test_a_record_of_other_args_work_or_number_type_is_not_taken_for_this_one(ch
 
 
 def test_the_runs_and_the_budget_are_split_over_the_processes():
-    run = RunArgs(processes=4, min_runs=10, max_runs=103, budget=20.0, seed=3)
-    plans = [timing_plan(run, process, 4) for process in range(4)]
-    assert [each["min_runs"] for each in plans] == [3, 3, 2, 2] and [each["max_runs"] for each in plans] == [26, 26, 26, 25]
-    assert {each["budget_s"] for each in plans} == {5.0} and {each["warmup_max_s"] for each in plans} == {5.0}
-    assert len({each["seed"] for each in plans}) == 4
-    assert timing_plan(RunArgs(min_runs=1), 4, 5)["min_runs"] == 1
+    run = RunArgs(processes=8, min_runs=12, max_runs=103, budget=20.0, seed=3)
+    plans = [timing_plan(run, process) for process in range(8)]
+    assert {each["min_runs"] for each in plans} == {3}  # 12 after the five processes of the first look
+    assert [each["max_runs"] for each in plans] == [13] * 7 + [12]
+    assert {each["budget_s"] for each in plans} == {2.5} and {each["warmup_max_s"] for each in plans} == {2.5}
+    assert [each["first_round"] for each in plans] == [0, 3, 6, 9, 12, 15, 18, 21]
+    assert len({each["seed"] for each in plans}) == 8
+    assert timing_plan(RunArgs(min_runs=1), 4)["min_runs"] == 1
 
 
 def test_there_are_no_more_processes_than_runs(children):
-    run = bench(["build"], ["fps"], run=RunArgs(device="cpu", processes=5, min_runs=2, max_runs=2))
+    run = bench(["build"], ["fps"], run=RunArgs(device="cpu", processes=5, min_runs=2, max_runs=2, control=False))
     assert [each.process for each in run] == [0, 1]
 
 
@@ -223,7 +225,7 @@ def test_a_killed_parent_loses_at_most_one_measurement_and_a_resumed_run_doubles
         "import sys, humar_bench.bench as m; from humar_bench.children import Child; from humar_bench.args import *\n"
         "from humar_bench.record import RecordWriter, load\n"
         f"m.Child = lambda request, **more: Child(request, **more, command={FAKE!r})\n"
-        f"m.benchmark({foreign('build', 'wider')!r}, ModelArgs(), Workload.tiny(), run=RunArgs(device='cpu', processes=3),"
+        f"m.benchmark({foreign('build', 'wider')!r}, ModelArgs(), Workload.tiny(), run=RunArgs(device='cpu', processes=3, control=False),"
         f" sink=RecordWriter({str(tmp_path)!r}))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1]), "TMPDIR": str(tmp_path)}
@@ -238,7 +240,7 @@ def test_a_killed_parent_loses_at_most_one_measurement_and_a_resumed_run_doubles
         kept = load(tmp_path)
         children.clear()
         with RecordWriter(tmp_path) as sink:
-            run = bench(["build", "wider"], run=RunArgs(device="cpu", processes=3), sink=sink, done=kept)
+            run = bench(["build", "wider"], run=RunArgs(device="cpu", processes=3, control=False), sink=sink, done=kept)
         assert len(kept) >= wanted and len(run) == 12 == len(set(rows(run))) and not run.failed
         assert load(tmp_path) == Run(run.records)
         assert sum(len(each["architectures"]) for each in children) == 12 - len(kept)

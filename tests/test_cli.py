@@ -83,11 +83,12 @@ def test_params_prints_the_table_on_standard_output_and_nothing_else(bench, caps
 
 def test_every_option_of_the_run_arrives(bench, capsys):
     given = {
-        "device": "cpu", "dtype": "bfloat16", "seed": 3, "threads": 1, "processes": 2, "min_runs": 4, "max_runs": 9, "budget": 1.5,
-        "timeout": 30.0,
+        "device": "cpu", "dtype": "bfloat16", "seed": 3, "threads": 1, "processes": 2, "control": False, "min_runs": 4, "max_runs": 9,
+        "budget": 1.5, "timeout": 30.0,
     }
     assert given.keys() == {each.name for each in dataclasses.fields(RunArgs)}
-    argv = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    typed = {name: value for name, value in given.items() if name != "control"}
+    argv = ["--no-control", *(part for name, value in typed.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
     assert ends(capsys, "fps", *argv)[0] == 0
     assert bench.calls[0].run == RunArgs(**given)
 
@@ -270,7 +271,7 @@ def test_the_front_help_names_every_command(capsys, monkeypatch):
 def test_help_holds_each_option_of_the_dataclasses(capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "200")
     out = ends(capsys, name, "-h")[1]
-    hidden = {"fps": set(), "report": {"csv", "records"}}.get(name, {"processes", "min_runs", "max_runs", "budget"})
+    hidden = {"fps": set(), "report": {"csv", "records"}}.get(name, {"processes", "control", "min_runs", "max_runs", "budget"})
     for owner in (options.Selection, options.Output, RunArgs):
         for each in dataclasses.fields(owner):
             assert (f"--{each.name.replace('_', '-')} " in out) == (each.name not in hidden), each.name
@@ -397,7 +398,7 @@ WRONG = [
     (["fps", "--min-runs", "9", "--max-runs", "3"], "max_runs 3 is below min_runs 9"),
     (["fps", "--budget", "nan"], "budget is nan; it must be a finite number."),
     (["fps", "--budget", "soon"], "--budget is 'soon'; it must be a number."),
-    (["fps", "--processes", "0"], "processes is 0; it must be at least 1."),
+    (["fps", "--processes", "-1"], "processes is -1; it must be at least 0."),
     (["fps", "--timeout", "0"], "timeout is 0.0; it must be at least 1."),
     (["report", "-o", "a", "--resume", "b"], "-o is a and --resume is b; give one of the two."),
     (["report", "--resume", "no-such-folder"], "no-such-folder does not exist"),
@@ -496,7 +497,7 @@ def test_a_builder_that_raises_and_outputs_that_are_not_finite_are_rows(capsys, 
     assert "humar-bench: fps of raises failed: the builder of raises raised ValueError: no such thing.\n" in err
     assert "humar-bench: fps of nan failed: not finite: " in err and "Traceback" not in err
     found = {each.architecture: each.status for each in load(tmp_path / "r.jsonl")}
-    assert found == {"efficient": "ok", "raises": "failed", "nan": "failed"}
+    assert found == {"efficient": "ok", "efficient (again)": "ok", "raises": "failed", "nan": "failed"}
     assert "images/s" in out
 
 

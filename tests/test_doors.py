@@ -25,8 +25,10 @@ DOORS: dict[str, set[str]] = {
     "statistics": {"numpy", "scipy"},
     "options": {"registry", "record"},
     "breakdown": {"table"},
-    "speeds": {"record", "statistics", "table", "numpy"},
-    "compare": {"breakdown", "record", "registry", "speeds", "table"},
+    "judging": {"record", "statistics", "numpy"},
+    "speeds": {"judging", "record", "statistics", "table", "numpy"},
+    "speed_table": {"speeds", "statistics", "table"},
+    "compare": {"breakdown", "record", "registry", "speed_table", "speeds", "table"},
     "report": {"calibrate", "compare", "record", "table", "rich"},
     "verify": {"front", "record", "report"},
     "unpaired": {"statistics", "numpy", "scipy"},
@@ -46,8 +48,16 @@ DOORS: dict[str, set[str]] = {
     "skeleton": {"torch"},
     "baselines": {"skeleton", "torch"},
     "efficient": {"skeleton", "torch"},
-    "worker": {"registry", "inputs", "device", "virtual_device", "measures", "environment", "record", "statistics", "torch", "numpy"},
-    "bench": {"children", "registry", "inputs", "device", "virtual_device", "measures", "environment", "record", "statistics", "worker"},
+    "task": {"registry", "inputs", "torch"},
+    "worker": {
+        "registry", "inputs", "device", "virtual_device", "measures", "environment", "record", "speed_worker", "statistics", "task",
+        "torch", "numpy",
+    },
+    "speed_worker": {"registry", "device", "measures", "record", "task", "torch"},
+    "bench": {
+        "children", "registry", "inputs", "device", "virtual_device", "measures", "environment", "judging", "record", "statistics",
+        "worker",
+    },
     "children": set(),
 }
 # What a room may import beside that inside a function, where importing it has to wait or may fail.

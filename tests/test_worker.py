@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from humar_bench import worker
+from humar_bench import speed_worker, worker
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.bench import benchmark
 from humar_bench.measures.speed import Progress
 from humar_bench.record import Run, plain
 from humar_bench.registry import NotFiniteOutputs, build, parse_architectures
-from humar_bench.worker import FirstCalls, Task, construction_order, failure
+from humar_bench.speed_worker import Arm, NewInputs, construction_order
+from humar_bench.task import Task, failure
 
 FOREIGN = f"{Path(__file__).parent}/data/foreign_models.py"
 ARGS = ModelArgs(
@@ -60,7 +61,7 @@ def memory() -> Run:
 
 def test_in_a_speed_process_those_that_fail_are_rows_and_the_others_are_timed_in_every_process(speed):
     assert rows(speed) == {
-        **{(name, process): ("ok", "") for name in ("original", "efficient", "small", "chatty") for process in (0, 1)},
+        **{(name, process): ("ok", "") for name in ("original", "original (again)", "efficient", "small", "chatty") for process in (0, 1)},
         ("crashes", 0): ("failed", "crash"),
         ("hungry", 0): ("failed", "out of memory"),
         ("not_finite", 0): ("failed", "not finite"),
@@ -198,7 +199,7 @@ def test_the_order_of_construction_differs_between_processes_and_repeats_with_th
     assert {order[0] for order in orders()} == {"a", "b", "c"}
 
 
-def test_the_first_call_is_announced_and_its_outputs_are_checked_before_the_second():
+def test_the_first_call_is_announced_and_its_outputs_are_checked_before_anything_else():
     said = []
 
     class Model(torch.nn.Module):
@@ -206,30 +207,27 @@ def test_the_first_call_is_announced_and_its_outputs_are_checked_before_the_seco
             said.append("grad" if torch.is_grad_enabled() else "run")
             return x
 
-    call = FirstCalls(Model(), (torch.ones(1),), lambda outputs: said.append("check"), lambda: said.append("started"))
-    call()
-    assert said == ["started", "run"]
-    call()
-    call()
-    assert said == ["started", "run", "check", "run", "run"] and call.first is None
-    call.once_more()
-    assert said[5:] == ["run", "check"]
+    arm = Arm("x", Model(), (torch.ones(1),), None, check=lambda outputs: said.append("check"), started=lambda: said.append("started"))
+    arm()
+    arm.check_first()
+    arm()
+    assert said == ["started", "run", "check", "run"] and arm.kept is None
 
 
 def test_a_refused_first_output_is_kept_as_the_error():
     def refuse(outputs):
         raise NotFiniteOutputs("no.")
 
-    call = FirstCalls(torch.nn.Identity(), (torch.ones(1),), refuse, lambda: None)
-    call()
+    arm = Arm("x", torch.nn.Identity(), (torch.ones(1),), NewInputs(lambda other: None), check=refuse)
+    arm()
     with pytest.raises(NotFiniteOutputs):
-        call()
-    assert isinstance(call.error, NotFiniteOutputs) and call.first is None
+        arm.check_first()
+    assert isinstance(arm.error, NotFiniteOutputs) and arm.first is None
 
 
 def test_progress_is_passed_on_once_a_stage_and_then_seldom():
     reading, writing = os.pipe()
-    tell = worker._throttled(a_task(events=writing))
+    tell = speed_worker._throttled(a_task(events=writing))
     for stage, architecture in (("warm-up", "a"), ("warm-up", "b"), ("timing", ""), ("timing", ""), ("timing", "")):
         tell(Progress(stage, architecture, 1, 0.5))
     os.close(writing)

@@ -12,10 +12,10 @@ import dataclasses
 import gc
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from humar_bench.device import Device
 from humar_bench.errors import UsageError
@@ -24,6 +24,7 @@ from humar_bench.statistics import windows_agree
 Call = Callable[[], Any]
 BLOCKS_PER_WINDOW = 5  # a warm-up window is up to this many blocks; a forward longer than the whole window is one block of one call
 MAX_CALLS_PER_BLOCK = 100_000
+SLOW_S = 1.0  # a forward this long is warm when its first call and the next agree
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class TimingPlan:
 
     Rounds go on until one architecture has used `budget_s` seconds of timed forwards or `max_runs` rounds are done, and always to
     `min_runs` rounds. Warm-up goes on until two windows in a row agree (`statistics.windows_agree`), at least two windows, at most
-    `warmup_max_windows`, and none is begun after `warmup_max_s`. A block holds as many forwards as it takes for reading the clocks to
-    cost at most `clock_share` of it; on a CPU that is one forward as soon as it lasts a few milliseconds.
+    `warmup_max_windows`, and none is begun after `warmup_max_s`; the first call of a forward of `SLOW_S` and more counts as one. A block
+    holds as many forwards as it takes for reading the clocks to cost at most `clock_share` of it; on a CPU that is one forward as soon
+    as it lasts a few milliseconds. One round in `varied_every` (0: none) also times every architecture on inputs it has not seen;
+    `first_round` is this process's first, counted over all processes, so that few rounds in each still make one in `varied_every`.
     """
 
     min_runs: int = 10
@@ -45,6 +48,8 @@ class TimingPlan:
     warmup_max_windows: int = 20
     clock_share: float = 1e-4
     telemetry: bool = True
+    varied_every: int = 4
+    first_round: int = 0
 
     def __post_init__(self) -> None:
         if self.min_runs < 1:
@@ -65,7 +70,9 @@ class SpeedSample:
     """One architecture's raw times in one process: seconds per forward, one value a round.
 
     `device_s`, `gate_held`, `stray_s` and `telemetry` are None on a device without events. `error` is one sentence when a call raised;
-    what was timed before it is kept. `steady` says whether the warm-up ended because two windows agreed.
+    what was timed before it is kept. `steady` says whether the warm-up ended because two windows agreed. `varied_*` are the times on new
+    inputs and the rounds they were taken in. `conditions` are the different states of the process its timed blocks began or ended in,
+    `changed` what its own calls changed of it: name -> [before, after]. `spent_s` is what its blocks took of the budget.
     """
 
     order_seed: int
@@ -80,6 +87,12 @@ class SpeedSample:
     gate_held: list[bool] | None = None
     stray_s: list[float] | None = None
     telemetry: list[dict[str, Any] | None] | None = None
+    varied_rounds: list[int] = field(default_factory=list)
+    varied_wall_s: list[float] = field(default_factory=list)
+    varied_cpu_s: list[float] = field(default_factory=list)
+    conditions: list[dict[str, Any]] = field(default_factory=list)
+    changed: dict[str, list[Any]] = field(default_factory=dict)
+    spent_s: float = 0.0
     error: str = ""
     error_kind: str = ""
 
@@ -106,50 +119,105 @@ class Progress:
     share: float
 
 
+class Varied(NamedTuple):
+    """Forwards on new inputs, by name; `renew` makes inputs that none of them has seen, before a round and not timed."""
+
+    calls: Mapping[str, Call]
+    renew: Callable[[], None]
+
+
 def time_architectures(
     calls: dict[str, Call], device: Device, plan: TimingPlan | None = None, *, progress: Callable[[Progress], None] | None = None,
+    varied: Varied | None = None, payers: Mapping[str, str] | None = None, observe: Callable[[str], dict[str, Any]] | None = None,
+    first_done: Callable[[str], None] | None = None,
 ) -> dict[str, SpeedSample]:
     """Time every call of `calls` (name -> one forward, no arguments) on `device`; a name that raises ends with an error, the rest go on.
 
     The caller puts models into eval and inference mode inside the call. Python's garbage is collected before every block and left alone
-    within it.
+    within it. `payers` says in whose budget an architecture is timed where that is not its own; `observe(name)` tells what state the
+    process is in for an architecture, and is asked around everything that is called, never inside. `first_done(name)` is called after the
+    first call and not timed; it may raise.
     """
     plan = plan or TimingPlan()
     tell = progress or (lambda _: None)
+    look = observe or (lambda _: {})
     order = random.Random(plan.seed)
     samples = {name: SpeedSample(order_seed=plan.seed) for name in calls}
     with _garbage_held():
         clock_cost_s = device.clock_cost_s()
         for name in _shuffled(list(calls), order):
-            with _caught(samples[name], name, device):
-                call_s = _warm_up(calls[name], device, plan, samples[name], lambda name=name: tell(Progress("warm-up", name, 0, 0.0)))
+            with _caught(samples[name], name, device), _watched(samples[name], name, look, keep=False):
+                first_s = _first_call(calls[name], device, samples[name])
+                if first_done:
+                    first_done(name)
+                call_s = _warm_up(
+                    calls[name], device, plan, samples[name], first_s, lambda name=name: tell(Progress("warm-up", name, 0, 0.0))
+                )
                 samples[name].calls_per_block = _calls_per_block(call_s, clock_cost_s, plan.clock_share)
-        _run_rounds(calls, device, plan, samples, order, tell)
+        _Rounds(calls, device, plan, samples, order, varied or Varied({}, lambda: None), payers or {}, look).run(tell)
     return samples
 
 
-def _run_rounds(
-    calls: dict[str, Call], device: Device, plan: TimingPlan, samples: dict[str, SpeedSample], order: random.Random,
-    tell: Callable[[Progress], None],
-) -> None:
-    """Rounds of one block per architecture that has not failed, until the plan says enough."""
-    spent_s = dict.fromkeys(calls, 0.0)
-    rounds = 0
-    while alive := [name for name in calls if not samples[name].error]:
-        most_s = max(spent_s[name] for name in alive)
-        if rounds >= plan.min_runs and (rounds >= plan.max_runs or most_s >= plan.budget_s):
-            return
-        for name in _shuffled(alive, order):
-            with _caught(samples[name], name, device):
-                gc.collect()
-                start_s = device.now_s()
-                timing = device.time_call(calls[name], samples[name].calls_per_block, telemetry=plan.telemetry)
-                spent_s[name] += device.now_s() - start_s
-                _keep(samples[name], timing)
-        rounds += 1
-        of_budget = max(spent_s.values()) / plan.budget_s if plan.budget_s else 1.0
-        share = min(1.0, rounds / plan.min_runs, max(of_budget, rounds / plan.max_runs))
-        tell(Progress("timing", "", rounds, share))
+@dataclass
+class _Rounds:
+    """The timed part of one process."""
+
+    calls: dict[str, Call]
+    device: Device
+    plan: TimingPlan
+    samples: dict[str, SpeedSample]
+    order: random.Random
+    varied: Varied
+    payers: Mapping[str, str]
+    look: Callable[[str], dict[str, Any]]
+
+    def run(self, tell: Callable[[Progress], None]) -> None:
+        """Rounds of one block per architecture that has not failed, until the plan says enough."""
+        plan, rounds = self.plan, 0
+        while alive := [name for name in self.calls if not self.samples[name].error]:
+            if rounds >= plan.min_runs and (rounds >= plan.max_runs or self._most_spent_s(alive) >= plan.budget_s):
+                return
+            self._round(rounds, alive)
+            rounds += 1
+            of_budget = self._most_spent_s(self.calls) / plan.budget_s if plan.budget_s else 1.0
+            share = min(1.0, rounds / plan.min_runs, max(of_budget, rounds / plan.max_runs))
+            tell(Progress("timing", "", rounds, share))
+
+    def _round(self, index: int, alive: list[str]) -> None:
+        blocks = [(name, False) for name in alive]
+        if self.plan.varied_every and (self.plan.first_round + index) % self.plan.varied_every == 0:
+            blocks += [(name, True) for name in alive if name in self.varied.calls]
+            self.varied.renew()
+        for name, new in self.order.sample(blocks, len(blocks)):
+            if not self.samples[name].error:
+                with _caught(self.samples[name], name, self.device):
+                    self._block(name, index, new)
+
+    def _block(self, name: str, index: int, new: bool) -> None:
+        sample, device = self.samples[name], self.device
+        gc.collect()
+        with _watched(sample, name, self.look):
+            start_s = device.now_s()
+            call = self.varied.calls[name] if new else self.calls[name]
+            timing = device.time_call(call, sample.calls_per_block, telemetry=self.plan.telemetry and not new)
+            sample.spent_s += device.now_s() - start_s
+        if not new:
+            return _keep(sample, timing)
+        sample.varied_rounds.append(index)
+        sample.varied_wall_s.append(timing.wall_s / sample.calls_per_block)
+        sample.varied_cpu_s.append(timing.cpu_s / sample.calls_per_block)
+
+    def _most_spent_s(self, names: Any) -> float:
+        return max(spent_by_payer({name: self.samples[name].spent_s for name in names}, self.payers).values())
+
+
+def spent_by_payer(spent_s: Mapping[str, float], payers: Mapping[str, str]) -> dict[str, float]:
+    """Seconds of the budget used, an architecture's control added to its own."""
+    total: dict[str, float] = {}
+    for name, seconds in spent_s.items():
+        payer = payers.get(name, name)
+        total[payer] = total.get(payer, 0.0) + seconds
+    return total
 
 
 def _keep(sample: SpeedSample, timing: Any) -> None:
@@ -165,17 +233,22 @@ def _keep(sample: SpeedSample, timing: Any) -> None:
         sample.telemetry = [*(sample.telemetry or []), timing.telemetry]
 
 
-def _warm_up(call: Call, device: Device, plan: TimingPlan, sample: SpeedSample, tell: Callable[[], None]) -> float:
-    """First call apart, then windows until two in a row agree or a cap is reached. Returns the last window's seconds per forward.
+def _first_call(call: Call, device: Device, sample: SpeedSample) -> float:
+    """The first call, apart. Returns its time as windows are compared by."""
+    gc.collect()
+    first = device.time_call(call, device_time=False)
+    sample.first_call_s = first.wall_s
+    return first.cpu_s if device.kind == "cpu" else first.wall_s
+
+
+def _warm_up(call: Call, device: Device, plan: TimingPlan, sample: SpeedSample, first_s: float, tell: Callable[[], None]) -> float:
+    """Windows until two in a row agree or a cap is reached. Returns the last window's seconds per forward.
 
     Windows are compared on wall time where the device works behind the host's back and on CPU time where it does not, which a busy
     neighbour disturbs less.
     """
-    gc.collect()
-    start_s = device.now_s()
-    first = device.time_call(call, device_time=False)
-    sample.first_call_s = first.wall_s
-    wall_s, before = first.wall_s, None
+    start_s = device.now_s() - sample.first_call_s
+    wall_s, before = sample.first_call_s, [first_s] if sample.first_call_s >= SLOW_S else None
     for window in range(1, plan.warmup_max_windows + 1):
         timings, calls = _window(call, device, plan.warmup_window_s, wall_s)
         sample.warmup_runs += len(timings) * calls
@@ -224,6 +297,20 @@ def _garbage_held() -> Iterator[None]:
             gc.unfreeze()
         if was_enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def _watched(sample: SpeedSample, name: str, look: Callable[[str], dict[str, Any]], *, keep: bool = True) -> Iterator[None]:
+    """Hold the state of the process after what is done inside against the one before; keep both in the sample's conditions."""
+    before = look(name)
+    yield
+    after = look(name)
+    for key in before:
+        if before[key] != after[key]:
+            sample.changed.setdefault(key, [before[key], after[key]])
+    for state in (before, after):
+        if keep and state and state not in sample.conditions:
+            sample.conditions.append(state)
 
 
 @contextlib.contextmanager

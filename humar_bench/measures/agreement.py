@@ -1,0 +1,122 @@
+"""Do outputs agree with an eager float32 forward of the same weights on the same inputs? No speed without equality.
+
+The call both architectures share selects the best Q of thousands of proposals, and near ties fall out differently in another number
+format. So the selection is compared first, as a set of rows; then the values of the rows both selected; and the memory maps, which come
+before the selection, always. What the decoder makes of a selection is compared for the images where it is the same in the same order,
+since its rows look at each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from humar_bench.measures.conditions import plain_float32
+
+# The largest difference of one number that is accepted, as a share of the root mean square of its part of the outputs.
+# Measured on both architectures at default arguments with random weights: float16 0.007, bfloat16 0.06 (memory maps and, where the
+# selection is the same, all parts); a forward without its last encoder layer is off by more than 0.5 (tests/test_agreement.py).
+TOLERANCES = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
+TF32_TOLERANCE = 5e-2  # float32 with TF32 allowed: 10 bits of mantissa
+MIN_COMMON = {"float32": 1.0, "float16": 0.8, "bfloat16": 0.5}  # of the selected rows, in every image
+TF32_MIN_COMMON = 0.8
+POINT_TOLERANCES = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 2e-2}  # of a coordinate between 0 and 1: the same proposal
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far outputs are from the expected ones. `max_error` is in shares of the part's root mean square, `worst` names the part;
+    `common_share` is that of the image with the fewest rows in common."""
+
+    max_error: float
+    worst: str
+    tolerance: float
+    same_selection: bool
+    common_share: float
+    min_common: float
+
+    @property
+    def fault(self) -> str:
+        """What is wrong, as part of a sentence; empty where nothing is."""
+        if self.common_share < self.min_common:
+            return f"it selected other proposals ({100 * self.common_share:.0f} % in common, {100 * self.min_common:.0f} % are due)"
+        if not self.max_error <= self.tolerance:
+            return f"{self.worst} is off by {self.max_error:.2g} of its root mean square (tolerance {self.tolerance:g})"
+        return ""
+
+    def worse(self, other: Agreement | None) -> Agreement:
+        """The worse of two, so that one stands for both."""
+        return self if other is None else max(self, other, key=lambda each: (bool(each.fault), -each.common_share, each.max_error))
+
+
+def agree(got: Any, want: Any, dtype: str, *, tf32: bool = False) -> Agreement:
+    """Hold outputs of the shared call against expected ones; both are whole and finite (`registry.check_outputs`)."""
+    got, want = _float32(got), _float32(want)
+    tolerance, min_common = (TF32_TOLERANCE, TF32_MIN_COMMON) if tf32 and dtype == "float32" else (TOLERANCES[dtype], MIN_COMMON[dtype])
+    errors: dict[str, float] = {}
+
+    def hold(name: str, one: Tensor, other: Tensor, whole: Tensor) -> None:
+        if other.numel():
+            scale = whole.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+            errors[name] = max(errors.get(name, 0.0), float((one - other).abs().max() / scale))
+
+    for level, (one, other) in enumerate(zip(got["memory_features"], want["memory_features"], strict=True)):
+        hold(f"memory_features[{level}]", one, other, other)
+    same, shares = True, []
+    rows = {"refpoint_pose[0]": (got["refpoint_pose"][0], want["refpoint_pose"][0])}
+    rows |= {name: (got[name], want[name]) for name in ("mix_refpoint", "mix_embedding")}
+    later = {f"{name}[{at}]": pair for name in ("hs_pose", "refpoint_pose")
+             for at, pair in enumerate(zip(got[name], want[name], strict=True)) if (name, at) != ("refpoint_pose", 0)}
+    for image in range(len(want["mix_embedding"])):
+        mine, theirs = _common_rows(*(pair[image] for name in ("refpoint_pose[0]", "mix_embedding") for pair in rows[name]), dtype)
+        shares.append(len(mine) / len(want["mix_embedding"][image]))
+        in_order = shares[-1] == 1 and torch.equal(mine, theirs)
+        same &= shares[-1] == 1
+        for name, (one, other) in {**rows, **(later if in_order else {})}.items():
+            hold(name, one[image][mine], other[image][theirs], other)
+    worst = max(errors, key=errors.get)
+    return Agreement(errors[worst], worst, tolerance, same, min(shares), min_common)
+
+
+def _common_rows(points: Tensor, want_points: Tensor, embedding: Tensor, want_embedding: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
+    """Indices of the rows of one image that both selected: the same point and, of several there (levels overlap), the nearest embedding.
+
+    points [Q, 2N], embedding [Q, C].
+    """
+    near = torch.cdist(points, want_points, p=torch.inf) <= POINT_TOLERANCES[dtype]
+    apart = torch.cdist(embedding, want_embedding, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(~near, torch.inf)
+    there, back = apart.argmin(1), apart.argmin(0)
+    mine = torch.arange(len(points), device=points.device)
+    common = near.any(1) & (back[there] == mine)
+    return mine[common], there[common]
+
+
+def _float32(outputs: Any) -> dict[str, Any]:
+    names = ("hs_pose", "refpoint_pose", "mix_refpoint", "mix_embedding", "memory_features")
+    return {
+        name: [each.float() for each in part] if isinstance(part, (list, tuple)) else part.float()
+        for name, part in zip(names, outputs, strict=True)
+    }
+
+
+def expected_outputs(build: Callable[[], nn.Module], model: nn.Module, inputs: Any) -> Any:
+    """Outputs of a float32 model that `build` makes, with the parameters of `model`, on a copy of its inputs, in its first forward.
+
+    Built anew and called once: whatever `model` remembers of earlier calls, in its buffers or elsewhere, this one does not.
+    """
+    fresh = build().eval()
+    fresh.load_state_dict(dict(model.named_parameters(remove_duplicate=False)), strict=False)
+    with plain_float32():
+        return fresh(*float32_copy(inputs))
+
+
+def float32_copy(inputs: Any) -> list[Any]:
+    """Inputs in memory of their own, floating-point ones in float32."""
+    def made(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone().float() if tensor.is_floating_point() else tensor.detach().clone()
+
+    return [[made(each) for each in part] if isinstance(part, (list, tuple)) else made(part) for part in inputs]

@@ -1,0 +1,116 @@
+"""Speeds -> tables: for people with units and sentences below, for programs unscaled. No torch, no arithmetic beyond a ratio."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from humar_bench import statistics
+from humar_bench.speeds import LAUNCH_BOUND, Speeds
+from humar_bench.table import Column, Table, percent, times
+
+
+def fps_table(speeds: Speeds, reference: str) -> Table:
+    """One row an architecture."""
+    rows = []
+    for name, speed in speeds.items():
+        row: dict[str, Any] = {**dataclasses.asdict(speed), "note": f"failed: {speed.reason}" if speed.failed else ""}
+        row |= {f"{prefix}_text": _interval(row, prefix) for prefix in ("ratio", "wall_ratio", "clean_ratio")}
+        rows.append({**row, "against": "" if name == reference else speed.words})
+    decides = next((speed.metric for speed in speeds.values() if speed.metric), "")
+
+    def ms(key: str, title: str) -> Column:
+        return Column(key, title, "ms", "less", 2, 1e-3)
+
+    columns = [
+        Column("architecture", text=True), Column("fps", "speed", "images/s", "more", 2), ms("median_s", "median"), ms("p90_s", "p90"),
+        ms("min_s", "min"), ms("first_call_s", "first call"), ms("cpu_median_s", "CPU time"), ms("device_median_s", "device time"),
+        Column("preempted_share", "preempted", "%", "", 1, 0.01), Column("processes"), Column("rounds"),
+        Column("against", f"against {reference}", text=True), Column("wall_ratio_text", "wall ratio", text=True),
+        *([Column("ratio_text", f"{decides} ratio", text=True)] if decides != "wall time" else []),
+        Column("clean_ratio_text", "wall ratio, no preemption", text=True), Column("note", text=True),
+    ]
+    used = tuple(column for column in columns if any(row.get(column.key) not in (None, "") for row in rows))
+    return Table("fps", "Speed", used, tuple(rows), tuple(_feet(speeds, decides)))
+
+
+def _interval(row: dict[str, Any], prefix: str) -> str:
+    ratio, low, high = (row[f"{prefix}{end}"] for end in ("", "_low", "_high"))
+    if ratio is None:
+        return ""
+    return times(ratio) if low is None else f"{times(ratio)} ({times(low)} to {times(high)})"
+
+
+def _feet(speeds: Speeds, decides: str) -> Iterator[str]:
+    yield "Speed is the batch divided by the median wall time of one forward; the first call is apart."
+    judged = [speed for name, speed in speeds.items() if name != speeds.reference and speed.ratio is not None]
+    if judged:
+        yield (
+            f"Ratios are {speeds.reference} / architecture with 95 % intervals over processes; {decides} decides, and a difference below "
+            f"{100 * judged[0].margin:g} % is called the same."
+        )
+    for speed in judged:
+        if speed.why:
+            yield f"{speed.architecture}: {speed.verdict}: {speed.why}"
+        yield from (f"{speed.architecture}: {note}" for note in speed.notes)
+    yield from _protocol_feet(speeds)
+    yield from _check_feet(speeds)
+    refused = statistics.percentile([], 0.9).needed
+    if few := [speed for speed in speeds.values() if speed.rounds and speed.p90_s is None]:
+        yield f"p90 needs {refused} times; {', '.join(f'{speed.architecture} has {speed.rounds}' for speed in few)}."
+    if unsteady := [speed.architecture for speed in speeds.values() if speed.steady is False]:
+        yield f"Warm-up never became steady for {', '.join(unsteady)}."
+
+
+def _protocol_feet(speeds: Speeds) -> Iterator[str]:
+    """The look, and the control arm."""
+    if look := speeds.look:
+        last = "the last" if look.final else f"of at most {look.last}"
+        yield f"Looked at after {look.processes} processes, {last}; at level {look.level:.2g}, so that looking often adds no false alarms."
+    if control := speeds.control:
+        found = control.detected
+        span = "" if found.low is None else f" ({times(found.low)} to {times(found.high)})"
+        yield (
+            f"Control: {speeds.control_of} built and timed a second time came out at {times(found.ratio)}{span} by {control.metric}: "
+            f"{found.verdict}."
+        )
+    elif speeds.control_note:
+        yield speeds.control_note
+
+
+def _check_feet(speeds: Speeds) -> Iterator[str]:
+    """What the outputs, new inputs, launches and the gate said."""
+    done = [speed for speed in speeds.values() if speed.rounds]
+    for speed in done:
+        if speed.max_error is not None:
+            rows = "the same proposals" if speed.same_selection else "not quite the same proposals"
+            yield (
+                f"{speed.architecture}: outputs as a float32 eager forward's, {rows} selected; largest error {speed.max_error:.2g} of the "
+                f"root mean square (tolerance {speed.tolerance:g})."
+            )
+        elif speed.unchecked:
+            yield f"{speed.architecture}: outputs were not held against a float32 forward: {speed.unchecked}."
+        if speed.varied_ratio is not None:
+            yield f"{speed.architecture}: on inputs it had not seen it took {times(speed.varied_ratio)} the time: {speed.varied}."
+        if speed.wall_per_device is not None and speed.wall_per_device > LAUNCH_BOUND:
+            yield (
+                f"{speed.architecture} is launch-bound: its wall time is {times(speed.wall_per_device)} its device time, the host cannot "
+                "launch work as fast as the device does it."
+            )
+        if speed.gate_open_share:
+            yield f"{speed.architecture}: in {percent(speed.gate_open_share)} of its rounds launch cost may have entered the device time."
+    if skipped := [speed.architecture for speed in done if speed.varied == "skipped"]:
+        yield f"Not timed on new inputs, for lack of budget: {', '.join(skipped)}."
+
+
+def fps_data(speeds: Speeds, reference: str) -> Table:
+    """One row an architecture, seconds and shares unscaled; ratios are reference / architecture."""
+    rows = [{**dataclasses.asdict(speed), "status": "failed" if speed.failed else "ok"} for speed in speeds.values()]
+    keys = (
+        "architecture", "status", "fps", "median_s", "p90_s", "min_s", "first_call_s", "cpu_median_s", "device_median_s", "processes",
+        "rounds", "preempted_share", "steady", "ratio", "ratio_low", "ratio_high", "metric", "wall_ratio", "wall_ratio_low",
+        "wall_ratio_high", "clean_ratio", "clean_ratio_low", "clean_ratio_high", "clean_rounds", "wall_per_device", "gate_open_share",
+        "max_error", "tolerance", "same_selection", "varied", "varied_ratio", "verdict", "margin", "reason",
+    )
+    return Table("fps", "fps", tuple(Column(key) for key in keys), tuple(rows))

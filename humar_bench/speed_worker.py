@@ -1,0 +1,268 @@
+"""The child's side of `fps`: all architectures built in one process, their outputs held against what they must be, then timed in turn."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from humar_bench.device import Device
+from humar_bench.errors import MeasurementError
+from humar_bench.measures.agreement import Agreement, agree, expected_outputs
+from humar_bench.measures.conditions import conditions, watch_inside
+from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
+from humar_bench.record import AGAIN
+from humar_bench.registry import Architecture, build, is_out_of_memory, one_line
+from humar_bench.task import Task, failure, success
+
+EVENT_EVERY_S = 1.0  # a running measurement says so at most this often, between two rounds
+CHECK_SHARE = 0.2  # of a process's budget: more than this the float32 forwards may not cost, but in the first process
+
+
+class NewInputs:
+    """Inputs that no forward has seen: two sets in memory of their own, used in turn, other values each time."""
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+        self.sets: list[Any] = []
+        self.turn = 0
+
+    @property
+    def current(self) -> Any:
+        if not self.sets:
+            self.renew()
+        return self.sets[self.turn]
+
+    def renew(self) -> None:
+        """The other set, its maps and queries moved on by one channel."""
+        self.sets = self.sets or [self.make(1), self.make(2)]
+        self.turn = 1 - self.turn
+        for tensor in (*self.sets[self.turn].srcs, self.sets[self.turn].query_embed):
+            tensor.copy_(tensor.roll(1, dims=1 if tensor is not self.sets[self.turn].query_embed else -1))
+
+
+class Arm:
+    """One architecture in one process: its forwards in inference mode, and what their outputs have to be.
+
+    `check` raises for outputs that break the shared call; `expect` gives a float32 forward's outputs for some inputs, None for an arm that
+    is held against nothing but its own first call (a control). Outputs of slow forwards are kept, so that checking costs no other one.
+    """
+
+    def __init__(
+        self, name: str, model: Any, inputs: Any, new_inputs: NewInputs, *, check: Callable[[Any], None] = lambda outputs: None,
+        expect: Callable[[Any], Any] | None = None, dtype: str = "float32", tf32: bool = False, check_s: float = 0.0,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name, self.model, self.inputs, self.new_inputs = name, model, inputs, new_inputs
+        self.check, self.expect, self.dtype, self.tf32, self.check_s, self.started = check, expect, dtype, tf32, check_s, started
+        self.inference_mode = torch.inference_mode
+        self.first = self.kept = self.kept_new = self.error = self.agreement = None
+        self.took_s = 0.0
+        self.slow = False
+        self.inside: dict[str, Any] | None = None
+        self.skipped = "" if expect else "a control is held against its own first call"
+
+    # Timed ---------------------------------------------------------------------------------------------------------------------------
+
+    def __call__(self) -> None:
+        if self.took_s and not (self.slow and self.inside is None):
+            with self.inference_mode():
+                outputs = self.model(*self.inputs)
+            if self.slow:
+                self.kept = outputs
+            return
+        self._caught(self._look_inside if self.took_s else self._first_call)
+
+    def on_new(self) -> None:
+        """A forward on new inputs."""
+        with self.inference_mode():
+            outputs = self.model(*self.new_inputs.current)
+        if self.slow:
+            self.kept_new = outputs
+
+    def _first_call(self) -> None:
+        self.started()
+        start_s = time.perf_counter()
+        with self.inference_mode():
+            self.first = self.model(*self.inputs)
+        self.took_s = max(time.perf_counter() - start_s, 1e-9)
+        self.slow = self.took_s >= SLOW_S
+
+    def _look_inside(self) -> None:
+        inside: dict[str, Any] = {}
+        with watch_inside(inside), self.inference_mode():
+            self.kept = self.model(*self.inputs)
+        self.inside = inside
+
+    def _caught(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:
+            self.error, self.first, self.kept = error, None, None
+            raise
+
+    # Not timed -----------------------------------------------------------------------------------------------------------------------
+
+    def check_first(self) -> None:
+        """After the first call and before anything is timed: its outputs are whole, finite and right."""
+        self._caught(self._check_first)
+
+    def check_last(self) -> None:
+        """After the timing: the outputs are still those of the first call, and right for inputs of other values too."""
+        self._caught(self._check_last)
+
+    def _check_first(self) -> None:
+        self.check(self.first)
+        if not self.skipped and 3 * self.took_s > self.check_s:
+            self.skipped = "too slow for every process; the first one is checked"
+        self._hold(self.first, self.inputs)
+        self.first = _copied(self.first)
+
+    def _check_last(self) -> None:
+        if not self.slow:
+            self._look_inside()
+        self.check(self.kept)
+        if fault := agree(_copied(self.kept), self.first, self.dtype, tf32=self.tf32).fault:
+            raise MeasurementError(f"the outputs of {self.name} changed between its first call and its last on the same inputs: {fault}.")
+        self.first = self.kept = None
+        if self.skipped:
+            return
+        if self.slow and self.kept_new is None:
+            self.on_new()
+        with self.inference_mode():
+            outputs = self.kept_new if self.slow else self.model(*self.new_inputs.current)
+        self.check(outputs)
+        self._hold(outputs, self.new_inputs.current)
+
+    def _hold(self, outputs: Any, inputs: Any) -> None:
+        """Hold outputs against a float32 forward on these inputs, unless there is none to hold them against."""
+        if self.skipped:
+            return
+        try:
+            expected = self.expect(inputs)
+        except Exception as error:
+            said = "out of memory" if is_out_of_memory(error) else f"it raised {one_line(error)}"
+            self.skipped = f"no float32 forward: {said}"
+            return
+        found: Agreement = agree(outputs, expected, self.dtype, tf32=self.tf32)
+        self.agreement = found.worse(self.agreement)
+        if found.fault:
+            raise MeasurementError(f"the outputs of {self.name} differ from a float32 eager forward of the same weights: {found.fault}.")
+
+    def measured(self) -> dict[str, Any]:
+        """What the checks found, for the record."""
+        found = self.agreement
+        told = {"checked": "" if found is None else ("before" if self.skipped else "before and after"), "skipped": self.skipped}
+        if found is not None:
+            names = ("max_error", "worst", "tolerance", "same_selection", "common_share")
+            told |= {name: getattr(found, name) for name in names}
+        return {"agreement": told, "inside": self.inside or {}}
+
+
+def _copied(outputs: Any) -> Any:
+    """Outputs in memory of their own, on the CPU: a model may write its next ones into the same tensors."""
+    if isinstance(outputs, (tuple, list)):
+        return [_copied(each) for each in outputs]
+    return outputs.detach().to("cpu", copy=True)
+
+
+def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
+    """Every architecture built in this one process, in an order shuffled by the seed, then timed in turn."""
+    plan = TimingPlan(**task.plan)
+    inputs, new_inputs = task.inputs(device.name), NewInputs(lambda other: task.inputs(device.name, other=other))
+    results: dict[str, dict[str, Any]] = {}
+    arms: dict[str, Arm] = {}
+    for architecture in construction_order(task):
+        name = architecture.name
+        task.tell("build", name)
+        try:
+            model = task.model(architecture, device.name)
+        except Exception as error:
+            results[name] = failure(error, name)
+            continue
+        arms[name] = _arm(task, architecture, model, inputs, new_inputs, device, plan)
+    before = device.telemetry()
+    samples = time_architectures(
+        arms, device, plan, progress=_throttled(task), payers={name: name.removesuffix(AGAIN) for name in arms},
+        varied=Varied({name: arm.on_new for name, arm in arms.items() if not name.endswith(AGAIN)}, new_inputs.renew),
+        observe=lambda name: conditions(arms[name].model), first_done=lambda name: arms[name].check_first(),
+    ) if arms else {}
+    after = device.telemetry()
+    child = secrets.token_hex(8)  # rounds pair by index only within one child
+    for name, sample in samples.items():
+        task.tell("last check", name)
+        results[name] = _result(task, arms[name], sample)
+        if results[name]["status"] == "ok":
+            telemetry = None if before is None and after is None else {"before": before, "after": after}
+            results[name]["measured"] |= {"child": child, "telemetry": telemetry, **_run_conditions(task)}
+    return results
+
+
+def _arm(
+    task: Task, architecture: Architecture, model: Any, inputs: Any, new_inputs: NewInputs, device: Device, plan: TimingPlan
+) -> Arm:
+    name = architecture.name
+
+    def expect(inputs: Any) -> Any:
+        task.tell("check", name)
+        return expected_outputs(
+            lambda: build(architecture, task.args, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs
+        )
+
+    allowed = _run_conditions(task)["tf32"]
+    return Arm(
+        name, model, inputs, new_inputs, check=lambda outputs: task.check(architecture, outputs),
+        expect=None if name.endswith(AGAIN) else expect, dtype=task.run.dtype,
+        tf32=device.kind == "cuda" and (allowed["matmul"] or allowed["cudnn"]),
+        check_s=float("inf") if task.process == 0 else CHECK_SHARE * plan.budget_s, started=lambda: task.tell("first call", name),
+    )
+
+
+def _result(task: Task, arm: Arm, sample: SpeedSample) -> dict[str, Any]:
+    if arm.error is None and not sample.error:
+        try:
+            arm.check_last()
+        except Exception as error:
+            arm.error = error
+    if arm.error is not None:
+        return failure(arm.error, arm.name)
+    if sample.error:
+        return {"status": "failed", "kind": sample.error_kind, "reason": f"{sample.error.rstrip('.')}.", "built": {}, "measured": None}
+    about = {"process": task.process, "control_of": arm.name.removesuffix(AGAIN) if arm.name.endswith(AGAIN) else ""}
+    return success(arm.model, {**about, **sample.measured(), "finite": True, **arm.measured()})
+
+
+def construction_order(task: Task) -> list[Architecture]:
+    """Architectures in the order this process builds them: where they come to lie in memory must not always favour the same one."""
+    return random.Random(f"{task.run.seed}/{task.process}").sample(task.architectures, len(task.architectures))
+
+
+def _run_conditions(task: Task) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that these names will change
+        tf32 = {
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "matmul": bool(torch.backends.cuda.matmul.allow_tf32),
+            "cudnn": bool(torch.backends.cudnn.allow_tf32),
+        }
+    return {"batch": task.workload.batch, "threads": torch.get_num_threads(), "dtype": task.run.dtype, "tf32": tf32}
+
+
+def _throttled(task: Task) -> Callable[[Progress], None]:
+    """Pass each stage's first progress on, then at most one every EVENT_EVERY_S seconds: the parent that shows it would run on the
+    cores that are being measured."""
+    last_s, stage = 0.0, ""
+
+    def tell(progress: Progress) -> None:
+        nonlocal last_s, stage
+        now_s = time.monotonic()
+        if progress.stage != stage or now_s - last_s >= EVENT_EVERY_S:
+            last_s, stage = now_s, progress.stage
+            task.tell(progress.stage, progress.architecture, share=progress.share)
+
+    return tell

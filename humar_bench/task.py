@@ -1,0 +1,93 @@
+"""What a child process is asked, and how it answers: a request read into a Task, a success or an exception as a result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from humar_bench.args import ModelArgs, RunArgs, Workload
+from humar_bench.errors import HumarBenchError
+from humar_bench.registry import Architecture, NotFiniteOutputs, build, check_outputs, is_out_of_memory, one_line
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Task:
+    """A request, read."""
+
+    measure: str
+    architectures: list[Architecture]
+    args: ModelArgs
+    workload: Workload
+    run: RunArgs
+    process: int = 0
+    plan: dict[str, Any] = field(default_factory=dict)
+    counters: list[str] = field(default_factory=list)
+    events: int | None = None
+
+    @classmethod
+    def read(cls, request: dict[str, Any]) -> Task:
+        workload = request["workload"]
+        sizes = tuple((height, width) for height, width in workload["feature_sizes"])
+        return cls(
+            measure=request["measure"],
+            architectures=[Architecture(**each) for each in request["architectures"]],
+            args=ModelArgs(**request["asked"]),
+            workload=Workload(**{**workload, "feature_sizes": sizes}),
+            run=RunArgs(**request["run"]),
+            process=request.get("process", 0),
+            plan=request.get("plan", {}),
+            counters=request.get("counters", []),
+            events=request.get("events"),
+        )
+
+    def tell(self, stage: str, architecture: str = "", **more: Any) -> None:
+        """One line to the parent; a parent that is gone is no reason to fail."""
+        if self.events is None:
+            return
+        line = json.dumps({"stage": stage, "architecture": architecture, **more}).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            os.write(self.events, line)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return getattr(torch, self.run.dtype)
+
+    def model(self, architecture: Architecture, device: str) -> torch.nn.Module:
+        return build(architecture, self.args, device=device, dtype=self.dtype, seed=self.run.seed)
+
+    def inputs(self, device: str, *, other: int = 0) -> Any:
+        """The inputs of the run; with `other` 1, 2, ... other ones of the same shapes."""
+        from humar_bench.inputs import make_inputs
+
+        return make_inputs(self.args, self.workload, device=device, dtype=self.dtype, seed=self.run.seed + other)
+
+    def check(self, architecture: Architecture, outputs: Any) -> None:
+        check_outputs(outputs, self.args, self.workload, name=architecture.name)
+
+
+def failure(error: BaseException, architecture: str) -> dict[str, Any]:
+    """An exception as a failed result: its kind and one sentence."""
+    if isinstance(error, NotFiniteOutputs):
+        kind = "not finite"
+    else:
+        kind = "out of memory" if is_out_of_memory(error) else "error"
+    if isinstance(error, HumarBenchError):
+        reason = str(error)
+    elif kind == "out of memory":
+        reason = f"{architecture} ran out of memory ({one_line(error)}); try a smaller batch."
+    else:
+        reason = f"{architecture} raised {one_line(error)}."
+    return {"status": "failed", "kind": kind, "reason": reason, "built": {}, "measured": None}
+
+
+def success(model: Any, measured: dict[str, Any]) -> dict[str, Any]:
+    built = getattr(model, "built", None)
+    return {"status": "ok", "kind": "", "reason": "", "built": dict(built) if isinstance(built, dict) else {}, "measured": measured}

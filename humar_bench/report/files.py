@@ -46,7 +46,12 @@ def check_folder(path: str | os.PathLike, option: str) -> Path:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write the whole text, or leave what was there. Raises HumarBenchError with one sentence (a full disk, a folder that is gone)."""
-    target, content = _target(path), text.encode("utf-8")
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write all of it, or leave what was there. Raises HumarBenchError with one sentence."""
+    target = _target(path)
     try:
         if _in_place(target):
             with open(target, "wb") as file:

@@ -1,0 +1,294 @@
+"""Speed records become verdicts and sentences: what decides, what stands beside it, what makes a table invalid, when a run may stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from humar_bench.args import ModelArgs, RunArgs, Workload
+from humar_bench.compare import compare
+from humar_bench.judging import judge, look_at, spent_s
+from humar_bench.record import AGAIN, Record, Run
+from humar_bench.report.data import to_json
+from humar_bench.statistics import ALPHA, LookPlan
+
+RUN = RunArgs(device="cpu", processes=5)
+STATE = {"threads": 2, "grad mode": True, "TF32 in matmul": False, "training": False, "weights": ["float32"]}
+
+
+def fps(name: str, process: int, seconds=0.1, *, cpu=None, device=None, run: RunArgs = RUN, kind="cpu", rounds=10, noise=0.002, **more) -> Record:
+    """One process of one architecture: `seconds` a round with a little noise, `cpu` of CPU time, `device` of device time."""
+    chance = random.Random(f"{name}/{process}/{more.pop('salt', '')}")
+
+    def times(base):
+        return [base * (1 + noise * chance.gauss(0, 1)) for _ in range(rounds)]
+
+    measured = {
+        "process": process, "child": f"c{process}", "wall_s": times(seconds), "cpu_s": times(seconds if cpu is None else cpu),
+        "device_s": None if device is None else times(device), "preempted": [False] * rounds, "batch": 2, "steady": True,
+        "first_call_s": seconds, "spent_s": rounds * seconds, "conditions": [STATE], "changed": {}, "inside": {}, "varied_rounds": [],
+        "varied_wall_s": [], "varied_cpu_s": [],
+        "agreement": {"checked": "before and after", "skipped": "", "max_error": 0.0, "worst": "hs_pose[0]", "tolerance": 1e-3,
+                      "same_selection": True, "common_share": 1.0},
+    }
+    return Record(
+        measure="fps", architecture=name, spec="x", foreign=False, process=process, asked=dataclasses.asdict(ModelArgs()),
+        workload=dataclasses.asdict(Workload.tiny()), run=dataclasses.asdict(run), environment={"device": kind},
+        measured={**measured, **more},
+    )
+
+
+def a_run(*arms, processes: int = 5, control: float | None = 1.0, **shared) -> Run:
+    """`arms` are keywords of `fps` each; `control` is how many times as long the second measurement of `a` takes, None for none."""
+    arms = [{"name": "a"}, *arms]
+    if control is not None:
+        arms.append({"name": f"a{AGAIN}", "seconds": 0.1 * control})
+    return Run([fps(arm["name"], process, **{**shared, **{key: each for key, each in arm.items() if key != "name"}})
+                for process in range(processes) for arm in arms])
+
+
+def feet(run: Run) -> str:
+    return "\n".join(next(table for table in compare(run).tables if table.name == "fps").notes)
+
+
+# What decides ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_on_a_cpu_cpu_time_decides_and_wall_time_stands_beside_it():
+    noisy = a_run({"name": "b", "seconds": 0.5, "cpu": 0.05}, noise=0.002)
+    speed = compare(a_run({"name": "b", "seconds": 0.07, "cpu": 0.05})).speeds["b"]
+    assert (speed.verdict, speed.metric) == ("faster", "CPU time")
+    assert speed.ratio == pytest.approx(2, rel=0.01) and speed.wall_ratio == pytest.approx(0.1 / 0.07, rel=0.01)
+    assert speed.wall_ratio_low < speed.wall_ratio < speed.wall_ratio_high
+    assert speed.words == "1.43x faster" and speed.fps == pytest.approx(2 / 0.07, rel=0.01)
+    assert compare(noisy).speeds["b"].verdict == "undecided"  # CPU time and wall time contradict each other
+
+
+def test_wall_time_that_a_neighbour_disturbs_does_not_hide_what_cpu_time_finds():
+    loud = random.Random(1)
+    records = [
+        fps(name, process, cpu=cpu, wall_s=[0.3 * loud.lognormvariate(0, 0.5) for _ in range(10)])
+        for process in range(5) for name, cpu in (("a", 0.1), ("b", 0.11), (f"a{AGAIN}", 0.1))
+    ]
+    speed = compare(Run(records)).speeds["b"]
+    assert speed.verdict == "slower" and speed.ratio == pytest.approx(1 / 1.1, rel=0.01)
+    assert speed.words.endswith("slower") or speed.words == "1.10x slower by CPU time"
+
+
+def test_what_only_waits_is_slower_although_its_cpu_time_is_the_same():
+    def sleeps(process):  # every tenth round
+        return [0.1 * (1 + 0.001 * index) + (0.2 if index == process % 10 else 0) for index in range(10)]
+
+    run = Run([*a_run(), *(fps("b", process, cpu=0.1, wall_s=sleeps(process)) for process in range(5))])
+    speed = compare(run).speeds["b"]
+    assert speed.verdict == "slower" and "sees waiting" in speed.why
+    assert speed.wall_ratio == pytest.approx(1, abs=0.02)  # by medians it is not
+
+
+def test_on_a_device_with_events_device_time_decides_and_the_host_is_told_apart():
+    run = a_run({"name": "b", "seconds": 0.1, "device": 0.02}, device=0.09, kind="cuda:0", control=None)
+    speeds = compare(run).speeds
+    assert (speeds["b"].verdict, speeds["b"].metric) == ("faster", "device time")
+    assert speeds["b"].ratio == pytest.approx(4.5, rel=0.01) and speeds["b"].wall_ratio == pytest.approx(1, abs=0.01)
+    assert speeds["b"].wall_per_device == pytest.approx(5, rel=0.01)
+    assert speeds["b"].words == "4.50x faster by device time" or speeds["b"].words.endswith("faster")
+    assert "b is launch-bound: its wall time is 5.0" in feet(run) and "a is launch-bound: its wall time is 1.1" in feet(run)
+    calm = a_run({"name": "b", "device": 0.095}, device=0.095, kind="cuda:0")
+    assert "launch-bound" not in feet(calm)
+
+
+def test_rounds_whose_gate_opened_too_early_are_said():
+    run = a_run({"name": "b", "device": 0.05, "gate_held": [True] * 8 + [False] * 2}, device=0.09, kind="cuda:0")
+    assert "b: in 20 % of its rounds launch cost may have entered the device time." in feet(run)
+
+
+def test_preempted_rounds_are_dropped_for_both_arms_and_only_with_a_quorum():
+    def hit(rounds):
+        return [index in rounds for index in range(10)]
+
+    def wall(rounds, seconds):
+        return [seconds * (3 if index in rounds else 1) for index in range(10)]
+
+    def run(hurt, other):
+        return Run([
+            record for process in range(5) for record in (
+                fps("a", process, wall_s=wall(hurt, 0.1), preempted=hit(hurt)), fps("b", process, cpu=0.05, wall_s=wall(other, 0.05),
+                                                                                   preempted=hit(other)),
+            )
+        ])
+
+    speed = compare(run({0, 1}, {1, 2})).speeds["b"]
+    assert speed.clean_rounds == 5 * 7 and speed.clean_ratio == pytest.approx(2)
+    few = compare(run({0, 1, 2}, {3, 4, 5})).speeds["b"]
+    assert few.clean_rounds == 5 * 4 and few.clean_ratio is None
+    assert compare(a_run({"name": "b"})).speeds["b"].clean_ratio is None  # nothing was preempted: nothing to add
+
+
+# Control --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_control_that_differs_makes_every_row_invalid():
+    arms = ({"name": "b", "seconds": 0.05}, {"name": "c", "seconds": 0.1})
+    good, bad = compare(a_run(*arms)), compare(a_run(*arms, control=1.05))
+    assert [good.speeds[name].verdict for name in "bc"] == ["faster", "same"]
+    assert [bad.speeds[name].verdict for name in "bc"] == ["invalid", "invalid"]
+    assert "the reference measured a second time, came out 5 % slower" in bad.speeds["b"].why
+    assert bad.speeds["b"].words.startswith("invalid")
+
+
+def test_the_control_is_no_row_of_its_own_and_a_foot_says_what_it_measured():
+    run = a_run({"name": "b", "seconds": 0.05})
+    comparison = compare(run)
+    assert list(comparison.speeds) == ["a", "b"] == list(run.architectures) and comparison.architectures == ("a", "b")
+    assert [record.control_of for record in run][:3] == ["", "", "a"]
+    found = next(line for line in feet(run).splitlines() if line.startswith("Control"))
+    assert found.startswith("Control: a built and timed a second time came out at 1.00x (") and found.endswith(" by CPU time: same.")
+    assert AGAIN not in to_json(comparison)
+
+
+def test_without_a_control_the_table_says_so_and_one_that_failed_says_why():
+    assert "No control arm was timed" in feet(a_run({"name": "b"}, control=None))
+    broken = [dataclasses.replace(each, status="failed", kind="out of memory", reason="it ran out.", measured=None, id="")
+              if each.control_of else each for each in a_run({"name": "b"})]
+    assert "The control arm, a a second time, was not measured: it ran out." in feet(Run(broken))
+    assert compare(Run(broken)).speeds["b"].verdict == "same"
+
+
+def test_one_architecture_alone_has_a_control_too():
+    run = a_run()
+    assert "Control: a built and timed a second time" in feet(run) and judge(run, "a").finished
+
+
+# Looks ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_level_of_a_look_follows_from_the_records_alone():
+    plan, run = LookPlan(5, 15), RunArgs(device="cpu", budget=60.0)
+    assert (run.most_processes, run.first_look) == (15, 5)
+    for processes in (5, 6, 14, 15):
+        look = look_at(a_run({"name": "b"}, processes=processes, run=run, rounds=3))
+        assert (look.processes, look.first, look.last, look.final) == (processes, 5, 15, processes == 15)
+        assert look.level == pytest.approx(plan.level(processes))
+    assert look_at(a_run(processes=3, run=run)).level == ALPHA  # never looked at before its first look
+    assert look_at(a_run(processes=1, run=RunArgs(device="cpu", processes=1))) is None
+
+
+def test_a_budget_that_is_used_up_makes_the_look_the_last():
+    run = RunArgs(device="cpu", budget=60.0)
+    records = a_run({"name": "b", "seconds": 0.1}, processes=7, run=run, seconds=0.5, rounds=10)
+    assert spent_s(records) == pytest.approx(7 * (10 * 0.5 + 10 * 0.1), rel=0.01)  # the reference and its control share a budget
+    assert not look_at(records).final
+    more = a_run({"name": "b"}, processes=7, run=run, seconds=1.0)
+    assert look_at(more).final and look_at(more).level == pytest.approx(LookPlan(5, 15).level(7, final=True))
+
+
+def test_a_run_stops_when_every_verdict_is_made_and_not_before():
+    run = RunArgs(device="cpu", budget=60.0)
+    clear = a_run({"name": "b", "seconds": 0.05}, processes=5, run=run)
+    assert judge(clear, "a").finished and "Looked at after 5 processes, of at most 15; at level 0.00025" in feet(clear)
+    close = a_run({"name": "b", "seconds": 0.05}, {"name": "c", "seconds": 0.102, "noise": 0.05}, processes=5, run=run)
+    assert not judge(close, "a").finished
+
+
+def test_a_difference_that_would_do_at_the_end_does_not_do_at_an_early_look():
+    drawn = [0.100, 0.1005, 0.0995, 0.1008, 0.0992]
+
+    def made(run):
+        return Run([fps(name, process, seconds=seconds, noise=0, run=run) for process in range(5)
+                    for name, seconds in (("a", 0.1), ("b", 1.025 * drawn[process]))])
+
+    assert compare(made(RunArgs(device="cpu", processes=5))).speeds["b"].verdict == "slower"
+    assert compare(made(RunArgs(device="cpu", processes=15))).speeds["b"].verdict == "undecided"
+
+
+@pytest.mark.parametrize(("asked", "most"), [({}, 15), ({"budget": 20.0}, 5), ({"budget": 40.0}, 10), ({"budget": 1.0}, 5),
+                                             ({"processes": 3}, 3), ({"processes": 30}, 30), ({"min_runs": 2, "max_runs": 4}, 4)])
+def test_processes_follow_from_the_budget_unless_they_are_asked_for(asked, most):
+    assert RunArgs(**asked).most_processes == most and RunArgs(**asked).first_look == min(5, most)
+
+
+# New inputs -----------------------------------------------------------------------------------------------------------------------
+
+
+def varied(factor: float, spread: float = 0.002):
+    chance = random.Random(3)
+    return {"varied_rounds": [0, 4, 8], "varied_cpu_s": [0.1 * factor * (1 + spread * chance.gauss(0, 1)) for _ in range(3)]}
+
+
+def test_a_model_that_is_slower_on_inputs_it_has_not_seen_is_invalid():
+    run = a_run({"name": "b", **varied(1.2)}, {"name": "c", **varied(1.0)})
+    speeds = compare(run).speeds
+    assert (speeds["b"].verdict, speeds["b"].varied, speeds["c"].verdict, speeds["c"].varied) == ("invalid", "differs", "same", "agrees")
+    assert "b takes 1.2 times as long on inputs it has not seen" in speeds["b"].why
+    both = compare(Run([dataclasses.replace(each, measured={**each.measured, **varied(1.2)}, id="") if each.architecture == "a" else each
+                        for each in run]))
+    assert [both.speeds[name].verdict for name in "bc"] == ["invalid", "invalid"]  # the reference itself cheats
+
+
+@pytest.mark.parametrize(("factor", "spread", "said"), [(1.02, 0.002, "agrees"), (1.04, 0.002, "differs"), (0.9, 0.002, "differs"),
+                                                        (1.03, 0.01, "undecided"), (1.1, 0.3, "undecided")])
+def test_three_percent_count_only_when_the_whole_interval_is_beyond_them(factor, spread, said):
+    chance = random.Random(5)
+    records = [
+        fps(name, process, varied_rounds=[0, 4, 8], varied_cpu_s=[0.1 * factor * (1 + spread * chance.gauss(0, 1)) for _ in range(3)])
+        for process in range(6) for name in "ab"
+    ]
+    assert compare(Run(records)).speeds["b"].varied == said
+
+
+def test_new_inputs_that_were_not_timed_are_said():
+    assert "Not timed on new inputs, for lack of budget: a, b." in feet(a_run({"name": "b"}))
+
+
+def test_on_a_device_with_events_new_inputs_are_compared_by_wall_time():
+    more = {"varied_rounds": [0, 4], "varied_wall_s": [0.5, 0.5], "varied_cpu_s": [0.1, 0.1]}
+    run = a_run({"name": "b", "device": 0.09, **more}, device=0.09, kind="cuda:0")
+    assert compare(run).speeds["b"].varied == "differs"
+
+
+# Conditions -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fact", "value", "shown"), [
+    ("TF32 in matmul", True, "True"), ("grad mode", False, "False"), ("threads", 1, "1"), ("training", True, "True"),
+    ("weights", ["bfloat16", "float32"], "bfloat16 and float32"),
+])
+def test_arms_under_other_conditions_are_not_compared(fact, value, shown):
+    run = a_run({"name": "b", "seconds": 0.05, "conditions": [{**STATE, fact: value}]}, {"name": "c", "seconds": 0.05})
+    speeds = compare(run).speeds
+    assert speeds["b"].verdict == "invalid" and speeds["c"].verdict == "faster"
+    assert speeds["b"].why.startswith(f"{fact} is {shown} for b and ")
+
+
+def test_an_arm_that_changes_the_process_makes_all_rows_invalid_and_is_named():
+    run = a_run({"name": "b", "changed": {"threads": [2, 1]}}, {"name": "c", "seconds": 0.05})
+    speeds = compare(run).speeds
+    assert [speeds[name].verdict for name in "bc"] == ["invalid"] * 2
+    assert speeds["c"].why == "b changes threads from 2 to 1 while it runs; what is timed beside it runs under other conditions."
+
+
+def test_what_is_turned_on_inside_a_forward_counts_too():
+    run = a_run({"name": "b", "inside": {"autocast on cpu": "bfloat16"}}, {"name": "c"})
+    speeds = compare(run).speeds
+    assert speeds["b"].verdict == "invalid" and speeds["c"].verdict == "same"
+    assert speeds["b"].why.startswith("autocast on cpu is bfloat16 for b inside its forward and as around it for a")
+
+
+# Outputs --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_error_of_all_processes_is_shown_with_its_tolerance():
+    run = [dataclasses.replace(each, measured={**each.measured, "agreement": {**each.measured["agreement"], "max_error": 1e-4 * each.process,
+                               "same_selection": each.process < 4}}, id="") for each in a_run({"name": "b"})]
+    speed = compare(Run(run)).speeds["b"]
+    assert (speed.max_error, speed.tolerance, speed.same_selection) == (4e-4, 1e-3, False)
+    assert "b: outputs as a float32 eager forward's, not quite the same proposals selected; largest error 0.0004" in feet(Run(run))
+
+
+def test_outputs_that_were_not_held_against_anything_are_said():
+    skipped = {"checked": "", "skipped": "no float32 forward: out of memory"}
+    assert "b: outputs were not held against a float32 forward: no float32 forward: out of memory." in feet(
+        a_run({"name": "b", "agreement": skipped})
+    )

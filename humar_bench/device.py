@@ -17,12 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from humar_bench.errors import UsageError
+from humar_bench.errors import MeasurementError, UsageError
 
 EVENT_RESOLUTION_S = 0.5e-6  # CUDA's own figure: "a resolution of around 0.5 microseconds" (runtime API, cudaEventElapsedTime)
 GATE_MARGIN_S = 0.5e-3  # the gate lasts three times what the host needed to enqueue the same work, and this
 GATE_MAX_S = 2.0
 GATE_FACTOR = 3.0
+COARSEST_CLOCK_S = 1e-4  # a clock that moves in larger steps cannot time a forward
+CLOCK_READS = 20_000  # after so many readings a clock that has not moved is taken to be a test's
 
 # What NVML's clock-event bits mean, and which of them say that the clock was held below what the chip would run at
 # (nvml.h, nvmlClocksEventReasons). Idle, user-set clocks and display clocks are no throttling.
@@ -37,8 +39,8 @@ THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 class Timing:
     """One timed block of calls; every time is of the whole block.
 
-    `device_s`, `gate_held`, `stray_s` and `telemetry` are None where the device has no events. `stray_s` is how long other streams
-    went on after the timed one had ended: work that device time would miss.
+    `device_s`, `gate_held`, `stray_s`, `telemetry` and `enqueue_s` are None where the device has no events. `stray_s` is how long other
+    streams went on after the timed one had ended: work that device time would miss. `enqueue_s` is what the host took to launch it all.
     """
 
     wall_s: float
@@ -48,6 +50,7 @@ class Timing:
     gate_held: bool | None = None
     stray_s: float | None = None
     telemetry: dict[str, Any] | None = None
+    enqueue_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ class Device:
     def synchronize(self) -> None:
         """Wait until the device has done everything it was given."""
 
+    def idle(self) -> bool:
+        """Whether the device has nothing left to do, without waiting for it."""
+        return True
+
     def now_s(self) -> float:
         """Wall clock in seconds from an arbitrary start."""
         return time.perf_counter()
@@ -85,13 +92,22 @@ class Device:
         return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
     def clock_cost_s(self) -> float:
-        """What reading the clocks adds to one timed block: the median of 51 tries."""
+        """What reading the clocks adds to one timed block: the median of 51 tries. Raises MeasurementError for a clock too coarse."""
+        if (step_s := self.clock_step_s()) > COARSEST_CLOCK_S:
+            raise MeasurementError(
+                f"the wall clock moves in steps of {1e3 * step_s:.3g} ms; timing a forward needs {1e3 * COARSEST_CLOCK_S:g} ms or less."
+            )
         costs = []
         for _ in range(51):
             start_s = self.now_s()
             self.cpu_now_s()
             costs.append(self.now_s() - start_s)
         return statistics.median(costs)
+
+    def clock_step_s(self) -> float:
+        """The smallest step of the wall clock that can be seen: from one reading to the first that differs."""
+        start_s = self.now_s()
+        return next((now_s - start_s for _ in range(CLOCK_READS) if (now_s := self.now_s()) != start_s), 0.0)
 
     def time_call(self, call: Callable[[], Any], calls: int = 1, *, device_time: bool = True, telemetry: bool = False) -> Timing:
         """Time `calls` calls in a row as one block. `device_time` and `telemetry` change nothing on a device without events."""
@@ -163,9 +179,9 @@ class StreamDevice(Device):
         """Time `calls` calls in a row by wall clock, then once more by events behind a gate: every call is made twice.
 
         Without `device_time` the second pass is left out. With `telemetry` the driver is read while the gated work runs, so that
-        neither time pays for it.
+        neither time pays for it. Raises MeasurementError when the device is not idle before the first clock is read or after the last.
         """
-        self.synchronize()
+        self._finish("before it was timed")
         preempted_before = self.preemptions()
         cpu_start_s = self.cpu_now_s()
         start_s = self.now_s()
@@ -179,14 +195,24 @@ class StreamDevice(Device):
         end_s = self.now_s()
         cpu_s = self.cpu_now_s() - cpu_start_s
         preempted = self.preemptions() > preempted_before
+        self._must_be_idle("after it was timed")
+        wall_s, stray_s, enqueue_s = end_s - start_s, end_s - stream_end_s, enqueued_s - start_s
         if not device_time:
-            return Timing(end_s - start_s, cpu_s, None, preempted, None, end_s - stream_end_s)
-        device_s, gate_held, read = self._gated(call, calls, enqueued_s - start_s, telemetry)
-        return Timing(end_s - start_s, cpu_s, device_s, preempted, gate_held, end_s - stream_end_s, read)
+            return Timing(wall_s, cpu_s, None, preempted, None, stray_s, None, enqueue_s)
+        device_s, gate_held, read = self._gated(call, calls, enqueue_s, telemetry)
+        return Timing(wall_s, cpu_s, device_s, preempted, gate_held, stray_s, read, enqueue_s)
+
+    def _finish(self, when: str) -> None:
+        self.synchronize()
+        self._must_be_idle(when)
+
+    def _must_be_idle(self, when: str) -> None:
+        if not self.idle():
+            raise MeasurementError(f"the device was still busy {when}, though it had been waited for: synchronize() does not wait.")
 
     def _gated(self, call: Callable[[], Any], calls: int, enqueue_s: float, telemetry: bool) -> tuple[float, bool, dict | None]:
         """Device seconds of the block, whether the gate was still shut when all of it was enqueued, and the driver's reading."""
-        self.synchronize()
+        self._finish("before it was timed by events")
         self.hold(min(GATE_FACTOR * enqueue_s + GATE_MARGIN_S, GATE_MAX_S))
         start = self.record_event()
         for _ in range(calls):
@@ -218,6 +244,9 @@ class CudaDevice(StreamDevice):
 
     def synchronize(self) -> None:
         self._cuda.synchronize(self._index)
+
+    def idle(self) -> bool:
+        return self._cuda.current_stream(self._index).query()
 
     def record_event(self) -> Any:
         event = self._cuda.Event(enable_timing=True)

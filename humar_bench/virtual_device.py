@@ -26,17 +26,19 @@ class VirtualDevice(StreamDevice):
 
     `launch(kernel_s)` enqueues work: the host pays `launch_s`, the stream gets busy later. `host(seconds)` is host work, `preempt`
     the scheduler taking the CPU away. With `queue_depth` the host waits once that many launches are pending, as a real driver does.
-    `speed` divides every kernel's time (a clock drift); `feed` answers `telemetry()`, a dict or a function of the time.
+    With `tick_s` its wall clock moves in steps. `speed` divides every kernel's time (a clock drift); `feed` answers `telemetry()`,
+    a dict or a function of the time.
     """
 
     name = kind = "virtual"
     label = "virtual device"
 
     def __init__(
-        self, *, launch_s: float = 5e-6, clock_read_s: float = 0.0, queue_depth: int | None = None,
+        self, *, launch_s: float = 5e-6, clock_read_s: float = 0.0, tick_s: float = 0.0, queue_depth: int | None = None,
         feed: dict[str, Any] | Callable[[float], dict[str, Any] | None] | None = None,
     ) -> None:
-        self.launch_s, self.clock_read_s, self.queue_depth, self.feed = launch_s, clock_read_s, queue_depth, feed
+        self.launch_s, self.clock_read_s, self.tick_s = launch_s, clock_read_s, tick_s
+        self.queue_depth, self.feed = queue_depth, feed
         self.speed = 1.0
         self.launches = 0
         self.allocator = VirtualAllocator()
@@ -72,13 +74,16 @@ class VirtualDevice(StreamDevice):
 
     def now_s(self) -> float:
         self._now_s += self.clock_read_s
-        return self._now_s
+        return self._now_s // self.tick_s * self.tick_s if self.tick_s else self._now_s
 
     def cpu_now_s(self) -> float:
         return self._cpu_s
 
     def preemptions(self) -> int:
         return self._preemptions
+
+    def idle(self) -> bool:
+        return self._now_s >= max(self._free_at_s.values())
 
     def synchronize(self) -> None:
         self._now_s = max(self._now_s, *self._free_at_s.values())

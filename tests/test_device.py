@@ -11,7 +11,7 @@ import torch
 
 from humar_bench import device as device_module
 from humar_bench.device import CpuDevice, CudaDevice, clock_reasons, open_device
-from humar_bench.errors import UsageError
+from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.virtual_device import VirtualDevice
 
 US = 1e-6
@@ -253,7 +253,8 @@ def fake_cuda(monkeypatch, devices=2):
     stand_ins = {
         "is_available": lambda: True, "device_count": lambda: devices, "current_device": lambda: 0, "set_device": chosen.append,
         "get_device_name": lambda index: f"Fake {index}", "get_device_properties": lambda index: SimpleNamespace(uuid="1-2"),
-        "synchronize": lambda index: virtual.synchronize(), "Event": Event, "current_stream": lambda index: None,
+        "synchronize": lambda index: virtual.synchronize(), "Event": Event,
+        "current_stream": lambda index: SimpleNamespace(query=virtual.idle),
         "_sleep": lambda cycles: virtual.launch(cycles / 2e9), "memory_stats": lambda index: stats,
         "reset_peak_memory_stats": lambda index: stats.update({name: 0 for name in stats if name.endswith("peak")}),
     }
@@ -373,3 +374,22 @@ def test_a_real_cuda_device_holds_its_gate_and_times_a_spin_in_proportion():
     after = opened.memory()
     assert after.requested_bytes - before.requested_bytes == held.numel()
     assert after.allocated_bytes - before.allocated_bytes == 3 * MIB + 512
+
+
+def test_a_device_that_is_busy_when_its_clock_is_read_is_found_out(monkeypatch):
+    device = VirtualDevice()
+    device.launch(10e-3)
+    monkeypatch.setattr(VirtualDevice, "synchronize", lambda self: None)
+    with pytest.raises(MeasurementError, match="still busy before it was timed"):
+        device.time_call(forward(device))
+    device = VirtualDevice()
+    with pytest.raises(MeasurementError, match="still busy after it was timed"):
+        device.time_call(lambda: device.launch(10e-3, stream="side"))
+
+
+def test_a_wall_clock_that_moves_in_milliseconds_is_refused():
+    assert VirtualDevice(tick_s=1e-6).clock_step_s() == 0.0  # it never moves while nobody works
+    assert VirtualDevice(tick_s=1e-6, clock_read_s=1e-7).clock_step_s() == pytest.approx(1e-6)
+    with pytest.raises(MeasurementError, match="moves in steps of 1 ms"):
+        VirtualDevice(tick_s=1e-3, clock_read_s=1e-6).clock_cost_s()
+    assert open_device("cpu").clock_step_s() < 1e-5

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from humar_bench.errors import HumarBenchError
+from humar_bench.errors import HumarBenchError, MeasurementError
 from humar_bench.measures.allocator import allocation_trace, allocator_peak, replay
 from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
 
@@ -44,12 +44,16 @@ class MemoryPeak:
 
 @dataclass(frozen=True)
 class DevicePeak:
-    """CUDA: allocated and requested peaks above the warm baseline; reserved and NVML are the whole process's."""
+    """CUDA: allocated and requested peaks above the warm baseline; reserved and NVML are the whole process's.
+
+    `start_allocated_bytes` was there before the model was built: 0 in a process of its own.
+    """
 
     peak_allocated_bytes: int
     peak_requested_bytes: int
     peak_reserved_bytes: int
     nvml_process_bytes: int | None
+    start_allocated_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Memory:
     On the CPU `peak_bytes` is `allocator_bytes`, and equals `predicted_bytes + workspace_bytes + difference_bytes`. On CUDA it is the
     allocated peak (after rounding), `allocator_bytes` the requested one, which is what a prediction can be held against.
     `predicted_bytes` is None for a model that cannot run on fake tensors. Operator, components and tensors are the prediction's where
-    it is exact, else those of a real run: on the CPU components and workspace add up to the peak either way.
+    it is exact, else those of a real run: on the CPU components and workspace add up to the peak either way. `resident_bytes` is the
+    process's footprint, `resident_start_bytes` the one before the model was built.
     """
 
     weights_bytes: int
@@ -91,6 +96,7 @@ class Memory:
     alive: tuple[LiveTensor, ...]
     resident_bytes: int | None
     cuda: DevicePeak | None
+    resident_start_bytes: int | None = None
 
     def measured(self) -> dict[str, Any]:
         """The result as the plain values a record holds, the largest tensors first."""
@@ -186,6 +192,11 @@ def _device_peak(step: Callable[[], Any], model: nn.Module, device: Device) -> M
     device.synchronize()
     before = device.memory()
     device.reset_peak_memory()
+    if (kept := device.memory().peak_allocated_bytes) != before.allocated_bytes:
+        raise MeasurementError(
+            f"the device's peak stands at {kept} bytes after it was reset, with {before.allocated_bytes} allocated; "
+            "a peak of something earlier would be taken for this forward's."
+        )
     outputs = step()
     device.synchronize()
     after = device.memory()
@@ -209,6 +220,7 @@ def measure_memory(
     `check` is given the outputs of a real forward and may refuse them by raising.
     """
     predicted, method = None, "live storages on fake tensors"
+    start, resident_start_bytes = device.memory(), resident_bytes()
     try:
         predicted = predict_peak(build, make_inputs, training=training)
     except HumarBenchError:
@@ -218,7 +230,9 @@ def measure_memory(
     model, inputs = build(), make_inputs()
     predicted_bytes = predicted and predicted.peak_bytes
     real = measure_peak(model, inputs, device, training=training, predicted_bytes=predicted_bytes, check=check)
-    peak = real.tensors or predicted
+    peak, cuda = real.tensors or predicted, real.cuda
+    if cuda is not None and start is not None:
+        cuda = replace(cuda, start_allocated_bytes=start.allocated_bytes)
     if peak is None:
         with _mode(model, training):
             peak = track_peak(model, inputs, training=training)
@@ -240,7 +254,8 @@ def measure_memory(
         by_component=peak.by_component,
         alive=peak.alive,
         resident_bytes=resident_bytes(),
-        cuda=real.cuda,
+        cuda=cuda,
+        resident_start_bytes=resident_start_bytes,
     )
 
 

@@ -6,6 +6,7 @@ module that lists it first, so that the modules' own counts always add up to the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,7 +29,10 @@ class ModuleCount:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Elements, not bytes, where the name does not say bytes. `listed` counts a shared tensor once per name."""
+    """Elements, not bytes, where the name does not say bytes. `listed` counts a shared tensor once per name.
+
+    `storage_bytes` is found another way, to hold `param_bytes` against (`occupied_bytes`); None where that cannot be said.
+    """
 
     total: int
     trainable: int
@@ -40,6 +44,7 @@ class ParameterCount:
     components: dict[str, int]
     modules: tuple[ModuleCount, ...]
     shared: tuple[tuple[str, ...], ...]
+    storage_bytes: int | None = None
 
     def measured(self) -> dict[str, Any]:
         """The count as the plain values a record holds."""
@@ -98,7 +103,26 @@ def count_parameters(model: nn.Module) -> ParameterCount:
         components=components,
         modules=_module_tree(own),
         shared=tuple(names for names, _ in parameters if len(names) > 1),
+        storage_bytes=occupied_bytes(model.parameters()),
     )
+
+
+def occupied_bytes(tensors: Iterable[Tensor]) -> int | None:
+    """Bytes of memory that some tensors lie on, from their places alone, whatever their names; None where one of them has gaps."""
+    places: dict[int, list[tuple[int, int]]] = {}
+    for tensor in tensors:
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        if tensor.numel() and extent != tensor.numel():
+            return None
+        start = tensor.storage_offset() * tensor.element_size()
+        places.setdefault(tensor.untyped_storage()._cdata, []).append((start, start + tensor.numel() * tensor.element_size()))
+    total = 0
+    for spans in places.values():
+        reached = 0
+        for start, end in sorted(spans):
+            total += max(0, end - max(start, reached))
+            reached = max(reached, end)
+    return total
 
 
 def _module_tree(own: dict[str, int]) -> tuple[ModuleCount, ...]:

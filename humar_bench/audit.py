@@ -1,0 +1,246 @@
+"""Does a record contradict itself? Numbers that were measured independently of each other are held against each other.
+
+A harness that forgets to wait for the device, divides by the wrong number or reads the wrong counter still writes plausible numbers; what
+gives it away is that they do not fit together: wall time below device time, rounds longer than the budget they were charged to, a peak
+smaller than the outputs that are alive at its end. Only what cannot happen is refused, never what is merely unusual. No torch, no clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from statistics import median
+from typing import Any
+
+Measured = Mapping[str, Any]
+Facts = Mapping[str, Any]
+
+SLACK_S = 20e-6  # a few readings of clocks and events beside a block
+TIME_SLACK = 0.05  # two passes of the same work differ by noise; below device time by more than this, wall time did not wait
+SPENT_SLACK = 1.01  # a block lies inside the time that is charged to the budget
+UNSPENT_SHARE = 0.1  # of the time charged, at least this was timed: the rest is telemetry, gates and waiting
+CPU_SLACK = 1.25  # of wall time x cores: the system books CPU time in ticks
+CONTEXT_BYTES = 4 * 2**30  # a driver's context and its libraries on a device take less than this
+SUM_SHARE, SUM_BYTES = 0.01, 4096  # parts of a peak add up to it within 1 % or a page
+FOOTPRINT_BYTES, FOOTPRINT_SHARE = 64 * 2**20, 0.25  # a forward that takes this much must show in the process's own footprint
+PER_ROUND = ("cpu_s", "device_s", "preempted", "gate_held", "stray_s", "enqueue_s", "round_telemetry")
+
+
+def contradictions(measure: str, measured: Measured, workload: Facts | None = None, environment: Facts | None = None) -> list[str]:
+    """One sentence part for each thing in a record that cannot be; empty for a sound one. What a record does not hold is not asked."""
+    check = _CHECKS.get(measure)
+    if check is None:
+        return []
+    try:
+        return list(check(measured, workload or {}, environment or {}))
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        return [f"its values cannot be read ({type(error).__name__}: {error})"]
+
+
+def audited(name: str, measure: str, result: Mapping[str, Any], workload: Facts, environment: Facts) -> dict[str, Any]:
+    """A child's result for one architecture, or a failed one that says how it contradicts itself."""
+    found = contradictions(measure, result["measured"], workload, environment) if result["measured"] is not None else []
+    if not found:
+        return dict(result)
+    reason = f"the {measure} of {name} contradict themselves: {'; '.join(found)}."
+    return {"status": "failed", "kind": "error", "reason": reason, "built": {}, "measured": None}
+
+
+def _numbers(measured: Measured, names: Iterable[str], kind: type | tuple = int) -> Iterator[str]:
+    """Names that are there must hold a finite number, not below 0; a NaN was stored as nothing."""
+    for name in names:
+        if name not in measured:
+            continue
+        value = measured[name]
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+            what = "a whole number" if kind is int else "a number"
+            yield f"{name} is {'no number' if value is None else repr(value)}; it must be {what}"
+        elif value < 0:
+            yield f"{name} is {value}, below 0"
+
+
+# Speed ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _fps(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
+    wall = measured.get("wall_s")
+    if not wall:
+        return
+    faults = [*_times(measured)]
+    yield from faults
+    if not faults:
+        yield from _rounds(measured)
+        yield from _against_device(measured)
+        yield from _against_budget(measured)
+        yield from _against_cores(measured, environment)
+    if "batch" in measured and workload.get("batch") not in (None, measured["batch"]):
+        yield f"it divides by a batch of {measured['batch']} and the workload's is {workload['batch']}"
+    if measured.get("steady") and measured.get("warmup_runs") == 0:
+        yield "it is called steady and no warm-up run was made"
+
+
+def _times(measured: Measured) -> Iterator[str]:
+    """Every time is a number, a wall time more than 0."""
+    for name in ("wall_s", "cpu_s", "device_s", "varied_wall_s", "varied_cpu_s", "stray_s", "enqueue_s"):
+        least = "positive" if name == "wall_s" else "finite"
+        wrong = [each for each in measured.get(name) or [] if not _is_time(each) or (name == "wall_s" and each == 0)]
+        if wrong:
+            yield f"{name} holds {len(wrong)} of {len(measured[name])} times that are no {least} number"
+    if measured.get("first_call_s") is not None and not _is_time(measured["first_call_s"]):
+        yield "first_call_s is no finite number"
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _rounds(measured: Measured) -> Iterator[str]:
+    rounds = len(measured["wall_s"])
+    for name in PER_ROUND:
+        if measured.get(name) is not None and len(measured[name]) != rounds:
+            yield f"{name} has {len(measured[name])} values for {rounds} rounds"
+
+
+def _against_device(measured: Measured) -> Iterator[str]:
+    """The host waits at least as long as the device works; and no longer than it launches, the device works and other streams go on."""
+    device = measured.get("device_s")
+    if not device:
+        return
+    calls = measured.get("calls_per_block") or 1
+    wall_s, device_s = median(measured["wall_s"]), median(device)
+    if device_s * (1 - TIME_SLACK) > wall_s + SLACK_S / calls:
+        yield (
+            f"the device worked {1e3 * device_s:.4g} ms a forward and the host waited {1e3 * wall_s:.4g} ms: "
+            "the clock was read before the work was done"
+        )
+    if measured.get("enqueue_s"):
+        most_s = median(measured["enqueue_s"]) + device_s + median(measured.get("stray_s") or [0.0])
+        if wall_s * (1 - TIME_SLACK) > most_s + 10 * SLACK_S / calls:
+            yield (
+                f"a forward took {1e3 * wall_s:.4g} ms, and launching it and the device's own time make {1e3 * most_s:.4g} ms: "
+                "the events do not enclose its work"
+            )
+
+
+def _against_budget(measured: Measured) -> Iterator[str]:
+    """All blocks together fit into the time that was charged for them, and are a good part of it."""
+    spent_s = measured.get("spent_s")
+    if not spent_s:
+        return
+    calls = measured.get("calls_per_block") or 1
+    timed_s = calls * sum(sum(measured.get(name) or []) for name in ("wall_s", "varied_wall_s"))
+    device_s = calls * sum(measured.get("device_s") or [])
+    blocks = len(measured["wall_s"]) + len(measured.get("varied_wall_s") or [])
+    if timed_s > SPENT_SLACK * spent_s + blocks * SLACK_S:
+        yield f"its forwards add up to {timed_s:.4g} s and were made within {spent_s:.4g} s: a time has the wrong unit or divisor"
+    elif timed_s + device_s < UNSPENT_SHARE * spent_s and spent_s > 0.1 * blocks:
+        yield f"its forwards add up to {timed_s + device_s:.4g} s of the {spent_s:.4g} s they took: a time has the wrong unit or divisor"
+
+
+def _against_cores(measured: Measured, environment: Facts) -> Iterator[str]:
+    cores = environment.get("cores")
+    cpu_s, wall_s = sum(measured.get("cpu_s") or []), sum(measured["wall_s"])
+    if cores and cpu_s * (measured.get("calls_per_block") or 1) > 0.1 and cpu_s > CPU_SLACK * cores * wall_s:
+        yield f"it used {cpu_s:.4g} s of CPU time in {wall_s:.4g} s on {cores} cores: a time has the wrong unit or divisor"
+
+
+# Parameters -----------------------------------------------------------------------------------------------------------------------
+
+
+def _params(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
+    keys = ("total", "trainable", "frozen", "buffers", "listed", "param_bytes", "buffer_bytes")
+    faults = [*_numbers(measured, keys)]
+    yield from faults
+    if faults or not all(key in measured for key in keys):
+        return
+    if measured["trainable"] + measured["frozen"] != measured["total"]:
+        yield f"{measured['trainable']} trainable and {measured['frozen']} frozen parameters are not its total of {measured['total']}"
+    if measured["listed"] < measured["total"]:
+        yield f"its names list {measured['listed']} parameters and it counts {measured['total']}"
+    by_component = sum(measured["components"].values())
+    if by_component != measured["total"]:
+        yield f"its components add up to {by_component} parameters and its total is {measured['total']}"
+    if modules := measured.get("modules"):
+        own = sum(each["own"] for each in modules)
+        if own != measured["total"]:
+            yield f"its modules add up to {own} parameters and its total is {measured['total']}"
+    storage = measured.get("storage_bytes")
+    if storage is not None and storage != measured["param_bytes"]:
+        yield f"its parameters are counted as {measured['param_bytes']} bytes and lie on {storage} bytes of memory"
+
+
+# FLOPs ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _flops(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
+    keys = ("matmul_flops", "macs", "second_tier_flops")
+    faults = [*_numbers(measured, keys)]
+    yield from faults
+    if faults or not all(key in measured for key in keys):
+        return
+    if measured["macs"] != measured["matmul_flops"] // 2:
+        yield f"{measured['macs']} multiply-adds are not half of {measured['matmul_flops']} FLOPs"
+    for key in ("matmul_flops", "second_tier_flops"):
+        for name, parts in (("components", measured["components"].values()), ("operators", measured["operators"]),
+                            ("modules", (measured.get("modules") or {}).values())):
+            total = sum(part[key] for part in parts)
+            if parts and total != measured[key]:
+                yield f"the {key} of its {name} add up to {total} and its total is {measured[key]}"
+    if "second_tier" in measured and sum(measured["second_tier"].values()) != measured["second_tier_flops"]:
+        yield "the categories of its second tier do not add up to their total"
+    if measured.get("batch") is not None and workload.get("batch") not in (None, measured["batch"]):
+        yield f"it was counted on a batch of {measured['batch']} and the workload's is {workload['batch']}"
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _memory(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
+    keys = ("weights_bytes", "buffers_bytes", "inputs_bytes", "outputs_bytes", "peak_bytes", "allocator_bytes")
+    faults = [*_numbers(measured, keys)]
+    yield from faults
+    if faults or not all(key in measured for key in keys):
+        return
+    if measured["outputs_bytes"] > measured["peak_bytes"]:
+        yield (
+            f"its peak is {measured['peak_bytes']} bytes and the outputs alone, alive at the end, are {measured['outputs_bytes']}: "
+            "it was not read around the forward"
+        )
+    predicted, difference, workspace = (measured.get(name) for name in ("predicted_bytes", "difference_bytes", "workspace_bytes"))
+    if None not in (predicted, difference) and predicted + (workspace or 0) + difference != measured["allocator_bytes"]:
+        yield "prediction, workspace and difference do not add up to the allocator's peak"
+    cuda = measured.get("cuda")
+    if cuda:
+        yield from _on_device(measured, cuda)
+        return
+    if workspace is not None:
+        parts = sum(measured["by_component"].values()) + workspace
+        if abs(parts - measured["peak_bytes"]) > max(SUM_BYTES, SUM_SHARE * measured["peak_bytes"]):
+            yield f"what is alive at the peak and the workspace are {parts} bytes and the peak is {measured['peak_bytes']}"
+    resident, start = measured.get("resident_bytes"), measured.get("resident_start_bytes")
+    needed = sum(measured[name] for name in ("weights_bytes", "buffers_bytes", "inputs_bytes", "peak_bytes"))
+    if None not in (resident, start) and needed >= FOOTPRINT_BYTES and resident - start < FOOTPRINT_SHARE * needed:
+        yield (
+            f"it needs {needed} bytes and the process's footprint grew by {resident - start}: "
+            f"the {resident} bytes that stand there are not its own"
+        )
+
+
+def _on_device(measured: Measured, cuda: Measured) -> Iterator[str]:
+    allocated, requested, reserved = (cuda[f"peak_{name}_bytes"] for name in ("allocated", "requested", "reserved"))
+    if requested > allocated:
+        yield f"{requested} bytes were requested and only {allocated} allocated for them"
+    there = sum(measured[name] for name in ("weights_bytes", "buffers_bytes", "inputs_bytes"))
+    if allocated + there > reserved:
+        yield (
+            f"weights, inputs and the allocated peak are {allocated + there} bytes and no more than {reserved} were ever reserved: "
+            "the peak was not read above what was there"
+        )
+    if cuda.get("start_allocated_bytes"):
+        yield f"{cuda['start_allocated_bytes']} bytes were allocated on the device before its model was built: something else is alive"
+    process = cuda.get("nvml_process_bytes")
+    if process is not None and process - reserved > CONTEXT_BYTES:
+        yield f"the driver says {process} bytes for a process that reserved {reserved}: another process is counted with it"
+
+
+_CHECKS: dict[str, Callable[[Measured, Facts, Facts], Iterator[str]]] = {"params": _params, "flops": _flops, "fps": _fps, "memory": _memory}

@@ -18,6 +18,7 @@ _DOORS = {
     "build": "humar_bench.registry",
     "compare": "humar_bench.compare",
     "load": "humar_bench.record",
+    "load_checkpoint": "humar_bench.checkpoint",
 }
 __all__ = sorted(_DOORS)
 

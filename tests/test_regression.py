@@ -289,6 +289,13 @@ def test_no_spread_at_all_is_certain_and_one_process_says_nothing():
     assert [Shift(mean, 0.0, 3.0).verdict(0.02) for mean in (0.5, -0.5, 0.0)] == ["slower", "faster", "same"]
 
 
+def test_a_limit_is_harder_to_exceed_the_more_are_judged_together():
+    shift = Shift(0.05, 0.01, 8.0)
+    assert [shift.limit(0.015, judged=judged) for judged in (1, 50)] == [EXCEEDED, UNDECIDED]
+    found = [row(compare_runs(speeds(1), speeds(2, efficient=factor)), "efficient", "wall time") for factor in np.linspace(1.02, 1.04, 60)]
+    assert any(each.shift.limit(0.02) == EXCEEDED and each.gate == UNDECIDED for each in found)  # two clocks are judged
+
+
 @pytest.mark.parametrize("noise", ["normal", "unequal", "heavy tail", "bimodal"])
 def test_false_alarms_and_false_passes_are_as_rare_as_promised_and_true_regressions_are_found(noise, capsys):
     """At a limit of 2 %: a run exactly at the limit is called exceeded in at most 1 % of 2,000 tries, one that is slower than it is passed

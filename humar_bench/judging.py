@@ -179,7 +179,7 @@ def _row(base: Sequence[Mapping], own: Sequence[Mapping], margin: float, level: 
         return [ProcessSample([arm[at]["wall_s"][index] for index in clean[at]]) for at in counted]
 
     def mean(arm: Sequence[Mapping]) -> list[ProcessSample]:
-        return [ProcessSample([float(np.mean([one["wall_s"][index] for index in _usable(clean[at], one)]))]) for at, one in enumerate(arm)]
+        return [ProcessSample([float(np.mean(one["wall_s"]))]) for one in arm]
 
     enough = len(counted) >= CLEAN_PROCESSES and any(any(one.get("preempted") or []) for one in (*base, *own))
     cleaned = statistics.compare_processes(picked(base), picked(own), margin=margin, alpha=level) if enough else None
@@ -203,10 +203,6 @@ def _clean_rounds(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[int]
     rounds = min(len(one["wall_s"]), len(other["wall_s"]))
     marks = [list(each.get("preempted") or [False] * rounds) for each in (one, other)]
     return [index for index in range(rounds) if not (marks[0][index] or marks[1][index])]
-
-
-def _usable(clean: Sequence[int], measured: Mapping[str, Any]) -> Sequence[int]:
-    return clean if len(clean) >= CLEAN_ROUNDS else range(len(measured["wall_s"]))
 
 
 def _combined(detected: Comparison, wait: Comparison, metric: str) -> Comparison:

@@ -17,6 +17,7 @@ from humar_bench.registry import build
 from humar_bench.speed_worker import Arm, NewInputs
 from tests.models import shaken
 
+CUDNN = torch.backends.cudnn
 BUILDERS = {"original": build_transformer, "efficient": build_efficient_conv_attention_transformer}
 
 
@@ -59,10 +60,10 @@ def test_an_error_in_any_part_is_found_by_its_name(outputs, part, at, name, dtyp
 
 
 def test_the_same_proposals_in_another_order_are_the_same_selection(outputs):
-    def turned(tensor):
-        return tensor.flip(1)
+    def turned(part):
+        return [each.flip(1) for each in part] if isinstance(part, (list, tuple)) else part.flip(1)
 
-    parts = [[turned(each) for each in outputs[0]], [turned(each) for each in outputs[1]], turned(outputs[2]), turned(outputs[3]), outputs[4]]
+    parts = [*map(turned, outputs[:4]), outputs[4]]
     found = agree(parts, outputs, "float32")
     assert found.same_selection and found.max_error == 0 and not found.fault
 
@@ -245,7 +246,7 @@ def test_new_inputs_are_new_each_time_and_lie_elsewhere(tiny_args, tiny_workload
     ("float32 matmul precision", lambda: torch.set_float32_matmul_precision("high"), lambda: torch.set_float32_matmul_precision("highest")),
     ("grad mode", lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(True)),
     ("threads", lambda: torch.set_num_threads(2), lambda: torch.set_num_threads(1)),
-    ("cudnn.benchmark", lambda: setattr(torch.backends.cudnn, "benchmark", True), lambda: setattr(torch.backends.cudnn, "benchmark", False)),
+    ("cudnn.benchmark", lambda: setattr(CUDNN, "benchmark", True), lambda: setattr(CUDNN, "benchmark", False)),
     ("default dtype", lambda: torch.set_default_dtype(torch.float64), lambda: torch.set_default_dtype(torch.float32)),
     ("autocast on cpu", lambda: torch.set_autocast_enabled("cpu", True), lambda: torch.set_autocast_enabled("cpu", False)),
     ("deterministic algorithms", lambda: torch.use_deterministic_algorithms(True), lambda: torch.use_deterministic_algorithms(False)),

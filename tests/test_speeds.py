@@ -18,7 +18,9 @@ RUN = RunArgs(device="cpu", processes=5)
 STATE = {"threads": 2, "grad mode": True, "TF32 in matmul": False, "training": False, "weights": ["float32"]}
 
 
-def fps(name: str, process: int, seconds=0.1, *, cpu=None, device=None, run: RunArgs = RUN, kind="cpu", rounds=10, noise=0.002, **more) -> Record:
+def fps(
+    name: str, process: int, seconds=0.1, *, cpu=None, device=None, run: RunArgs = RUN, kind="cpu", rounds=10, noise=0.002, **more
+) -> Record:
     """One process of one architecture: `seconds` a round with a little noise, `cpu` of CPU time, `device` of device time."""
     chance = random.Random(f"{name}/{process}/{more.pop('salt', '')}")
 
@@ -280,8 +282,11 @@ def test_what_is_turned_on_inside_a_forward_counts_too():
 
 
 def test_the_worst_error_of_all_processes_is_shown_with_its_tolerance():
-    run = [dataclasses.replace(each, measured={**each.measured, "agreement": {**each.measured["agreement"], "max_error": 1e-4 * each.process,
-                               "same_selection": each.process < 4}}, id="") for each in a_run({"name": "b"})]
+    def found(record):
+        found = {**record.measured["agreement"], "max_error": 1e-4 * record.process, "same_selection": record.process < 4}
+        return dataclasses.replace(record, measured={**record.measured, "agreement": found}, id="")
+
+    run = [found(each) for each in a_run({"name": "b"})]
     speed = compare(Run(run)).speeds["b"]
     assert (speed.max_error, speed.tolerance, speed.same_selection) == (4e-4, 1e-3, False)
     assert "b: outputs as a float32 eager forward's, not quite the same proposals selected; largest error 0.0004" in feet(Run(run))

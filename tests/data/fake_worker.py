@@ -18,7 +18,7 @@ def tell(**event):
 for each in request["architectures"]:
     name, does = each["name"], each["spec"].rpartition(":")[2]
     tell(stage="build", architecture=name)
-    seconds = float(request.get("run", {}).get("budget", 1.0)) if does == "wider" else 1.0  # a test sets how long `wider` takes
+    seconds = 2.0 if does == "wider" else 1.0
     measured = {"process": request["process"], "plan": request["plan"], "spent_s": seconds}
     measured |= {"wall_s": [seconds] * 3, "cpu_s": [seconds] * 3, "batch": 2}
     result = {"status": "ok", "kind": "", "reason": "", "built": {"does": does}, "measured": measured}

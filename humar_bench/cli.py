@@ -284,6 +284,142 @@ def _write(comparison: Comparison, output: Output) -> None:
         writers.print_comparison(comparison, writers.make_console(sys.stdout))
 
 
+# Studies: the same measurements over a range of work, or over the switches of the design
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How a study is timed, and where it goes."""
+
+    time: bool = option("Also time, as far as the budget reaches.", default=True, flags=("--time/--no-time",))
+    budget: float = option("Seconds for all times together, process starts included.", default=120.0)
+    out: str | None = option("Folder for records, CSV, Markdown and curves; made where missing.", metavar="DIR", flags=("--out", "-o"))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget < float("inf"):
+            raise UsageError(f"budget is {self.budget:g}; it must be a number of seconds above 0.")
+
+
+@dataclass(frozen=True)
+class ScalingOptions:
+    """What only `scaling` asks."""
+
+    over: str = option("What grows: tokens, queries, batch or keypoints.", default="tokens", metavar="NAME")
+    first: str | None = option("Smallest value; by default 1k tokens, 20 queries, 1 image, 8 keypoints.", metavar="N", flags=("--from",))
+    last: str | None = option("Largest value; by default 32k tokens, 640 queries, 16 images, 128 keypoints.", metavar="N", flags=("--to",))
+    points: int | None = option("Points of the geometric range; by default 5 or 6.", metavar="N")
+    plot: str | None = option("Draw the curves into a .png or .svg file (needs matplotlib).", metavar="PATH")
+
+
+@command("scaling", Selection, ScalingOptions, StudyOptions, RunArgs, Output, leave_out=(*_TIMING, "reference"))
+def scaling(selection: Selection, options: ScalingOptions, study: StudyOptions, run: RunArgs, output: Output) -> int:
+    """Measure how each cost grows with the work, and fit the exponent.
+
+    Over tokens, feature maps are square pyramids. Costs are counted exactly at every point; times are taken from the smallest point on.
+
+    \b
+    Example:
+      humar-bench scaling --over tokens --csv -
+      humar-bench scaling --over queries --no-time --plot queries.png
+    """
+    from humar_bench import scaling as rooms
+    from humar_bench.report import check_writable
+    from humar_bench.report.plot import check_plot, write_plot
+
+    if options.over not in rooms.AXES:
+        raise UsageError(f"over is {options.over!r}; choose one of {', '.join(rooms.AXES)}.")
+    if options.plot is not None:
+        check_plot(options.plot)
+        check_writable(options.plot, "--plot")
+    ends = [None if text is None else rooms.parse_count(text, flag) for flag, text in (("--from", options.first), ("--to", options.last))]
+    axis = rooms.AXES[options.over]
+    values = rooms.values_of(axis, *ends, options.points)
+    plan = resolve(_small_batch(selection, run), run)
+    for value in values:
+        rooms.work_at(axis, value, plan.args, plan.workload)  # refuses before anything is measured
+
+    def measure(**given: Any) -> Any:
+        found = rooms.measure_scaling(plan, axis, values, **given)
+        if options.plot is not None:
+            write_plot(found.plot, options.plot)
+        return found
+
+    return _study("scaling", plan, study, output, measure)
+
+
+@command("ablate", Selection, StudyOptions, RunArgs, Output, leave_out=(*_TIMING, "arch", "reference"))
+def ablate(selection: Selection, study: StudyOptions, run: RunArgs, output: Output) -> int:
+    """Turn each design switch of the replacement, one at a time, and compare.
+
+    \b
+    Example:
+      humar-bench ablate --no-time
+      humar-bench ablate --budget 300 -o ablation
+    """
+    from humar_bench import ablate as rooms
+
+    plan = resolve(_small_batch(selection, run), run)
+    return _study("ablate", plan, study, output, lambda **given: rooms.measure_ablation(plan, **given))
+
+
+def _small_batch(selection: Selection, run: RunArgs) -> Selection:
+    """On a CPU the default workload at batch 1, as a report has it."""
+    from humar_bench.device import open_device
+
+    return scaled_for_cpu(selection) if open_device(run.device).kind == "cpu" else selection
+
+
+def _study(name: str, plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any]) -> int:
+    """Check every path, measure, write what was asked for. Returns the exit code."""
+    from humar_bench import report as writers
+    from humar_bench.progress import shown_bar
+    from humar_bench.report import study as study_writers
+
+    for each in plan.architectures:
+        check_architecture(each)
+    formats = {"csv": study_writers.study_csv, "markdown": study_writers.study_markdown, "json": study_writers.study_json}
+    for each in formats:
+        if (path := getattr(output, each)) not in (None, "-"):
+            writers.check_writable(path, f"--{each}")
+    done, records = _study_place(options.out, output, writers.check_folder)
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(RecordWriter(records)) if records is not None else None
+        show = stack.enter_context(shown_bar(sys.stderr, quiet=output.quiet))
+        found = measure(
+            timed=options.time, budget_s=options.budget, done=done, sink=sink, command=shlex.join([NAME, *_typed]),
+            progress=show or (lambda share, text: None),
+        )
+    for each, text in formats.items():
+        path = getattr(output, each)
+        if path == "-":
+            sys.stdout.write(text(found))
+        elif path is not None:
+            writers.write_text(path, text(found))
+    folder = options.out or (output.resume if output.resume is not None and os.path.isdir(output.resume) else None)
+    if folder is not None:
+        study_writers.write_study(found, folder, name)
+    if output.stdout_format is None and not output.quiet:
+        study_writers.print_study(found, writers.make_console(sys.stdout))
+    for failure in found.failures:
+        say(failure)
+    return EXIT_FAILED if found.failures else EXIT_DONE
+
+
+def _study_place(out: str | None, output: Output, check_folder: Callable[[str, str], Any]) -> tuple[Run | None, str | None]:
+    """What an earlier run left (with --resume), and the file new records go to. Records of other work do no harm: nobody asks for them."""
+    if out is not None and output.resume is not None:
+        raise UsageError(f"-o is {out} and --resume is {output.resume}; give one of the two.")
+    if output.resume is not None:
+        place = records_path(output.resume)
+        return load(place), str(place)
+    if out is None:
+        return None, output.records
+    path = os.path.join(str(check_folder(out, "-o")), RECORDS_NAME)
+    if os.path.exists(path) and os.path.getsize(path):
+        raise UsageError(f"-o {out!r} already holds records; go on with --resume {shlex.quote(out)}, or name another folder.")
+    return None, path
+
+
 # Saved runs
 
 

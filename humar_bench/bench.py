@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
+from humar_bench.audit import audited
 from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import UsageError
 from humar_bench.judging import judge
@@ -207,13 +208,20 @@ class _Bench:
         return job, Child(request, timeout_s=self.run.timeout, hear=hear, names=tuple(each.name for each in job.architectures))
 
     def _results(self, job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
-        """Per architecture what the child replied, or why it could not."""
+        """Per architecture what the child replied, held against itself, or why it could not."""
         if outcome.reply is None:
             lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
             return {each.name: lost for each in job.architectures}
         if "usage_error" in outcome.reply:
             raise UsageError(outcome.reply["usage_error"])
-        return outcome.reply["results"]
+        environment = outcome.reply.get("environment", {})
+        lost = {"status": "failed", "kind": "error", "reason": "its process sent back no result for it.", "built": {}, "measured": None}
+        return {
+            each.name: audited(
+                each.name, job.measure, outcome.reply["results"].get(each.name, lost), dataclasses.asdict(self.workload), environment
+            )
+            for each in job.architectures
+        }
 
     def _record(self, job: Job, architecture: Architecture, result: dict[str, Any], environment: dict[str, Any]) -> Record:
         return Record(

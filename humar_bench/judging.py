@@ -17,6 +17,7 @@ import numpy as np
 
 from humar_bench import statistics
 from humar_bench.args import RunArgs
+from humar_bench.oddities import stray_fault
 from humar_bench.record import Record, Run
 from humar_bench.statistics import DECIDED, FASTER, INVALID, SAME, SLOWER, UNDECIDED, Comparison, LookPlan, ProcessSample
 
@@ -103,12 +104,17 @@ def judge(run: Run, reference: str) -> Judged:
     rows = _rows({name: own for name, own in plain.items() if name != reference}, plain.get(reference, {}), margin, level)
     control_of, control, note = _control(run, arms, margin, level)
     table_fault = _changed_fault(arms) or ("" if control is None else statistics.control_fault(control.detected))
-    table_fault = table_fault or _varied_fault(reference, varied.get(reference))
+    table_fault = table_fault or _varied_fault(reference, varied.get(reference)) or stray_fault(reference, _values(plain.get(reference)))
     for name, row in rows.items():
         fault = table_fault or _conditions_fault(reference, arms[reference], name, arms[name]) or _varied_fault(name, varied[name])
+        fault = fault or stray_fault(name, _values(plain[name]))
         if fault:
             rows[name] = dataclasses.replace(row, detected=dataclasses.replace(row.detected, verdict=INVALID, reason=fault))
     return Judged(rows, control, control_of, note, varied, look)
+
+
+def _values(arm: Mapping[Process, Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    return list((arm or {}).values())
 
 
 def margin_of(run: Run) -> float:

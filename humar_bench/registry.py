@@ -228,6 +228,10 @@ def check_outputs(outputs: Any, args: ModelArgs, workload: Workload, *, name: st
     for part, (output, shape) in named.items():
         if not isinstance(output, torch.Tensor):
             raise MeasurementError(f"{name} returned {part} as a {type(output).__name__}; it must be a tensor of shape {list(shape)}.")
+        if output.device.type != "meta" and type(output).__module__.partition(".")[0] != "torch":
+            raise MeasurementError(
+                f"{name} returned {part} as a {type(output).__name__}; it must be a plain tensor, whose numbers are there when it returns."
+            )
         if tuple(output.shape) != shape:
             raise MeasurementError(f"{name} returned {part} of shape {list(output.shape)}; it must be {list(shape)}.")
     for part, (output, _) in named.items():

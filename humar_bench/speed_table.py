@@ -98,6 +98,7 @@ def _check_feet(speeds: Speeds) -> Iterator[str]:
                 f"{speed.architecture} is launch-bound: its wall time is {times(speed.wall_per_device)} its device time, the host cannot "
                 "launch work as fast as the device does it."
             )
+        yield from (f"{speed.architecture}: {sentence}." for sentence in speed.odd)
         if speed.gate_open_share:
             yield f"{speed.architecture}: in {percent(speed.gate_open_share)} of its rounds launch cost may have entered the device time."
     if skipped := [speed.architecture for speed in done if speed.varied == "skipped"]:

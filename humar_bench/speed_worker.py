@@ -118,6 +118,7 @@ class Arm:
 
     def _check_first(self) -> None:
         self.check(self.first)
+        _without_gradients(self.name, self.first)
         if not self.skipped and 3 * self.took_s > self.check_s:
             self.skipped = "too slow for every process; the first one is checked"
         self._hold(self.first, self.inputs)
@@ -162,6 +163,12 @@ class Arm:
             names = ("max_error", "worst", "tolerance", "same_selection", "common_share")
             told |= {name: getattr(found, name) for name in names}
         return {"agreement": told, "inside": self.inside or {}}
+
+
+def _without_gradients(name: str, outputs: Any) -> None:
+    """Outputs that can be differentiated were made while a graph was recorded."""
+    if any(each.requires_grad for part in outputs for each in (part if isinstance(part, (tuple, list)) else [part])):
+        raise MeasurementError(f"the outputs of {name} require gradients; it was not run in inference mode.")
 
 
 def _copied(outputs: Any) -> Any:

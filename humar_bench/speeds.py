@@ -14,6 +14,7 @@ import numpy as np
 
 from humar_bench import statistics
 from humar_bench.judging import Judged, Look, Row, judge
+from humar_bench.oddities import oddities
 from humar_bench.record import Record, Run
 from humar_bench.table import times
 
@@ -59,6 +60,7 @@ class Speed:
     why: str = ""  # of the verdict
     margin: float | None = None
     notes: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()  # about its raw times
     reason: str = ""  # of a failure
 
     @property
@@ -142,6 +144,7 @@ def _describe(name: str, records: list[Record]) -> Speed:
         steady=all(one.get("steady", True) for one in done), reason=reason,
         wall_per_device=float(np.median(wall) / np.median(device)) if device else None,
         gate_open_share=_share([not held for held in _pooled(done, "gate_held")]), **_agreement(done),
+        odd=oddities(done),
     )
 
 

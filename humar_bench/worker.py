@@ -42,8 +42,10 @@ def measure_params(task: Task, architecture: Architecture, device: Device) -> di
 
 def measure_flops(task: Task, architecture: Architecture, device: Device) -> dict[str, Any]:
     from humar_bench.measures.dead_weight import find_dead_weight
+    from humar_bench.measures.flop_check import check_counter
     from humar_bench.measures.flops import count_flops
 
+    check_counter()
     model, where = _shapes_only(task, architecture)
     inputs = task.inputs(where)
     try:
@@ -123,7 +125,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if task.measure == "fps":
         from humar_bench.speed_worker import measure_fps
 
-        results = measure_fps(task, device)
+        try:
+            results = measure_fps(task, device)
+        except HumarBenchError as error:  # of the device or the clock, not of one architecture
+            results = {each.name: failure(error, each.name) for each in task.architectures}
     else:
         results = {}
         for architecture in task.architectures:

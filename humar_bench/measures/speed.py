@@ -72,7 +72,8 @@ class SpeedSample:
     `device_s`, `gate_held`, `stray_s` and `telemetry` are None on a device without events. `error` is one sentence when a call raised;
     what was timed before it is kept. `steady` says whether the warm-up ended because two windows agreed. `varied_*` are the times on new
     inputs and the rounds they were taken in. `conditions` are the different states of the process its timed blocks began or ended in,
-    `changed` what its own calls changed of it: name -> [before, after]. `spent_s` is what its blocks took of the budget.
+    `changed` what its own calls changed of it: name -> [before, after]. `spent_s` is what its blocks took of the budget,
+    `enqueue_s` what the host took to launch a forward, `collections` how often Python collected garbage inside a block.
     """
 
     order_seed: int
@@ -87,6 +88,8 @@ class SpeedSample:
     gate_held: list[bool] | None = None
     stray_s: list[float] | None = None
     telemetry: list[dict[str, Any] | None] | None = None
+    enqueue_s: list[float] | None = None
+    collections: int = 0
     varied_rounds: list[int] = field(default_factory=list)
     varied_wall_s: list[float] = field(default_factory=list)
     varied_cpu_s: list[float] = field(default_factory=list)
@@ -197,10 +200,11 @@ class _Rounds:
         sample, device = self.samples[name], self.device
         gc.collect()
         with _watched(sample, name, self.look):
-            start_s = device.now_s()
+            start_s, collections = device.now_s(), _collections()
             call = self.varied.calls[name] if new else self.calls[name]
             timing = device.time_call(call, sample.calls_per_block, telemetry=self.plan.telemetry and not new)
             sample.spent_s += device.now_s() - start_s
+            sample.collections += _collections() - collections
         if not new:
             return _keep(sample, timing)
         sample.varied_rounds.append(index)
@@ -231,6 +235,7 @@ def _keep(sample: SpeedSample, timing: Any) -> None:
         sample.gate_held = [*(sample.gate_held or []), bool(timing.gate_held)]
         sample.stray_s = [*(sample.stray_s or []), (timing.stray_s or 0.0) / calls]
         sample.telemetry = [*(sample.telemetry or []), timing.telemetry]
+        sample.enqueue_s = [*(sample.enqueue_s or []), (timing.enqueue_s or 0.0) / calls]
 
 
 def _first_call(call: Call, device: Device, sample: SpeedSample) -> float:
@@ -276,6 +281,11 @@ def _window(call: Call, device: Device, window_s: float, call_s: float) -> tuple
 def _calls_per_block(call_s: float, clock_cost_s: float, clock_share: float) -> int:
     """Forwards per block so that the clocks cost at most `clock_share` of it."""
     return min(max(1, math.ceil(clock_cost_s / clock_share / max(call_s, 1e-9))), MAX_CALLS_PER_BLOCK)
+
+
+def _collections() -> int:
+    """How often Python has collected garbage in this process."""
+    return sum(generation["collections"] for generation in gc.get_stats())
 
 
 def _shuffled(names: list[str], order: random.Random) -> list[str]:

@@ -132,7 +132,7 @@ def __getattr__(name: str) -> Callable[[Any], Any]:
 
 
 class _TimeOver(Exception):
-    """The budget is used up."""
+    """Another process would not end within the budget."""
 
 
 class _Keep:
@@ -147,6 +147,27 @@ class _Keep:
         self.records += records
 
 
+class _Clock:
+    """Whether there is time for another process, by what the ones before it took."""
+
+    def __init__(self, budget_s: float, now: Callable[[], float]) -> None:
+        self.budget_s, self.now, self.start_s = budget_s, now, now()
+        self.begun: dict[int, float] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.now() - self.start_s
+
+    def begin(self, process: int) -> bool:
+        """Note that a process begins; False where it would end too late."""
+        if process in self.begun:
+            return True
+        begun = [*self.begun.values(), self.elapsed_s]
+        longest_s = max((after - before for before, after in zip(begun, begun[1:], strict=False)), default=0.0)
+        self.begun[process] = self.elapsed_s
+        return len(begun) == 1 or self.elapsed_s + longest_s <= self.budget_s
+
+
 def timing_run(run: RunArgs, budget_s: float, rows: int) -> RunArgs:
     """How to time so many rows within a budget: all of them in each of a few processes. The control is one row more."""
     process_s = max(0.0, budget_s / PROCESSES - START_S - ROW_START_S * rows)
@@ -159,7 +180,8 @@ def measure_ablation(
     progress: Progress = lambda share, text: None, command: str = "", exact: Callable[..., list[Record]] = exact_records,
     bench: Callable[..., Run] | None = None, now: Callable[[], float] = time.monotonic,
 ) -> Ablation:
-    """Count every row, then time all of them in turn. No process is begun or waited for after the budget, once there is a first one."""
+    """Count every row, then time all of them in turn. A process is begun only when it would end within the budget if it took as long as
+    the longest so far; the first always is."""
     rows = switches_of(plan.args)
     architectures = tuple(each.architecture for each in rows)
     done = done or Run()
@@ -170,13 +192,12 @@ def measure_ablation(
         progress=lambda share, text: progress(static_share * share, text), command=command,
     )
     if timed:
-        kept, start_s = _Keep(sink), now()
+        kept, clock = _Keep(sink), _Clock(budget_s, now)
 
         def hear(event: Mapping[str, Any]) -> None:
-            spent = (now() - start_s) / budget_s
             said = ", ".join(filter(None, ("timing", f"process {event['process'] + 1} of {event['of']}", event.get("architecture"))))
-            progress(static_share + (1 - static_share) * min(1.0, spent), said)
-            if spent > 1 and any(record.ok for record in kept.records):
+            progress(static_share + (1 - static_share) * min(1.0, clock.elapsed_s / budget_s), said)
+            if event["status"] == "started" and not clock.begin(event["process"]):
                 raise _TimeOver
 
         if bench is None:
@@ -232,7 +253,7 @@ class Ablation:
             row[key] = found[-1].measured[field] if found else None
         speed = self.speeds.get(name)
         if speed is not None:
-            row |= {"median_s": speed.median_s, "cpu_median_s": speed.cpu_median_s, "processes": speed.processes, "verdict": speed.words}
+            row |= {"median_s": speed.median_s, "cpu_median_s": speed.cpu_median_s, "processes": speed.processes, "verdict": speed.verdict}
             row |= {"time_ratio": _inverse(speed.ratio), "time_low": _inverse(speed.ratio_high), "time_high": _inverse(speed.ratio_low)}
             row |= {"wall_ratio": _inverse(speed.wall_ratio), "metric": speed.metric}
             if name == DEFAULT:
@@ -297,10 +318,10 @@ def ablation_table(ablation: Ablation) -> Table:
     """For people: each cost with how many times the default's it is."""
     scale, unit = flop_unit([row["matmul_flops"] for row in ablation.rows])
     columns = [
-        Column("switch", text=True), Column("parameters", better="less"), Column("parameters_ratio", "of default", digits=2),
+        Column("switch", text=True), Column("parameters", better="less"), Column("parameters_ratio", "x", digits=2),
         Column("matmul_flops", "matmul and conv", unit, "less", 2 if scale > 1 else 0, scale),
-        Column("matmul_flops_ratio", "of default", digits=2), Column("operators", "operator calls", better="less"),
-        Column("peak_bytes", "peak memory", "MiB", "less", 1, MIB), Column("peak_bytes_ratio", "of default", digits=2),
+        Column("matmul_flops_ratio", "x", digits=2), Column("operators", "operator calls", better="less"),
+        Column("peak_bytes", "peak memory", "MiB", "less", 1, MIB), Column("peak_bytes_ratio", "x", digits=2),
     ]
     feet = ["Parameters, FLOPs and operator calls are counted and the peak is predicted, above weights and inputs."]
     rows = [dict(row) for row in ablation.rows]
@@ -310,15 +331,18 @@ def ablation_table(ablation: Ablation) -> Table:
             row["interval"] = f"{low:.2f} to {high:.2f}" if low and high else ""
         metric = next((row["metric"] for row in rows if row.get("metric")), "time")
         columns += [
-            Column("time_ratio", f"{metric}, of default", "", "less", 2), Column("interval", "95 % interval", text=True),
-            Column("wall_ratio", "wall time, of default", "", "less", 2), Column("verdict", text=True),
+            Column("time_ratio", metric, "", "less", 2), Column("interval", "95 % interval", text=True),
+            Column("wall_ratio", "wall time", "", "less", 2), Column("verdict", text=True),
         ]
         processes = max((row.get("processes") or 0 for row in rows), default=0)
-        feet.append(f"Times are of {processes} fresh processes in which all rows take turns; the interval is over processes.")
+        enough = "the interval is over processes" if processes > 1 else "one gives no interval, a longer --budget gives more"
+        feet.append(f"Times are in multiples of the default's, from {processes} fresh process{'es' * (processes > 1)} in which all rows "
+                    f"take turns; {enough}.")
         if ablation.speeds.control is not None:
             control = ablation.speeds.control.detected
             feet.append(f"Control, the default a second time: {control.ratio:.3f} of itself, {control.verdict}.")
     literal = next((row["sets"] for row in rows if row["switch"] == "literal description"), "")
     if literal:
         feet.append(f"The literal description sets {literal}.")
-    return Table("ablation", "Each design switch alone, against the default", tuple(columns), tuple(rows), (*feet, *ablation.failures))
+    used = tuple(each for each in columns if any(row.get(each.key) not in (None, "") for row in rows))
+    return Table("ablation", "Each design switch alone; x is multiples of the default", used, tuple(rows), (*feet, *ablation.failures))

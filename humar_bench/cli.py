@@ -22,6 +22,7 @@ from humar_bench import __version__, typer_options
 from humar_bench import calibrate as calibration
 from humar_bench.args import WORKLOADS, ModelArgs, RunArgs
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_INVALID, EXIT_USAGE, HumarBenchError, UsageError
+from humar_bench.evidence import ClaimsOptions, ClaimsRun, gather
 from humar_bench.options import DEFAULT_ARCHITECTURES, Output, Plan, Selection, help_of, option, resolve, scaled_for_cpu, use_of
 from humar_bench.record import MEASURES, RECORDS_NAME, RUN_FIELDS, RecordWriter, Run, load, plain, records_path
 from humar_bench.registry import BUILT_IN, check_architecture
@@ -292,12 +293,12 @@ class StudyOptions:
     """How a study is timed, and where it goes."""
 
     time: bool = option("Also time, as far as the budget reaches.", default=True, flags=("--time/--no-time",))
-    budget: float = option("Seconds for all times together, process starts included.", default=120.0)
+    seconds: float = option("Seconds for all times together, process starts included.", default=120.0, flags=("--budget",))
     out: str | None = option("Folder for records, CSV, Markdown and curves; made where missing.", metavar="DIR", flags=("--out", "-o"))
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget < float("inf"):
-            raise UsageError(f"budget is {self.budget:g}; it must be a number of seconds above 0.")
+        if not 0 < self.seconds < float("inf"):
+            raise UsageError(f"--budget is {self.seconds:g}; it must be a number of seconds above 0.")
 
 
 @dataclass(frozen=True)
@@ -386,7 +387,7 @@ def _study(name: str, plan: Plan, options: StudyOptions, output: Output, measure
         sink = stack.enter_context(RecordWriter(records)) if records is not None else None
         show = stack.enter_context(shown_bar(sys.stderr, quiet=output.quiet))
         found = measure(
-            timed=options.time, budget_s=options.budget, done=done, sink=sink, command=shlex.join([NAME, *_typed]),
+            timed=options.time, budget_s=options.seconds, done=done, sink=sink, command=shlex.join([NAME, *_typed]),
             progress=show or (lambda share, text: None),
         )
     for each, text in formats.items():
@@ -420,7 +421,55 @@ def _study_place(out: str | None, output: Output, check_folder: Callable[[str, s
     return None, path
 
 
+# Published claims
+
+
+@command("claims", ClaimsOptions, ClaimsRun, Output, leave_out=("control", "resume"))
+def claims(options: ClaimsOptions, run: ClaimsRun, output: Output) -> int:
+    """Hold every published number and order against this machine; 3 when one fails.
+
+    Speed and memory at 20 and at 300 queries, against the original. Claims about the original itself are shown and do not count.
+
+    \b
+    Example:
+      humar-bench claims
+      humar-bench claims --architecture my_model.py:build --no-time
+    """
+    from humar_bench import report as writers
+    from humar_bench.claims import decide, exit_code
+    from humar_bench.device import open_device
+    from humar_bench.progress import shown_bar
+    from humar_bench.registry import parse_architecture
+    from humar_bench.report import claims as shown
+
+    check_architecture(candidate := parse_architecture(options.architecture))
+    model, batch = options.model, options.batch or (1 if open_device(run.device).kind == "cpu" else 2)
+    formats = {"csv": shown.to_csv, "markdown": shown.to_markdown, "json": shown.to_json}
+    for each in formats:
+        if (path := getattr(output, each)) not in (None, "-"):
+            writers.check_writable(path, f"--{each}")
+    with contextlib.ExitStack() as stack:
+        sink = None if output.records is None else stack.enter_context(RecordWriter(output.records))
+        evidence = gather(
+            candidate, model, run.plain(), sizes=options.sizes, batch=batch, timed=options.time, sink=sink,
+            progress=stack.enter_context(shown_bar(sys.stderr, quiet=output.quiet)), command=shlex.join([NAME, *_typed]),
+        )
+    verdicts = decide(evidence)
+    for each, text in formats.items():
+        path = getattr(output, each)
+        if path == "-":
+            sys.stdout.write(text(evidence, verdicts))
+        elif path is not None:
+            writers.write_text(path, text(evidence, verdicts))
+    if output.stdout_format is None and not output.quiet:
+        shown.print_claims(evidence, verdicts, writers.make_console(sys.stdout))
+    for failure in evidence.failures:
+        say(failure)
+    return exit_code(evidence, verdicts)
+
+
 # Saved runs
+
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Order:
 _CONSTANT = Order(0, "does not depend on it")
 _SAMPLES = Order(1, "deformable attention: every token samples a fixed number of points")
 _LINEAR = Order(1, "linear attention and convolutions")
-_PER_INSTANCE = Order(1, "every instance does the same work")
+_EACH = Order(1, "every instance does the same work")
 _ACROSS = Order(2, "softmax attention across instances")
 _GRAPH = Order(2, "attention among the keypoints of an instance")
 _BIAS = Order(2, "a learned bias for each pair of keypoints")
@@ -84,9 +84,7 @@ THEORY: dict[str, dict[str, dict[str, Order]]] = {
     },
     "queries": {
         "original": {"parameters": _CONSTANT, "operators": _CONSTANT, "matmul_flops": _ACROSS, "peak_bytes": _ACROSS, "time": _ACROSS},
-        "efficient": {
-            "parameters": _CONSTANT, "operators": _CONSTANT, "matmul_flops": _PER_INSTANCE, "peak_bytes": _PER_INSTANCE, "time": _PER_INSTANCE,
-        },
+        "efficient": {"parameters": _CONSTANT, "operators": _CONSTANT, "matmul_flops": _EACH, "peak_bytes": _EACH, "time": _EACH},
     },
     "batch": {
         name: {"parameters": _CONSTANT, "operators": _CONSTANT, "matmul_flops": _IMAGES, "peak_bytes": _IMAGES, "time": _IMAGES}

@@ -50,9 +50,8 @@ def _parameter(owner: type, field: dataclasses.Field, panel: str) -> inspect.Par
     typed, default = {bool: bool, tuple: list[str]}.get(kind, str), field.default
     if kind is not bool:
         typed, default = typed | None, None if kind is tuple or default is None else str(default)
-    flags = told.get("flags") or (f"--{field.name.replace('_', '-')}",)
     declared = typer.Option(
-        *flags, help=told["help"], metavar=None if kind is bool else told.get("metavar", _METAVARS[kind]),
+        *_flags(field), help=told["help"], metavar=None if kind is bool else told.get("metavar", _METAVARS[kind]),
         rich_help_panel=panel, show_default=bool(default),
     )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[typed, declared])
@@ -76,9 +75,14 @@ def _filled(owner: type, typed: dict[str, Any]) -> Any:
         if kind is tuple:
             value = tuple(value or field.default)
         elif kind in _NUMBERS and value is not None:
-            value = _number(f"--{field.name.replace('_', '-')}", value, kind)
+            value = _number(_flags(field)[0], value, kind)
         values[field.name] = value
     return owner(**values)
+
+
+def _flags(field: dataclasses.Field) -> tuple[str, ...]:
+    """What is typed for an option: its field's name unless it says otherwise."""
+    return field.metadata.get("flags") or (f"--{field.name.replace('_', '-')}",)
 
 
 def _number(flag: str, text: str, kind: type) -> int | float:

@@ -78,6 +78,14 @@ def test_other_proposals_are_told_from_wrong_values(outputs):
     assert agree(one_row, outputs, "float32").fault
 
 
+def test_a_proposal_selected_twice_counts_once(outputs):
+    def doubled(part):
+        return [doubled(each) for each in part] if isinstance(part, (list, tuple)) else part[:, [0, 0, *range(2, part.shape[1])]]
+
+    found = agree([*map(doubled, outputs[:4]), outputs[4]], outputs, "float32")
+    assert found.common_share == 0.8 and "80 % in common" in found.fault
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_agrees_and_a_missing_encoder_layer_does_not(tiny_args, tiny_workload, name, dtype):
@@ -147,6 +155,13 @@ def wrong(cheat, *inputs):
     return (*outputs[:3], outputs[3] * 1.01, outputs[4])
 
 
+def wrong_where_timed(cheat, *inputs):
+    """Right for everything but the inputs it is timed with."""
+    outputs = cheat.inner(*inputs)
+    known = cheat.seen.setdefault("known", inputs[0][0].data_ptr())
+    return outputs if inputs[0][0].data_ptr() != known else (*outputs[:3], outputs[3] * 1.01, outputs[4])
+
+
 def in_place(cheat, *inputs):
     """Always the same tensors, overwritten: as a captured graph does, and no fault."""
     outputs = cheat.inner(*inputs)
@@ -178,7 +193,8 @@ def run(arm: Arm) -> Arm:
 @pytest.mark.parametrize(("does", "said"), [
     (memoised, "differ from a float32 eager forward"), (by_pointer, "differ from a float32 eager forward"),
     (drifting, "differ|changed between its first call and its last"), (lazy_later, "changed between its first call and its last"),
-    (wrong, "differ from a float32 eager forward of the same weights: mix_embedding"), (in_place, "changed between"),
+    (wrong, "differ from a float32 eager forward of the same weights: mix_embedding"),
+    (wrong_where_timed, "differ from a float32 eager forward of the same weights: mix_embedding"), (in_place, "changed between"),
 ])
 def test_a_model_that_cheats_is_caught(tiny_args, tiny_workload, does, said):
     with pytest.raises(MeasurementError, match=said):

@@ -227,6 +227,9 @@ def test_the_reference_is_built_again_in_every_process_under_its_own_name(childr
 def test_a_reference_that_fails_takes_its_control_with_it(children):
     run = bench("raises", "wider", processes=3)
     assert names(children[1]) == ["wider"] and {each.architecture for each in run.failed} == {"raises", f"raises{AGAIN}"}
+    children.clear()
+    run = bench("not_finite", "wider", processes=3)  # the control alone would have been fine
+    assert names(children[1]) == ["wider"] and {each.architecture for each in run.failed} == {"not_finite"}
 
 
 def test_a_resumed_run_looks_where_the_first_one_did(children):

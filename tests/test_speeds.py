@@ -192,6 +192,8 @@ def test_a_run_stops_when_every_verdict_is_made_and_not_before():
     assert judge(clear, "a").finished and "Looked at after 5 processes, of at most 15; at level 0.00025" in feet(clear)
     close = a_run({"name": "b", "seconds": 0.05}, {"name": "c", "seconds": 0.102, "noise": 0.05}, processes=5, run=run)
     assert not judge(close, "a").finished
+    invalid = a_run({"name": "b", "changed": {"threads": [2, 1]}}, processes=5, run=run)
+    assert judge(invalid, "a").finished  # more processes would not make it valid
 
 
 def test_a_difference_that_would_do_at_the_end_does_not_do_at_an_early_look():

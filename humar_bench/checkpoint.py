@@ -25,6 +25,9 @@ PREFIX = "transformer."
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # what training scripts put the weights under
 PARALLEL = "module."  # what torch's DataParallel and DistributedDataParallel put before every name
 MOST_NAMED = 3
+_REFUSED = ("Unsupported global", "Unsupported class", "Trying to load unsupported", "was not an allowed global")  # in torch's messages
+# What torch raises for bytes that are no checkpoint
+_NOT_A_CHECKPOINT = (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, zipfile.BadZipFile)
 
 
 def load_checkpoint(path: str | os.PathLike, prefix: str = PREFIX) -> dict[str, torch.Tensor]:
@@ -83,14 +86,14 @@ def _read(path: Path) -> Any:
                 "because loading it could run code; save only its state dict."
             ) from None
         raise UsageError(f"{path} is not a checkpoint that torch.save wrote; name one that is.") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+    except _NOT_A_CHECKPOINT:
         raise UsageError(f"{path} is not a checkpoint that torch.save wrote, or is cut short; name one that is whole.") from None
 
 
 def _asks_for_code(error: Exception) -> bool:
     """Whether the restricted unpickler refused a name, rather than stumbled over bytes that are no pickle."""
     said = str(error)
-    return any(sign in said for sign in ("Unsupported global", "Unsupported class", "Trying to load unsupported", "was not an allowed global"))
+    return any(sign in said for sign in _REFUSED)
 
 
 def _wanted(error: Exception) -> str:

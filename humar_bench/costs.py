@@ -69,7 +69,8 @@ def exact_records(
         names = tuple(dict.fromkeys(each.architecture.name for each in group))
         return Child(request, timeout_s=run.timeout, hear=hear, names=names, command=COMMAND)
 
-    for group, outcome in (children or _one_at_a_time)([(group, child_of(group)) for group in groups.values()]):
+    waiting = [(group, child_of(group)) for group in groups.values()]
+    for group, outcome in (children or _one_at_a_time)(waiting) if waiting else ():
         if outcome.reply is not None and "usage_error" in outcome.reply:
             raise UsageError(outcome.reply["usage_error"])
         for point, results in zip(group, _results(group, outcome), strict=True):

@@ -18,7 +18,8 @@ from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.options import Plan
 from humar_bench.record import Record, Run
-from humar_bench.scaling_tables import AXES, Axis, Scaling, where
+from humar_bench.registry import Architecture
+from humar_bench.scaling_tables import AXES, Axis, Scaling, place, where
 
 __all__ = ["AXES", "Scaling", "measure_scaling", "parse_count", "square_pyramid", "values_of", "work_at"]
 
@@ -92,14 +93,10 @@ def measure_scaling(
     if timed:
         timer = _Timer(plan, budget_s, len(points), done, sink, command, bench or _benchmark, now)
         timer.progress = lambda share, text: progress(static_share + (1 - static_share) * share, text)
-        flops = {(each.architecture, where(axis.name, each)): each.measured["matmul_flops"]
-                 for each in records if each.measure == "flops" and each.ok}
-        for args, workload in works:
-            records += timer.time(args, workload, {
-                each: flops[each.name, x] for each in plan.architectures
-                for x in [where(axis.name, Point(each, args, workload).record("flops", plan.run, {"measured": {}}, {}))]
-                if (each.name, x) in flops
-            })
+        records += timer.time_all(works, {
+            (each.architecture, where(axis.name, each)): each.measured["matmul_flops"]
+            for each in records if each.measure == "flops" and each.ok
+        }, axis)
     return Scaling(Run(tuple(records)), axis.name, timed)
 
 
@@ -110,43 +107,62 @@ def _benchmark(*given: Any, **named: Any) -> Run:
 
 
 class _Timer:
-    """Times one point after another: every architecture that is thought to fit into what is left of the budget, in one process."""
+    """Times points from the smallest on, each in a process of its own, as long as the next one is thought to end within the budget.
+
+    Architectures take turns by cost, the cheapest first: each has an equal part of what is left, and leaves what it does not need.
+    """
 
     def __init__(
         self, plan: Plan, budget_s: float, points: int, done: Run, sink: Any, command: str, bench: Callable[..., Run],
         now: Callable[[], float],
     ) -> None:
-        self.plan, self.budget_s, self.done, self.sink, self.command, self.bench, self.now = plan, budget_s, done, sink, command, bench, now
+        self.plan, self.budget_s, self.sink, self.command, self.bench, self.now = plan, budget_s, sink, command, bench, now
         self.start_s = now()
-        self.s_per_flop: dict[str, float] = {}  # of each architecture at the last point it was timed at
-        self.failed: set[str] = set()
+        self.have = {record.key: record for record in done if record.ok and record.measure == "fps"}
         self.progress: Progress = lambda share, text: None
         share_s = max(0.1, round(TIMED_SHARE * budget_s / points, 2))
         self.run = dataclasses.replace(plan.run, processes=1, control=False, min_runs=1, budget=share_s)
 
-    def time(self, args: ModelArgs, workload: Workload, flops: Mapping[Any, int]) -> list[Record]:
-        """The fps records of one point; empty where nothing fits. The first point is always timed."""
-        have = {record.key: record for record in self.done if record.ok and record.measure == "fps"}
-        found, chosen = [], []
-        left_s = self.budget_s - (self.now() - self.start_s)
-        need_s = START_S
-        for each in sorted(flops, key=flops.get):
-            key = Point(each, args, workload).key("fps", self.run)
-            if key in have:
-                found.append(have[key])
-            elif each.name not in self.failed:
-                takes_s = max(2 * self.run.budget, FORWARDS * self.s_per_flop.get(each.name, 0.0) * flops[each])
-                if each.name not in self.s_per_flop or need_s + takes_s <= left_s:
-                    chosen.append(each)
-                    need_s += takes_s
-        if chosen:
-            self.progress(min(1.0, 1 - left_s / self.budget_s), f"timing {' and '.join(each.name for each in chosen)}")
-            run = dataclasses.replace(self.run, timeout=min(self.run.timeout, max(left_s, 0.0) + 60.0))
-            found += self.bench(tuple(chosen), args, workload, ["fps"], run, sink=self.sink, command=self.command)
-        amounts = {each.name: max(1, amount) for each, amount in flops.items()}
-        for record in found:
-            if record.ok:
-                self.s_per_flop[record.architecture] = float(np.median(record.measured["wall_s"])) / amounts[record.architecture]
-            else:
-                self.failed.add(record.architecture)
-        return found
+    @property
+    def left_s(self) -> float:
+        return self.budget_s - (self.now() - self.start_s)
+
+    def time_all(
+        self, works: Sequence[tuple[ModelArgs, Workload]], flops: Mapping[tuple[str, int], int], axis: Axis
+    ) -> list[Record]:
+        """The fps records of every point that was reached; `flops` are those of one forward, by architecture and place on the axis."""
+        def total(architecture: Architecture) -> int:
+            return sum(amount for (name, _), amount in flops.items() if name == architecture.name)
+
+        records: list[Record] = []
+        order = sorted(self.plan.architectures, key=total)
+        for index, each in enumerate(order):
+            ends_s = self.left_s * (1 - 1 / (len(order) - index))  # what has to be left for the others
+            curve = [(Point(each, *work), flops.get((each.name, place(axis, *work)), 0)) for work in works]
+            records += self._time_curve(curve, ends_s)
+        return records
+
+    def _time_curve(self, curve: Sequence[tuple[Point, int]], ends_s: float) -> list[Record]:
+        """One architecture from its smallest point on, until one fails or would not end in time. The first is always timed."""
+        records: list[Record] = []
+        s_per_flop, overhead_s = 0.0, START_S
+        for point, amount in curve:
+            record = self.have.get(point.key("fps", self.run))
+            begun_s = self.now()
+            if record is None:
+                takes_s = overhead_s + max(2 * self.run.budget, FORWARDS * s_per_flop * amount)
+                if records and self.left_s - takes_s < ends_s:
+                    break
+                self.progress(min(1.0, 1 - self.left_s / self.budget_s), f"timing {point.architecture.name}")
+                run = dataclasses.replace(self.run, timeout=min(self.run.timeout, max(self.left_s, 0.0) + 60.0))
+                record = self.bench(
+                    (point.architecture,), point.args, point.workload, ["fps"], run, sink=self.sink, command=self.command
+                )[0]
+            records.append(record)
+            if not record.ok:
+                break
+            forward_s = float(np.median(record.measured["wall_s"]))
+            s_per_flop = forward_s / max(1, amount)
+            if (took_s := self.now() - begun_s) > 1:
+                overhead_s = max(1.0, took_s - max(2 * self.run.budget, FORWARDS * forward_s))
+        return records

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from humar_bench.args import ModelArgs
+from humar_bench.args import ModelArgs, Workload
 from humar_bench.breakdown import flop_unit
 from humar_bench.compare import asked_text, environment_text
 from humar_bench.growth import CLAIMED, SOFTMAX_ATTENTION, THEORY, Order, PowerLaw, claim_holds, fit_power_law
@@ -74,6 +74,13 @@ def where(axis: str, record: Record) -> int:
     if axis == "keypoints":
         return record.asked["num_body_points"]
     return record.workload["num_queries" if axis == "queries" else "batch"]
+
+
+def place(axis: Axis, args: ModelArgs, workload: Workload) -> int:
+    """Where on the axis a piece of work stands."""
+    if axis.name == "tokens":
+        return workload.tokens
+    return args.num_body_points if axis.name == "keypoints" else getattr(workload, "num_queries" if axis.name == "queries" else "batch")
 
 
 @dataclass(frozen=True)
@@ -224,7 +231,7 @@ def _feet(scaling: Scaling) -> tuple[str, ...]:
         if order := THEORY[scaling.over].get(spec, {}).get("matmul_flops"):
             whys[name] = f"{name} {order.text(letter)} ({order.why})"
     if whys:
-        feet.append(f"In theory: {'; '.join(whys.values())}.")
+        feet.append(f"In theory, without bound: {'; '.join(whys.values())}. A lower exponent means that this part is not the largest yet.")
     if scaling.over == "tokens":
         feet.append(f"For comparison, softmax self-attention over all tokens is {SOFTMAX_ATTENTION.text(letter)}: {SOFTMAX_ATTENTION.why}.")
     for name in scaling.specs:

@@ -66,6 +66,10 @@ class Plot:
     panels: tuple[Panel, ...]
     note: str = ""
 
+    def look(self, series: Series) -> int:
+        """Which colour and marker a curve has: the same in every panel."""
+        return list(dict.fromkeys(each.name for panel in self.panels for each in panel.series)).index(series.name)
+
 
 def check_plot(path: str, option: str = "--plot") -> None:
     """Refuse, before anything is measured, a plot that could not be drawn. Raises UsageError."""
@@ -105,7 +109,7 @@ def draw(plot: Plot) -> Figure:
     figure = Figure(figsize=(WIDTH_PX / DPI, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, panel in zip(axes.flat, plot.panels, strict=False):
-        _draw_panel(axis, panel, plot.x_label)
+        _draw_panel(axis, panel, plot)
     for axis in list(axes.flat)[len(plot.panels):]:
         axis.set_axis_off()
     figure.suptitle(plot.title, fontsize=11, fontweight="bold")
@@ -114,13 +118,14 @@ def draw(plot: Plot) -> Figure:
     return figure
 
 
-def _draw_panel(axis: Any, panel: Panel, x_label: str) -> None:
+def _draw_panel(axis: Any, panel: Panel, plot: Plot) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     left, right, bottom, top = panel.span
     axis.set_xscale("log")
     axis.set_yscale("log")
-    for index, series in enumerate(panel.series):
+    for series in panel.series:
+        index = plot.look(series)
         colour = COLOURS[index % len(COLOURS)]
         axis.plot(series.x, series.y, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=5, linewidth=1.8, label=series.name)
     axis.set_xlim(left / 1.15, right * 1.15)
@@ -128,14 +133,14 @@ def _draw_panel(axis: Any, panel: Panel, x_label: str) -> None:
     low, high = axis.get_ylim()
     for order in panel.guides:
         _draw_guide(axis, order, left, right, low, high)
-    for index, (series, place) in enumerate(zip(panel.series, _label_places(panel.series, low, high), strict=True)):
+    for series, place in zip(panel.series, _label_places(panel.series, low, high), strict=True):
         axis.annotate(
             series.label, (series.x[-1], place), xytext=(-2, 7), textcoords="offset points", ha="right", va="bottom", fontsize=9,
-            color=COLOURS[index % len(COLOURS)], fontweight="bold",
+            color=COLOURS[plot.look(series) % len(COLOURS)], fontweight="bold",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
         )
     axis.set_title(panel.title, fontsize=10, loc="left")
-    axis.set_xlabel(x_label, fontsize=9)
+    axis.set_xlabel(plot.x_label, fontsize=9)
     axis.set_ylabel(panel.y_label, fontsize=9)
     ticks = sorted({each for one in panel.series for each in one.x})
     axis.set_xticks(_few(ticks, 6))
@@ -212,13 +217,17 @@ def block_plot(plot: Plot, *, width: int = 64, height: int = 10) -> Text:
         for row in range(height):
             text.append(f"{labels.get(row, ''):>{wide}} │")
             for column in range(width):
-                index = cells.get((row, column))
-                text.append(" " if index is None else SIGNS[index % len(SIGNS)], STYLES[index % len(STYLES)] if index is not None else "")
+                if (which := cells.get((row, column))) is None:
+                    text.append(" ")
+                    continue
+                index = plot.look(panel.series[which])
+                text.append(SIGNS[index % len(SIGNS)], STYLES[index % len(STYLES)])
             text.append("\n")
         text.append(f"{'':>{wide}} └{'─' * width}\n")
         first, last = short(left), short(right)
         text.append(f"{'':>{wide}}  {first}{plot.x_label:^{max(0, width - len(first) - len(last))}}{last}\n")
-        for index, series in enumerate(panel.series):
+        for series in panel.series:
+            index = plot.look(series)
             text.append(f"{'':>{wide}}  {SIGNS[index % len(SIGNS)]} ", STYLES[index % len(STYLES)])
             text.append(f"{series.label}\n")
         text.append("\n")

@@ -1,0 +1,202 @@
+"""Which rows there are, what they build, and how the table is made; nothing is timed here."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from humar_bench import ablate, cli
+from humar_bench.ablate import DEFAULT, Ablation, Switch, measure_ablation, other_values, settings_of, switches_of, timing_run
+from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, RunArgs, Workload
+from humar_bench.costs import Point
+from humar_bench.options import Plan
+from humar_bench.record import AGAIN, Run
+from humar_bench.registry import Architecture, build, load_builder
+from humar_bench.report.study import study_csv, study_markdown
+from tests.golden import check_golden
+from tests.golden.records import ENVIRONMENT, TIME
+
+OPTIONS = [each for each in dataclasses.fields(ModelArgs) if each.name.startswith(EFFICIENT_PREFIX)]
+
+
+# The rows
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda each: each.name)
+def test_no_switch_of_the_replacement_is_forgotten(option):
+    rows = [row for row in switches_of(ModelArgs()) if list(row.changes) == [option.name]]
+    assert rows and all(row.changes[option.name] != option.default for row in rows)
+
+
+def test_a_switch_nobody_thought_of_yet_has_a_row_all_the_same():
+    @dataclasses.dataclass
+    class Later:
+        efficient_new_flag: bool = True
+        efficient_new_choice: str = dataclasses.field(default="a", metadata={"choices": ("a", "b", "c")})
+        efficient_new_number: int = 3
+
+    values = [other_values(each, Later()) for each in dataclasses.fields(Later)]
+    assert values == [(False,), ("b", "c"), (6,)]
+
+
+def test_the_rows_of_the_issue_are_there():
+    rows = {row.name: row.changes for row in switches_of(ModelArgs())}
+    assert next(iter(rows)) == DEFAULT and rows[DEFAULT] == {}
+    assert {"nheads 8", "enc_layers 6", "mlp_ratio 4", "encoder_sets 4", "decoder_sets 6", "encoder_stride 1", "memory_stride 1",
+            "memory_stride 4", "cross_tokens all", "point_samples off", "local_conv off", "value_conv off", "graph_bias off"} <= set(rows)
+    assert rows["untied"] == {"efficient_encoder_sets": 4, "efficient_decoder_sets": 6}
+    assert rows["literal description"] == {
+        "efficient_encoder_sets": 4, "efficient_decoder_sets": 6, "efficient_encoder_stride": 1, "efficient_memory_stride": 1,
+        "efficient_cross_tokens": "all", "efficient_point_samples": False,
+    }
+
+
+def test_rows_start_from_what_is_asked_and_leave_out_what_cannot_be():
+    rows = {row.name for row in switches_of(ModelArgs(hidden_dim=36, nheads=4, efficient_graph_bias=False, efficient_memory_stride=4))}
+    assert "graph_bias on" in rows and "graph_bias off" not in rows
+    assert "memory_stride 1" in rows and "memory_stride 4" not in rows
+    assert "nheads 8" not in rows  # 8 does not divide 36
+
+
+@pytest.mark.parametrize("row", switches_of(ModelArgs()), ids=lambda each: each.name)
+def test_every_row_builds_what_its_name_says(row):
+    model = build(row.architecture, ModelArgs(), device="meta")
+    asked = dataclasses.asdict(ModelArgs())
+    assert {name: model.built[name] for name in asked if name.startswith(EFFICIENT_PREFIX)} == {
+        name: row.changes.get(name, value) for name, value in asked.items() if name.startswith(EFFICIENT_PREFIX)
+    }
+
+
+def test_a_row_can_be_built_by_its_spec_from_anywhere_and_read_back():
+    spec = Switch("x", {"efficient_graph_bias": False, "efficient_memory_stride": 4}).architecture.spec
+    assert spec == "humar_bench.ablate:efficient_graph_bias__false__and__efficient_memory_stride__4"
+    assert settings_of(spec) == ["efficient_graph_bias=false", "efficient_memory_stride=4"] and settings_of("efficient") == []
+    assert load_builder(spec)(ModelArgs(hidden_dim=32, nheads=4)).built["efficient_memory_stride"] == 4
+
+
+@pytest.mark.parametrize("name", ["nothing", "efficient_nothing__4", "efficient_nheads__many", "efficient_nheads"])
+def test_a_name_that_is_no_setting_is_no_attribute(name):
+    with pytest.raises(AttributeError):
+        getattr(ablate, name)
+
+
+# Measuring and reading
+
+
+def plan_of() -> Plan:
+    return Plan((Architecture("efficient", "efficient", False),), "efficient", ModelArgs(), Workload.uniphd(1), RunArgs(device="cpu"))
+
+
+def exact(points, run, **more):
+    """The first row costs 1000 of everything, each further one 100 more."""
+    ok = {"status": "ok", "kind": "", "reason": "", "built": {}}
+    records = []
+    for index, point in enumerate(points):
+        amount = 1000 + 100 * index
+        values = {"params": {"total": amount}, "flops": {"matmul_flops": amount * 10**6, "kernels": amount},
+                  "memory": {"predicted_bytes": amount * 2**20, "peak_bytes": 0}}
+        for measure, measured in values.items():
+            made = point.record(measure, run, {**ok, "measured": measured}, ENVIRONMENT, "humar-bench ablate")
+            records.append(dataclasses.replace(made, time=TIME, id=""))
+    return records
+
+
+class FakeBench:
+    """Three processes of 40 s each on a clock of its own; every row takes 1 ms, point_samples off half of it."""
+
+    def __init__(self) -> None:
+        self.clock_s, self.processes = 0.0, []
+
+    def __call__(self, architectures, args, workload, measures, run, *, sink, progress, reference, **more) -> Run:
+        assert measures == ["fps"] and reference == DEFAULT == architectures[0].name
+        control = dataclasses.replace(architectures[0], name=DEFAULT + AGAIN)
+        for process in range(run.processes):
+            for each in architectures:
+                progress({"measure": "fps", "process": process, "of": run.processes, "architecture": each.name, "status": "started"})
+            self.clock_s += 40
+            self.processes.append(process)
+            sink.write(*[self.record(each, args, workload, run, process) for each in (*architectures, control)])
+        return Run()
+
+    def record(self, each, args, workload, run, process):
+        took_s = (5e-4 if each.name == "point_samples off" else 1e-3) * (1 + 0.001 * process)
+        measured = {
+            "process": process, "child": f"child {process}", "wall_s": [took_s] * 20, "cpu_s": [took_s] * 20, "device_s": None,
+            "preempted": [False] * 20,
+            "first_call_s": took_s, "warmup_runs": 2, "steady": True, "finite": True, "batch": 1, "spent_s": 0.02,
+        }
+        made = Point(each, args, workload).record("fps", run, {"status": "ok", "kind": "", "reason": "", "built": {}, "measured": measured},
+                                                  ENVIRONMENT, "humar-bench ablate")
+        return dataclasses.replace(made, process=process, time=TIME, id="")
+
+
+def test_ratios_are_multiples_of_the_default():
+    study = measure_ablation(plan_of(), timed=False, exact=exact)
+    rows = {row["switch"]: row for row in study.rows}
+    assert [rows[DEFAULT][f"{key}_ratio"] for key in ("parameters", "matmul_flops", "operators", "peak_bytes")] == [1.0] * 4
+    assert rows[study.names[1]]["matmul_flops_ratio"] == pytest.approx(1.1)
+    assert rows["untied"]["sets"] == "efficient_encoder_sets=4, efficient_decoder_sets=6"
+    check_golden("ablate.md", study_markdown(study))
+    assert study_csv(study).startswith("switch,sets,parameters,parameters_ratio,matmul_flops,")
+    assert "time_ratio" not in study_csv(study)
+
+
+def test_times_are_multiples_of_the_defaults_with_an_interval_over_processes():
+    bench = FakeBench()
+    study = measure_ablation(plan_of(), budget_s=300, exact=exact, bench=bench, now=lambda: bench.clock_s)
+    rows = {row["switch"]: row for row in study.rows}
+    assert bench.processes == [0, 1, 2] and rows["untied"]["processes"] == 3
+    half = rows["point_samples off"]
+    assert half["time_ratio"] == pytest.approx(0.5) and half["time_low"] <= 0.5 <= half["time_high"]
+    assert rows["untied"]["time_ratio"] == pytest.approx(1.0) and rows[DEFAULT]["time_ratio"] == 1.0
+    assert "the interval is over processes" in " ".join(study.tables[0].feet)
+
+
+def test_no_process_is_begun_that_would_end_after_the_budget():
+    bench = FakeBench()
+    study = measure_ablation(plan_of(), budget_s=100, exact=exact, bench=bench, now=lambda: bench.clock_s)
+    assert bench.processes == [0, 1] and bench.clock_s == 80
+    bench = FakeBench()
+    study = measure_ablation(plan_of(), budget_s=1, exact=exact, bench=bench, now=lambda: bench.clock_s)
+    assert bench.processes == [0] and "one gives no interval" in " ".join(study.tables[0].feet)
+
+
+def test_what_was_measured_goes_to_the_sink_and_a_failure_is_said():
+    def failing(points, run, **more):
+        lost = {"status": "failed", "kind": "crash", "reason": "it crashed.", "built": {}, "measured": None}
+        records = exact(points, run)
+        records[4] = points[1].record("flops", run, lost, {})
+        return records
+
+    study = measure_ablation(plan_of(), timed=False, exact=failing)
+    assert study.failures == ("flops of nheads 8 failed: it crashed.",)
+    assert next(row for row in study.rows if row["switch"] == "nheads 8")["matmul_flops"] is None
+    bench, kept = FakeBench(), []
+    sink = type("Sink", (), {"write": lambda self, *records: kept.extend(records)})()
+    measure_ablation(plan_of(), budget_s=300, exact=exact, bench=bench, now=lambda: bench.clock_s, sink=sink)
+    assert len(kept) == 3 * (len(switches_of(ModelArgs())) + 1)
+
+
+def test_a_longer_budget_times_every_row_longer_and_never_less_than_a_tenth_of_a_second():
+    short, long = (timing_run(RunArgs(), budget_s, 15) for budget_s in (10, 600))
+    assert short.budget == pytest.approx(0.3) and long.budget > 10 * short.budget
+    assert short.processes == long.processes == 3 and short.control
+
+
+def test_the_command_counts_real_rows(capsys):
+    typed = ["ablate", "--no-time", "--workload", "tiny", "--device", "cpu", "--csv", "-",
+             *(part for each in ("hidden_dim=32", "dec_layers=2", "efficient_enc_layers=2") for part in ("--set", each))]
+    assert cli.main(typed) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(switches_of(ModelArgs(hidden_dim=32, dec_layers=2, efficient_enc_layers=2)))
+    header = lines[0].split(",")
+    rows = {line.split(",")[0]: line for line in lines[1:]}
+    assert float(rows["mlp_ratio 4"].split(",")[header.index("parameters_ratio")]) > 1.01
+    assert float(rows["memory_stride 4"].split(",")[header.index("parameters_ratio")]) == 1.0
+
+
+def test_the_study_can_be_made_again_from_its_records():
+    bench = FakeBench()
+    study = measure_ablation(plan_of(), budget_s=300, exact=exact, bench=bench, now=lambda: bench.clock_s)
+    assert study_markdown(Ablation(Run(study.run.records))) == study_markdown(study)

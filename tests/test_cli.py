@@ -23,7 +23,7 @@ from humar_bench.progress import Tracker
 from humar_bench.record import Run, load
 from tests.golden.records import failed, flops, fps, memory, params
 
-COMMANDS = ("params", "flops", "fps", "memory", "report", "list", "env", "verify", "compare")
+COMMANDS = ("params", "flops", "fps", "memory", "report", "list", "env", "verify", "compare", "claims")
 MEASURING = COMMANDS[:5]
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,7 +1,8 @@
 """Proof of a report: every CSV and Markdown file made again from the records and held against what is there, byte for byte.
 
 A record's `id` is a digest of everything else in it, so a raw value that was changed by accident or by hand shows even where no table
-depends on it. Whoever changes a record and makes its id anew is not found out by this. No torch, nothing is written.
+depends on it. Whoever changes a record and makes its id anew is found out where its values
+no longer add up (`audit.py`), and not otherwise. No torch, nothing is written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from humar_bench import __version__
+from humar_bench.audit import contradictions
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.record import RECORDS_NAME, Record, Run, records_path
 from humar_bench.report import report_texts
@@ -141,6 +143,9 @@ def read_records(path: Path) -> tuple[Run, list[Difference]]:
                                      f"have the digest {digest}, and its id is {_short(record.id)}."))
         elif text.encode() != raw:
             damage.append(Difference(path.name, row, said="the line was written anew by something else; its values are the same."))
+        if record.id == digest and record.ok:
+            found = contradictions(record.measure, record.measured, record.workload, record.environment)
+            damage += [Difference(path.name, row, said=f"it contradicts itself: {fault}.") for fault in found]
         if record.id in seen:
             damage.append(Difference(path.name, row, said=f"it is the record of line {seen[record.id]} a second time."))
         seen.setdefault(record.id, number)

@@ -60,6 +60,10 @@ class VirtualDevice(StreamDevice):
         self._free_at_s[stream] = start_s + kernel_s / self.speed
         self._pending.append(self._free_at_s[stream])
 
+    def join(self, stream: str) -> None:
+        """Let the main stream wait for another one, as `wait_stream` does."""
+        self._free_at_s["main"] = max(self._free_at_s["main"], self._free_at_s.get(stream, 0.0))
+
     def host(self, seconds: float, *, cpu_s: float | None = None) -> None:
         """Host work of `seconds`, all of it on the CPU unless said otherwise."""
         self._now_s += seconds

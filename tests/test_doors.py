@@ -38,7 +38,7 @@ DOORS: dict[str, set[str]] = {
     "scaling_tables": {"breakdown", "compare", "growth", "record", "report", "speeds", "table", "numpy"},
     "scaling": {"costs", "options", "record", "registry", "scaling_tables", "numpy"},
     "ablate": {"breakdown", "compare", "costs", "options", "record", "registry", "speeds", "table"},
-    "verify": {"front", "record", "report"},
+    "verify": {"audit", "front", "record", "report"},
     "checkpoint": {"table"},
     "claims": {"evidence", "statistics", "table", "numpy"},
     "evidence": {"costs", "options", "record", "registry"},

@@ -16,6 +16,7 @@ import pytest
 
 from humar_bench.args import ModelArgs
 from humar_bench.record import load
+from humar_bench.verify import verify
 from tests.golden import OVERWRITE
 
 ROOT = Path(__file__).parent.parent
@@ -94,3 +95,9 @@ def test_the_readmes_python_runs():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "27047316" in done.stdout
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in RESULTS.glob("*/records.jsonl")))
+def test_every_table_in_results_is_proved_by_its_records(folder):
+    proof = verify(RESULTS / folder)
+    assert proof.proved, [difference.said for difference in proof.differences]

@@ -16,7 +16,7 @@ A virtual device with its own clock, streams, allocator and driver makes the GPU
 in a flag that names it (a verdict that is invalid, a note below a table, a failed row) or in an exit code that is not 0; and its clean
 twin, the same thing done right, must raise none.
 
-What a fault does to a number is what it does in these tests, or what was reported where a source stands beside it.
+What a fault does to a number is what it does in these tests, where a clean forward takes 40 ms, or what is known from the field.
 """
 
 

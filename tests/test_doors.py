@@ -84,7 +84,10 @@ LATE: dict[str, set[str]] = {
     "scaling": {"bench"},
     "ablate": {"bench"},
     "progress": {"report", "rich"},
-    "cli": {"ablate", "bench", "claims", "scaling", "compare", "device", "environment", "progress", "regression", "report", "table", "verify"},
+    "cli": {
+        *("ablate", "bench", "claims", "scaling", "compare", "device", "environment"), "progress", "regression", "report", "table",
+        "verify",
+    },
     "device": {"virtual_device", "pynvml"},
     "measures": {"fvcore", "thop"},
     "environment": {"torch"},

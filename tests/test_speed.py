@@ -79,6 +79,15 @@ def test_a_forward_of_some_milliseconds_is_a_block_of_its_own():
     assert samples["short"].calls_per_block == 4
 
 
+def test_architectures_of_about_the_same_speed_have_blocks_of_the_same_length():
+    device = VirtualCpu(clock_read_s=0.2 * US)
+    calls = {"a": Model(device, 0.5 * MS), "b": Model(device, 0.8 * MS), "slow": Model(device, 20 * MS)}
+    alone = {name: time_architectures({name: call}, device, SHORT)[name].calls_per_block for name, call in calls.items()}
+    assert alone["a"] > alone["b"] > 2 * alone["slow"], "else there is nothing to even out"
+    together = {name: sample.calls_per_block for name, sample in time_architectures(calls, device, SHORT).items()}
+    assert together == {"a": alone["a"], "b": alone["a"], "slow": 1}
+
+
 @pytest.mark.parametrize("forward_s", [1e-7, 3e-6, 1e-4, 0.7e-3, 5e-3, 2.0])
 def test_reading_the_clocks_costs_at_most_its_share_of_a_block(forward_s):
     device = VirtualCpu(clock_read_s=0.3 * US)

@@ -34,8 +34,8 @@ class TimingPlan:
     Rounds go on until one architecture has used `budget_s` seconds of timed forwards or `max_runs` rounds are done, and always to
     `min_runs` rounds. Warm-up goes on until two windows in a row agree (`statistics.windows_agree`), at least two windows, at most
     `warmup_max_windows`, and none is begun after `warmup_max_s`; the first call of a forward of `SLOW_S` and more counts as one. A block
-    holds as many forwards as it takes for reading the clocks to cost at most `clock_share` of it; on a CPU that is one forward as soon
-    as it lasts a few milliseconds. One round in `varied_every` (0: none) also times every architecture on inputs it has not seen;
+    holds as many forwards as it takes for reading the clocks to cost at most `clock_share` of it, and as many as those of architectures
+    of about its speed; on a CPU that is one forward as soon as it lasts a few milliseconds. One round in `varied_every` (0: none) also times every architecture on inputs it has not seen;
     `first_round` is this process's first, counted over all processes, so that few rounds in each still make one in `varied_every`.
     """
 
@@ -157,6 +157,7 @@ def time_architectures(
                     calls[name], device, plan, samples[name], first_s, lambda name=name: tell(Progress("warm-up", name, 0, 0.0))
                 )
                 samples[name].calls_per_block = _calls_per_block(call_s, clock_cost_s, plan.clock_share)
+        _even_out(samples)
         _Rounds(calls, device, plan, samples, order, varied or Varied({}, lambda: None), payers or {}, look).run(tell)
     return samples
 
@@ -281,6 +282,20 @@ def _window(call: Call, device: Device, window_s: float, call_s: float) -> tuple
 def _calls_per_block(call_s: float, clock_cost_s: float, clock_share: float) -> int:
     """Forwards per block so that the clocks cost at most `clock_share` of it."""
     return min(max(1, math.ceil(clock_cost_s / clock_share / max(call_s, 1e-9))), MAX_CALLS_PER_BLOCK)
+
+
+def _even_out(samples: Mapping[str, SpeedSample]) -> None:
+    """Blocks of like length for like architectures: from the shortest block on, each that is at most twice its neighbour takes the
+    longest of its kind. Otherwise noise in the warm-up would give two equal architectures blocks of different length, and a block's
+    median depends on its length."""
+    alike: list[SpeedSample] = []
+    for sample in sorted(samples.values(), key=lambda each: each.calls_per_block):
+        if alike and sample.calls_per_block > 2 * alike[-1].calls_per_block:
+            alike = []
+        alike = [*alike, sample]
+        longest = sample.calls_per_block
+        for each in alike:
+            each.calls_per_block = longest
 
 
 def _collections() -> int:

@@ -139,6 +139,10 @@ class Device:
         """Name, driver, SM clock, temperature, power and throttle reasons now; None where there is no NVML."""
         return None
 
+    def energy_j(self) -> float | None:
+        """Joules the whole device has drawn since an arbitrary start; None where nothing counts them (CPU, no NVML, before Volta)."""
+        return None
+
 
 class CpuDevice(Device):
     """The host's CPU."""
@@ -299,6 +303,9 @@ class CudaDevice(StreamDevice):
     def telemetry(self) -> dict[str, Any] | None:
         return self._nvml.read() if self._nvml else None
 
+    def energy_j(self) -> float | None:
+        return self._nvml.energy_j() if self._nvml else None
+
 
 class _Nvml:
     """The driver's own readings of one GPU. A reading the driver does not support is None; nothing here ever raises."""
@@ -342,6 +349,11 @@ class _Nvml:
             "throttle_reasons": None if bits is None else clock_reasons(bits),
             "throttled": None if bits is None else bool(bits & THROTTLE_BITS),
         }
+
+    def energy_j(self) -> float | None:
+        """The board's total energy counter (NVML: millijoules since the driver was loaded; Volta or newer)."""
+        energy_mj = self._ask("nvmlDeviceGetTotalEnergyConsumption", self._handle)
+        return None if energy_mj is None else energy_mj / 1e3
 
     def process_memory_bytes(self, pid: int) -> int | None:
         for process in self._ask("nvmlDeviceGetComputeRunningProcesses", self._handle) or []:

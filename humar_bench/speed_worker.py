@@ -7,6 +7,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from humar_bench.device import Device
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.agreement import Agreement, agree, expected_outputs
 from humar_bench.measures.conditions import conditions, watch_inside
+from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
 from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
 from humar_bench.record import AGAIN
 from humar_bench.registry import Architecture, build, is_out_of_memory, one_line
@@ -200,6 +202,7 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
         observe=lambda name: conditions(arms[name].model), first_done=lambda name: arms[name].check_first(),
     ) if arms else {}
     after = device.telemetry()
+    energies = _energies(task, device, arms, samples)
     child = secrets.token_hex(8)  # rounds pair by index only within one child
     for name, sample in samples.items():
         task.tell("last check", name)
@@ -207,7 +210,17 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
         if results[name]["status"] == "ok":
             telemetry = None if before is None and after is None else {"before": before, "after": after}
             results[name]["measured"] |= {"child": child, "telemetry": telemetry, **_run_conditions(task)}
+            results[name]["measured"] |= {"energy": energies[name]} if name in energies else {}
     return results
+
+
+def _energies(task: Task, device: Device, arms: dict[str, Arm], samples: dict[str, SpeedSample]) -> dict[str, dict[str, Any]]:
+    """After all timing, and where the device counts energy: what each architecture that was timed draws; controls are left out."""
+    if task.process >= ENERGY_PROCESSES or device.energy_j() is None:
+        return {}
+    timed = {name: median(sample.wall_s) for name, sample in samples.items() if not (sample.error or name.endswith(AGAIN))}
+    calls = {name: arms[name] for name in timed}
+    return measure_energies(calls, device, timed, task.workload.batch, lambda name: task.tell("energy", name))
 
 
 def _arm(

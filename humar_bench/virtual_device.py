@@ -5,6 +5,7 @@ Nothing here sleeps or measures. The protocol that is tested with it is the one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class VirtualDevice(StreamDevice):
     `launch(kernel_s)` enqueues work: the host pays `launch_s`, the stream gets busy later. `host(seconds)` is host work, `preempt`
     the scheduler taking the CPU away. With `queue_depth` the host waits once that many launches are pending, as a real driver does.
     With `tick_s` its wall clock moves in steps. `speed` divides every kernel's time (a clock drift); `feed` answers `telemetry()`,
-    a dict or a function of the time.
+    a dict or a function of the time. `meter` answers `energy_j()` and each of its readings costs the host `meter_read_s`.
     """
 
     name = kind = "virtual"
@@ -35,10 +36,11 @@ class VirtualDevice(StreamDevice):
 
     def __init__(
         self, *, launch_s: float = 5e-6, clock_read_s: float = 0.0, tick_s: float = 0.0, queue_depth: int | None = None,
-        feed: dict[str, Any] | Callable[[float], dict[str, Any] | None] | None = None,
+        feed: dict[str, Any] | Callable[[float], dict[str, Any] | None] | None = None, meter: EnergyMeter | None = None,
+        meter_read_s: float = 2e-5,
     ) -> None:
         self.launch_s, self.clock_read_s, self.tick_s = launch_s, clock_read_s, tick_s
-        self.queue_depth, self.feed = queue_depth, feed
+        self.queue_depth, self.feed, self.meter, self.meter_read_s = queue_depth, feed, meter, meter_read_s
         self.speed = 1.0
         self.launches = 0
         self.allocator = VirtualAllocator()
@@ -59,6 +61,8 @@ class VirtualDevice(StreamDevice):
         start_s = max(self._now_s, self._free_at_s.get(stream, 0.0))
         self._free_at_s[stream] = start_s + kernel_s / self.speed
         self._pending.append(self._free_at_s[stream])
+        if self.meter is not None:
+            self.meter.busy(start_s, self._free_at_s[stream])
 
     def join(self, stream: str) -> None:
         """Let the main stream wait for another one, as `wait_stream` does."""
@@ -123,6 +127,45 @@ class VirtualDevice(StreamDevice):
 
     def telemetry(self) -> dict[str, Any] | None:
         return self.feed(self._now_s) if callable(self.feed) else self.feed
+
+    def energy_j(self) -> float | None:
+        if self.meter is None:
+            return None
+        self.host(self.meter_read_s)
+        return self.meter.read_j(self._now_s)
+
+
+class EnergyMeter:
+    """A total energy counter that advances every `update_s` and stands still in between; never, where `update_s` is None.
+
+    It counts `idle_w` at all times and `busy_w` while a kernel runs. At `wraps_at_j` it starts again from 0, as after a driver's reload.
+    """
+
+    def __init__(
+        self, update_s: float | None = 0.1, *, idle_w: float = 100.0, busy_w: float = 500.0, wraps_at_j: float = math.inf,
+        start_j: float = 1e6,
+    ) -> None:
+        self.update_s, self.idle_w, self.busy_w, self.wraps_at_j, self.start_j = update_s, idle_w, busy_w, wraps_at_j, start_j
+        self._intervals: list[list[float]] = []  # [start, end] in which kernels run, in order, not overlapping
+        self._passed_s = 0.0  # busy seconds of intervals that are over and dropped
+
+    def busy(self, start_s: float, end_s: float) -> None:
+        """Kernels run from `start_s` to `end_s`; what overlaps with another stream's is counted once."""
+        if self._intervals and start_s <= self._intervals[-1][1]:
+            self._intervals[-1][1] = max(self._intervals[-1][1], end_s)
+        else:
+            self._intervals.append([start_s, end_s])
+
+    def read_j(self, now_s: float) -> float:
+        """The counter at `now_s`: exact at its last update. Readings come in the order of time."""
+        if self.update_s is None:
+            return self.start_j
+        updated_s = math.floor(now_s / self.update_s + 1e-9) * self.update_s
+        while self._intervals and self._intervals[0][1] <= updated_s and len(self._intervals) > 1:
+            start_s, end_s = self._intervals.pop(0)
+            self._passed_s += end_s - start_s
+        busy_s = self._passed_s + sum(max(0.0, min(end_s, updated_s) - start_s) for start_s, end_s in self._intervals)
+        return (self.start_j + self.idle_w * updated_s + (self.busy_w - self.idle_w) * busy_s) % self.wraps_at_j
 
 
 class VirtualAllocator:

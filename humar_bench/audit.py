@@ -20,6 +20,8 @@ TIME_SLACK = 0.05  # two passes of the same work differ by noise; below device t
 SPENT_SLACK = 1.01  # a block lies inside the time that is charged to the budget
 UNSPENT_SHARE = 0.1  # of the time charged, at least this was timed on a device without gates and telemetry
 CPU_SLACK = 1.25  # of wall time x cores: the system books CPU time in ticks
+POWER_FACTOR, ROUNDS_POWER_FACTOR = 3.0, 10.0  # the energy window's own power reading, an average; readings while others ran too
+WINDOW_FACTOR = 3.0  # forwards back to back against timed ones, either way
 CONTEXT_BYTES = 4 * 2**30  # a driver's context and its libraries on a device take less than this
 SUM_SHARE, SUM_BYTES = 0.01, 4096  # parts of a peak add up to it within 1 % or a page
 FOOTPRINT_BYTES, FOOTPRINT_SHARE = 64 * 2**20, 0.25  # a forward that takes this much must show in the process's own footprint
@@ -73,6 +75,7 @@ def _fps(measured: Measured, workload: Facts, environment: Facts) -> Iterator[st
         yield from _against_device(measured)
         yield from _against_budget(measured)
         yield from _against_cores(measured, environment)
+        yield from _energy(measured)
     if "batch" in measured and workload.get("batch") not in (None, measured["batch"]):
         yield f"it divides by a batch of {measured['batch']} and the workload's is {workload['batch']}"
     if measured.get("steady") and measured.get("warmup_runs") == 0:
@@ -141,6 +144,35 @@ def _against_cores(measured: Measured, environment: Facts) -> Iterator[str]:
     cpu_s, wall_s = sum(measured.get("cpu_s") or []), sum(measured["wall_s"])
     if cores and cpu_s * (measured.get("calls_per_block") or 1) > 0.1 and cpu_s > CPU_SLACK * cores * wall_s:
         yield f"it used {cpu_s:.4g} s of CPU time in {wall_s:.4g} s on {cores} cores: a time has the wrong unit or divisor"
+
+
+def _energy(measured: Measured) -> Iterator[str]:
+    """The counter's joules against the driver's watts, and the window's forwards against the timed ones."""
+    energy = measured.get("energy")
+    if not energy or energy.get("reason"):
+        return
+    names = ("joules", "images", "seconds", "step_s", "per_image_j", "idle_w")
+    if wrong := [name for name in names if not _is_time(energy.get(name)) or (name != "idle_w" and energy[name] == 0)]:
+        yield f"its energy's {wrong[0]} is {energy.get(wrong[0])!r}; it must be a number above 0"
+        return
+    power_w = energy["joules"] / energy["seconds"]
+    if abs(energy["per_image_j"] * energy["images"] / energy["joules"] - 1) > 1e-6:
+        yield f"{energy['per_image_j']:.4g} J an image are not {energy['joules']:.4g} J over {energy['images']} images"
+    rounds = [each["power_w"] for each in measured.get("round_telemetry") or [] if each and each.get("power_w")]
+    for told_w, factor, when in ((energy.get("power_w"), POWER_FACTOR, "then"),
+                                 (median(rounds) if rounds else None, ROUNDS_POWER_FACTOR, "while it was timed")):
+        if told_w and not 1 / factor <= power_w / told_w <= factor:
+            yield (
+                f"its energy of {energy['joules']:.4g} J in {energy['seconds']:.4g} s makes {power_w:.4g} W and the driver read "
+                f"{told_w:.4g} W {when}: an energy has the wrong unit or window"
+            )
+    forward_s = energy["seconds"] * (measured.get("batch") or 1) / energy["images"]
+    least_s, most_s = median(measured.get("device_s") or measured["wall_s"]) / WINDOW_FACTOR, median(measured["wall_s"]) * WINDOW_FACTOR
+    if not least_s <= forward_s <= most_s:
+        yield (
+            f"its energy window made a forward in {1e3 * forward_s:.4g} ms and the timing in {1e3 * median(measured['wall_s']):.4g} ms: "
+            "its images are miscounted"
+        )
 
 
 # Parameters -----------------------------------------------------------------------------------------------------------------------

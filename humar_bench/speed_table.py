@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from humar_bench import statistics
+from humar_bench import energies, statistics
 from humar_bench.speeds import LAUNCH_BOUND, Speeds
 from humar_bench.table import Column, Table, percent, times
 
@@ -17,6 +17,7 @@ def fps_table(speeds: Speeds, reference: str) -> Table:
     for name, speed in speeds.items():
         row: dict[str, Any] = {**dataclasses.asdict(speed), "note": f"failed: {speed.reason}" if speed.failed else ""}
         row |= {f"{prefix}_text": _interval(row, prefix) for prefix in ("ratio", "wall_ratio", "clean_ratio")}
+        row |= _energy(speeds, name)
         rows.append({**row, "against": "" if name == reference else speed.words})
     decides = next((speed.metric for speed in speeds.values() if speed.metric), "")
 
@@ -29,7 +30,10 @@ def fps_table(speeds: Speeds, reference: str) -> Table:
         Column("preempted_share", "preempted", "%", "", 1, 0.01), Column("processes"), Column("rounds"),
         Column("against", f"against {reference}", text=True), Column("wall_ratio_text", "wall ratio", text=True),
         *([Column("ratio_text", f"{decides} ratio", text=True)] if decides != "wall time" else []),
-        Column("clean_ratio_text", "wall ratio, no preemption", text=True), Column("note", text=True),
+        Column("clean_ratio_text", "wall ratio, no preemption", text=True),
+        Column("energy_j", "energy", "J/image", "less", 3), Column("energy_spread", "energy, least to most", "J/image", text=True),
+        Column("energy_above_idle_j", "energy above idle", "J/image", "less", 3), Column("energy_ratio_text", "energy ratio", text=True),
+        Column("note", text=True),
     ]
     used = tuple(column for column in columns if any(row.get(column.key) not in (None, "") for row in rows))
     return Table("fps", "Speed", used, tuple(rows), tuple(_feet(speeds, decides)))
@@ -40,6 +44,19 @@ def _interval(row: dict[str, Any], prefix: str) -> str:
     if ratio is None:
         return ""
     return times(ratio) if low is None else f"{times(ratio)} ({times(low)} to {times(high)})"
+
+
+def _energy(speeds: Speeds, name: str) -> dict[str, Any]:
+    """The energy cells of a row, for people and for programs; empty where no record of the run says anything about energy."""
+    if not speeds.energies:
+        return {}
+    drawn = speeds.energies.get(name, energies.Drawn())
+    cells = {"j": drawn.per_image_j, "low_j": drawn.low_j, "high_j": drawn.high_j, "above_idle_j": drawn.above_idle_j,
+             "idle_w": drawn.idle_w, "error_share": drawn.error_share, "ratio": drawn.ratio, "ratio_low": drawn.ratio_low,
+             "ratio_high": drawn.ratio_high}
+    row = {f"energy_{key}": value for key, value in cells.items()}
+    spread = "" if drawn.low_j is None else f"{drawn.low_j:.3f} to {drawn.high_j:.3f}"
+    return {**row, "energy_spread": spread, "energy_ratio_text": _interval(row, "energy_ratio")}
 
 
 def _feet(speeds: Speeds, decides: str) -> Iterator[str]:
@@ -61,6 +78,7 @@ def _feet(speeds: Speeds, decides: str) -> Iterator[str]:
         yield f"p90 needs {refused} times; {', '.join(f'{speed.architecture} has {speed.rounds}' for speed in few)}."
     if unsteady := [speed.architecture for speed in speeds.values() if speed.steady is False]:
         yield f"Warm-up never became steady for {', '.join(unsteady)}."
+    yield from energies.feet(speeds.energies)
 
 
 def _protocol_feet(speeds: Speeds) -> Iterator[str]:
@@ -107,11 +125,15 @@ def _check_feet(speeds: Speeds) -> Iterator[str]:
 
 def fps_data(speeds: Speeds, reference: str) -> Table:
     """One row an architecture, seconds and shares unscaled; ratios are reference / architecture."""
-    rows = [{**dataclasses.asdict(speed), "status": "failed" if speed.failed else "ok"} for speed in speeds.values()]
+    rows = [
+        {**dataclasses.asdict(speed), "status": "failed" if speed.failed else "ok", **_energy(speeds, name)}
+        for name, speed in speeds.items()
+    ]
     keys = (
         "architecture", "status", "fps", "median_s", "p90_s", "min_s", "first_call_s", "cpu_median_s", "device_median_s", "processes",
         "rounds", "preempted_share", "steady", "ratio", "ratio_low", "ratio_high", "metric", "wall_ratio", "wall_ratio_low",
         "wall_ratio_high", "clean_ratio", "clean_ratio_low", "clean_ratio_high", "clean_rounds", "wall_per_device", "gate_open_share",
         "max_error", "tolerance", "same_selection", "varied", "varied_ratio", "verdict", "margin", "reason",
+        *(key for key in _energy(speeds, "") if key not in ("energy_spread", "energy_ratio_text")),
     )
     return Table("fps", "fps", tuple(Column(key) for key in keys), tuple(rows))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from humar_bench import statistics
+from humar_bench.energies import Drawn, read_energies
 from humar_bench.judging import Judged, Look, Row, judge
 from humar_bench.oddities import oddities
 from humar_bench.record import Record, Run
@@ -95,6 +96,7 @@ class Speeds(Mapping):
     control: Row | None = None
     control_of: str = ""
     control_note: str = ""
+    energies: Mapping[str, Drawn] = field(default_factory=dict)  # of the architectures whose energy was looked at
 
     def __getitem__(self, name: str) -> Speed:
         return self.rows[name]
@@ -113,7 +115,7 @@ def read_speeds(run: Run, reference: str, order: Sequence[str] = ()) -> Speeds:
         name: dataclasses.replace(_describe(name, _latest(run.select(architecture=name))), **_said(judged, name))
         for name in order or run.architectures if name in run.architectures
     }
-    return Speeds(speeds, reference, judged.look, judged.control, judged.control_of, judged.control_note)
+    return Speeds(speeds, reference, judged.look, judged.control, judged.control_of, judged.control_note, read_energies(run, reference))
 
 
 def _way(ratio: float) -> str:

@@ -98,3 +98,30 @@ def test_work_that_goes_on_elsewhere_is_a_fault_from_one_percent_on():
     assert stray_fault("x", [GPU]) == stray_fault("x", [{"wall_s": [1.0]}]) == ""
     assert stray_fault("x", [{**GPU, "stray_s": [0.00009] * 10}]) == ""
     assert "x works on for 0.2 ms" in stray_fault("x", [{**GPU, "stray_s": [0.0002] * 10}])
+
+
+ENERGY = {
+    "joules": 500.0, "images": 198, "seconds": 1.0, "step_s": 0.02, "error_share": 0.021, "idle_w": 100.0, "power_w": 490.0,
+    "per_image_j": 500 / 198, "above_idle_j": 400 / 198, "reason": "",
+}
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"joules": 0.5, "per_image_j": 0.5 / 198}, "makes 0.5 W and the driver read 490 W then"),
+    ({"power_w": 120.0}, "makes 500 W and the driver read 120 W then"),
+    ({"joules": 5e5, "per_image_j": 5e5 / 198, "power_w": None}, "the driver read 480 W while it was timed"),
+    ({"per_image_j": 500 / 99}, "J an image are not 500 J over 198 images"),
+    ({"images": 19800, "per_image_j": 500 / 19800}, "its images are miscounted"),
+    ({"images": 20, "per_image_j": 500 / 20}, "its images are miscounted"),
+    ({"joules": -1.0}, "joules is -1.0; it must be a number above 0"), ({"seconds": 0}, "seconds is 0; it must"),
+    ({"images": None}, "images is None"),
+])
+def test_an_energy_that_contradicts_power_and_time_is_named(changes, says):
+    rounds = [{"power_w": 480.0}, None, {"power_w": None}, *[{"power_w": 480.0}] * 7]
+    assert found("fps", GPU, round_telemetry=rounds, energy=ENERGY) == ""
+    assert says in found("fps", GPU, round_telemetry=rounds, energy={**ENERGY, **changes})
+
+
+def test_an_energy_that_was_not_measured_contradicts_nothing():
+    assert found("fps", GPU, energy={"reason": "the energy counter did not advance."}) == ""
+    assert found("fps", GPU, energy={**ENERGY, "power_w": None}) == ""

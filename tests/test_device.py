@@ -12,7 +12,7 @@ import torch
 from humar_bench import device as device_module
 from humar_bench.device import CpuDevice, CudaDevice, clock_reasons, open_device
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.virtual_device import VirtualDevice
+from humar_bench.virtual_device import EnergyMeter, VirtualDevice
 
 US = 1e-6
 MIB = 2**20
@@ -333,6 +333,30 @@ def test_a_reading_the_driver_does_not_support_is_none_and_the_older_name_is_tri
     assert read["power_w"] is None and read["throttle_reasons"] == ["idle"] and read["throttled"] is False
     nothing = device_module._Nvml(SimpleNamespace(NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0), "handle").read()
     assert set(nothing.values()) == {None}
+
+
+def test_energy_is_in_joules_and_none_where_nothing_counts_it(monkeypatch):
+    assert device_module._Nvml(nvml_library(nvmlDeviceGetTotalEnergyConsumption=1_234_567), "handle").energy_j() == 1234.567
+    assert device_module._Nvml(nvml_library(), "handle").energy_j() is None  # before Volta, or a slice of a GPU
+    assert open_device("cpu").energy_j() is None and VirtualDevice().energy_j() is None
+    fake_cuda(monkeypatch)
+    assert open_device("cuda").energy_j() is None  # no NVML
+    nvml = device_module._Nvml(nvml_library(nvmlDeviceGetTotalEnergyConsumption=7000), "handle")
+    monkeypatch.setattr(device_module._Nvml, "open", classmethod(lambda cls, index, uuid: nvml))
+    assert open_device("cuda").energy_j() == 7.0
+
+
+def test_a_virtual_meter_stands_still_between_updates_and_counts_overlapping_streams_once():
+    device = VirtualDevice(launch_s=0, meter=EnergyMeter(0.1, idle_w=10, busy_w=110, start_j=0), meter_read_s=0)
+    device.launch(0.05)
+    device.launch(0.05, stream="side")
+    device.host(0.09)
+    assert device.energy_j() == 0
+    device.host(0.02)
+    assert device.energy_j() == pytest.approx(0.1 * 10 + 0.05 * 100)
+    device.launch(1.0)
+    device.host(0.5)
+    assert device.energy_j() == pytest.approx(0.6 * 10 + (0.05 + 0.49) * 100)
 
 
 def test_only_this_process_counts_in_the_drivers_memory():

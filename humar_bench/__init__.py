@@ -16,7 +16,7 @@ _DOORS = {
     "Workload": "humar_bench.args",
     "benchmark": "humar_bench.bench",
     "build": "humar_bench.registry",
-    "compare": "humar_bench.compare",
+    "compare": "humar_bench.comparison",
     "load": "humar_bench.record",
     "load_checkpoint": "humar_bench.checkpoint",
 }

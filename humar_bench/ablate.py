@@ -18,7 +18,7 @@ from typing import Any
 
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, RunArgs
 from humar_bench.breakdown import flop_unit
-from humar_bench.compare import asked_text, environment_text
+from humar_bench.comparison import asked_text, environment_text
 from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.options import Plan, parse_settings

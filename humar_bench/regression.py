@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from humar_bench.compare import compare
+from humar_bench.comparison import compare
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, EXIT_REGRESSION, EXIT_UNDECIDED, UsageError
 from humar_bench.record import MEASURES, Record, Run
 from humar_bench.speeds import read_speeds, reason_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,21 +32,21 @@ DOORS: dict[str, set[str]] = {
     "energies": {"record", "statistics", "table"},
     "speeds": {"energies", "judging", "oddities", "record", "statistics", "table", "numpy"},
     "speed_table": {"energies", "speeds", "statistics", "table"},
-    "compare": {"breakdown", "record", "registry", "speed_table", "speeds", "table"},
-    "report": {"calibrate", "claims", "compare", "evidence", "record", "table", "rich"},
+    "comparison": {"breakdown", "record", "registry", "speed_table", "speeds", "table"},
+    "report": {"calibrate", "claims", "comparison", "evidence", "record", "table", "rich"},
     "costs": {"children", "record", "registry"},
     "cost_worker": {"device", "environment", "measures", "record", "registry", "task", "worker", "torch"},
     "growth": {"numpy", "scipy"},
-    "scaling_tables": {"breakdown", "compare", "growth", "record", "report", "speeds", "table", "numpy"},
+    "scaling_tables": {"breakdown", "comparison", "growth", "record", "report", "speeds", "table", "numpy"},
     "scaling": {"costs", "options", "record", "registry", "scaling_tables", "numpy"},
-    "ablate": {"breakdown", "compare", "costs", "options", "record", "registry", "speeds", "table"},
+    "ablate": {"breakdown", "comparison", "costs", "options", "record", "registry", "speeds", "table"},
     "verify": {"audit", "front", "record", "report"},
     "checkpoint": {"table"},
     "claims": {"evidence", "statistics", "table", "numpy"},
     "evidence": {"costs", "options", "record", "registry"},
     "claims_worker": {"inputs", "registry", "task", "worker", "torch"},
     "unpaired": {"statistics", "numpy", "scipy"},
-    "regression": {"compare", "record", "speeds", "statistics", "table", "unpaired", "numpy"},
+    "regression": {"comparison", "record", "speeds", "statistics", "table", "unpaired", "numpy"},
     "rules": {"numpy", "scipy"},
     "error_rates": {"rules", "statistics", "numpy", "scipy"},
     "calibrate": {"children", "options"},
@@ -80,13 +81,13 @@ LATE: dict[str, set[str]] = {
     "calibrate": {"error_rates", "statistics"},
     "checkpoint": {"torch"},
     "evidence": {"bench", "children"},
-    "compare": {"pandas"},
+    "comparison": {"pandas"},
     "report": {"matplotlib"},
     "scaling": {"bench"},
     "ablate": {"bench"},
     "progress": {"report", "rich"},
     "cli": {
-        *("ablate", "bench", "claims", "scaling", "compare", "device", "environment"), "progress", "regression", "report", "table",
+        *("ablate", "bench", "claims", "scaling", "comparison", "device", "environment"), "progress", "regression", "report", "table",
         "verify",
     },
     "device": {"virtual_device", "pynvml"},
@@ -158,7 +159,7 @@ def test_every_import_goes_through_a_door(module, path):
 
 
 @pytest.mark.parametrize(("module", "source"), [
-    ("humar_bench.compare", "import torch"),
+    ("humar_bench.comparison", "import torch"),
     ("humar_bench.cli", "from torch import nn"),
     ("humar_bench.args", "def f():\n    import pandas"),
     ("humar_bench.statistics", "from humar_bench import bench"),
@@ -175,13 +176,18 @@ def test_the_check_can_fail(module, source):
 
 
 @pytest.mark.parametrize(("module", "source"), [
-    ("humar_bench.compare", "import json, collections.abc\nfrom humar_bench.errors import UsageError"),
+    ("humar_bench.comparison", "import json, collections.abc\nfrom humar_bench.errors import UsageError"),
     ("humar_bench.registry", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
     ("efficient.transformer", "import torch.nn.functional\nfrom humar_bench.skeleton.layers import MLP"),
     ("humar_bench.statistics", "from statistics import median"),
 ])
 def test_the_check_lets_the_right_ones_through(module, source):
     assert not wrong_doors(module, source)
+
+
+def test_every_package_is_named_to_the_installer():
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(named) == sorted(module for module, path in modules().items() if path.name == "__init__.py")
 
 
 def test_no_room_of_the_table_is_gone():

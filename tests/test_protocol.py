@@ -12,7 +12,7 @@ import humar_bench.bench as module
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.bench import benchmark
 from humar_bench.children import Child
-from humar_bench.compare import compare
+from humar_bench.comparison import compare
 from humar_bench.errors import UsageError
 from humar_bench.judging import hold_varied, judge
 from humar_bench.measures.speed import TimingPlan, Varied, spent_by_payer, time_architectures

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from humar_bench.compare import compare
+from humar_bench.comparison import compare
 from humar_bench.errors import EXIT_FAILED, HumarBenchError, UsageError
 from humar_bench.record import RecordWriter, Run, load
 from humar_bench.report import (

@@ -33,7 +33,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 sys.modules["humar_bench.device"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
-from humar_bench import bench, cli, compare, regression, report, speeds, verify
+from humar_bench import bench, cli, comparison, regression, report, speeds, verify
 from humar_bench.children import Child
 
 fake, work, kills, most, place = json.loads(sys.argv[1])

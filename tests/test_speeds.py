@@ -8,7 +8,7 @@ import random
 import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.compare import compare
+from humar_bench.comparison import compare
 from humar_bench.judging import judge, look_at, spent_s
 from humar_bench.record import AGAIN, Record, Run
 from humar_bench.report.data import to_json

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from humar_bench.args import ModelArgs
 from humar_bench.claims import CANDIDATE, FAILS, HOLDS, ORIGINAL, UNDECIDED, Verdict, exit_code
-from humar_bench.compare import asked_text, environment_text
+from humar_bench.comparison import asked_text, environment_text
 from humar_bench.evidence import Evidence
 from humar_bench.record import Run, plain
 from humar_bench.report.data import to_csv as table_to_csv

@@ -8,7 +8,7 @@ import io
 import json
 from typing import Any
 
-from humar_bench.compare import Comparison
+from humar_bench.comparison import Comparison
 from humar_bench.record import plain
 from humar_bench.table import Table
 

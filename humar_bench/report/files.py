@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from humar_bench.compare import compare
+from humar_bench.comparison import compare
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.record import Run
 from humar_bench.report.data import to_csv

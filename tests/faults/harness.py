@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from humar_bench import bench, children, device, environment, worker
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.compare import compare
+from humar_bench.comparison import compare
 from humar_bench.device import Device
 from humar_bench.measures import memory
 from humar_bench.record import Run

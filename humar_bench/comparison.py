@@ -6,8 +6,6 @@ Everything here is a function of the records alone, so that every table can be m
 from __future__ import annotations
 
 import dataclasses
-import sys
-import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -255,13 +253,3 @@ def environment_text(record: Record) -> str:
         f"Python {facts['python']}" if facts.get("python") else "", source,
     ]
     return f"Measured on: {', '.join(filter(None, said)) or 'a machine that was not recorded'}."
-
-
-class _FrontDoor(types.ModuleType):
-    """`humar_bench.compare` is this module once it has been imported and the function before; calling either compares."""
-
-    def __call__(self, run: Run | Iterable[Record], reference: str | None = None, *, all_operators: bool = False) -> Comparison:
-        return compare(run, reference, all_operators=all_operators)
-
-
-sys.modules[__name__].__class__ = _FrontDoor

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from humar_bench.compare import asked_text, built_text, compare
+from humar_bench.comparison import asked_text, built_text, compare
 from humar_bench.errors import UsageError
 from humar_bench.record import Run
 from humar_bench.table import Column, Table, fewer, less, percent, ratio, times
@@ -249,7 +249,7 @@ def test_a_table_turned_on_its_side_holds_the_same_cells():
 
 
 def test_comparing_needs_no_torch():
-    code = "import sys, humar_bench.compare, humar_bench.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, humar_bench.comparison, humar_bench.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,0 +1,182 @@
+"""The commands that measure architectures on one workload: params, flops, fps, memory and report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from humar_bench.args import RunArgs
+from humar_bench.cli.app import command, command_text, say
+from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, small_batch, write_formats
+from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from humar_bench.options import Output, Plan, Selection, option, resolve
+from humar_bench.record import MEASURES, RUN_FIELDS, RecordWriter, Run, load, plain
+from humar_bench.registry import check_architecture
+
+if TYPE_CHECKING:
+    from humar_bench.comparison import Comparison
+
+COUNTERS = ("fvcore", "thop", "profiler")
+
+
+@dataclass(frozen=True)
+class FlopsOptions:
+    """What only `flops` asks."""
+
+    counter: tuple[str, ...] = option(f"Also ask another counter: {', '.join(COUNTERS)}. Repeatable.", default=(), metavar="NAME")
+    operators: bool = option("Show every operator, also those without matmul FLOPs.", default=False)
+
+    def __post_init__(self) -> None:
+        for name in self.counter:
+            if name not in COUNTERS:
+                raise UsageError(f"counter is {name!r}; choose one of {', '.join(COUNTERS)}.")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Where a whole report goes."""
+
+    out: str | None = option("Folder for records, CSV and Markdown; made where missing.", metavar="DIR", flags=("--out", "-o"))
+
+
+@command("params", Selection, RunArgs, Output, leave_out=TIMING)
+def params(selection: Selection, run: RunArgs, output: Output) -> int:
+    """Count parameters by component, side by side; nothing is allocated.
+
+    \b
+    Example:
+      humar-bench params
+      humar-bench params --set enc_layers=3 --csv -
+    """
+    return measure_and_show(("params",), resolve(selection, run), output)
+
+
+@command("flops", Selection, FlopsOptions, RunArgs, Output, leave_out=TIMING)
+def flops(selection: Selection, options: FlopsOptions, run: RunArgs, output: Output) -> int:
+    """Count FLOPs by component and by operator, and name what was not counted.
+
+    \b
+    Example:
+      humar-bench flops --batch 2 --feature-sizes 50x50,50x50,50x50
+      humar-bench flops --counter fvcore --counter thop
+    """
+    return measure_and_show(("flops",), resolve(selection, run), output, counters=options.counter, all_operators=options.operators)
+
+
+@command("fps", Selection, RunArgs, Output)
+def fps(selection: Selection, run: RunArgs, output: Output) -> int:
+    """Time frames per second and latency in turn, with an interval and a verdict.
+
+    \b
+    Example:
+      humar-bench fps --device cuda --batch 2
+      humar-bench fps --workload speed-test --budget 60
+    """
+    return measure_and_show(("fps",), resolve(selection, run), output)
+
+
+@command("memory", Selection, RunArgs, Output, leave_out=TIMING)
+def memory(selection: Selection, run: RunArgs, output: Output) -> int:
+    """Measure weights and the peak of one forward, and say what is alive there.
+
+    \b
+    Example:
+      humar-bench memory --batch 1
+    """
+    return measure_and_show(("memory",), resolve(selection, run), output)
+
+
+@command("report", Selection, ReportOptions, RunArgs, Output, leave_out=("csv", "records"))
+def report(selection: Selection, options: ReportOptions, run: RunArgs, output: Output) -> int:
+    """Measure all of these: records, CSV, Markdown and one screen.
+
+    \b
+    Example:
+      humar-bench report -o results
+      humar-bench report --resume results
+    """
+    return measure_and_show(MEASURES, resolve(small_batch(selection, run), run), output, out=options.out, whole=True)
+
+
+def measure_and_show(
+    measures: Sequence[str], plan: Plan, output: Output, *, counters: Sequence[str] = (), all_operators: bool = False,
+    out: str | None = None, whole: bool = False,
+) -> int:
+    """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too. Returns the exit code."""
+    from humar_bench import report as writers
+    from humar_bench.comparison import compare
+
+    for each in plan.architectures:
+        check_architecture(each)
+    check_paths(output)
+    check_device(plan.run.device)
+    done, records = _places(measures, plan, output, out)
+    for each in plan.architectures:
+        if each.foreign:
+            say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
+    run = _measure(measures, plan, counters, records, done, quiet=output.quiet)
+    folder = output.resume or out if whole else None
+    if folder is not None:
+        run = load(folder).latest()
+        writers.write_report(run, folder, plan.reference)
+    comparison = compare(run, plan.reference, all_operators=all_operators)
+    _write(comparison, output)
+    for failure in comparison.failures:
+        say(failure)
+    return EXIT_FAILED if comparison.failures else EXIT_DONE
+
+
+def _places(measures: Sequence[str], plan: Plan, output: Output, out: str | None) -> tuple[Run | None, str | None]:
+    """What an earlier run left of these measures, and the file new records go to; a resumed run has to ask the same again."""
+    from humar_bench.report import check_folder
+
+    done, records = records_place(out, output)
+    if done is not None:
+        done = Run(tuple(record for record in done if record.measure in measures), done.notes)
+        _refuse_other_work(plan, done, output.resume)
+        check_folder(os.path.dirname(records) or ".", "--resume")
+    return done, records
+
+
+def _refuse_other_work(plan: Plan, done: Run, place: str) -> None:
+    """A run is of one workload, one set of arguments, one device and one way to measure: a resumed one must ask the same again."""
+    wanted = plain({"asked": plan.args, "workload": plan.workload, "run": plan.run})
+    for record in done:
+        depends = ("device", "seed", *RUN_FIELDS[record.measure])
+        for kind, values in wanted.items():
+            for name, value in values.items():
+                was = getattr(record, kind).get(name)
+                if was != value and (kind != "run" or name in depends):
+                    raise UsageError(f"--resume {place!r} was measured with {name} {was} and {value} is asked now; ask the same again.")
+
+
+def _measure(
+    measures: Sequence[str], plan: Plan, counters: Sequence[str], records: str | None, done: Run | None, *, quiet: bool
+) -> Run:
+    from humar_bench import bench
+    from humar_bench.progress import shown_progress
+
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(RecordWriter(records)) if records is not None else None
+        progress = stack.enter_context(shown_progress(sys.stderr, measures, len(plan.architectures), plan.run, quiet=quiet))
+        return bench.benchmark(
+            plan.architectures, plan.args, plan.workload, measures=list(measures), run=plan.run, sink=sink, progress=progress, done=done,
+            counters=tuple(counters), command=command_text(), reference=plan.reference,
+        )
+
+
+def _write(comparison: Comparison, output: Output) -> None:
+    """Every format asked for, then the screen where standard output is free."""
+    from humar_bench import report as writers
+
+    write_formats(output, {
+        "csv": lambda: "".join(writers.to_csv(table) for table in comparison.data.values()),
+        "markdown": lambda: writers.to_markdown(comparison),
+        "json": lambda: writers.to_json(comparison),
+    })
+    if output.stdout_format is None and not output.quiet:
+        writers.print_comparison(comparison, writers.make_console(sys.stdout))

@@ -1,0 +1,72 @@
+"""What several commands do alike: paths that are checked before anything is measured, formats, the folder of a new run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+from humar_bench.args import RunArgs
+from humar_bench.errors import UsageError
+from humar_bench.options import STANDARD_OUTPUT, Output, Selection, scaled_for_cpu
+from humar_bench.record import RECORDS_NAME, Run, load, records_path
+
+TIMING = ("processes", "control", "min_runs", "max_runs", "budget")  # options of RunArgs that only a timed comparison has
+
+
+def small_batch(selection: Selection, run: RunArgs) -> Selection:
+    """On a CPU the default workload at batch 1, so that a whole report or study ends within minutes."""
+    from humar_bench.device import open_device
+
+    return scaled_for_cpu(selection) if open_device(run.device).kind == "cpu" else selection
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there before anything starts; without torch where the answer is known."""
+    if name not in ("auto", "cpu"):
+        from humar_bench.device import open_device
+
+        open_device(name)
+
+
+def check_paths(output: Output, formats: Iterable[str] = ("csv", "markdown", "json")) -> None:
+    """Refuse a path that cannot be written before anything is measured."""
+    from humar_bench.report import check_writable
+
+    for name in formats:
+        path = getattr(output, name)
+        if path not in (None, STANDARD_OUTPUT):
+            check_writable(path, f"--{name}")
+
+
+def records_place(out: str | None, output: Output) -> tuple[Run | None, str | None]:
+    """What an earlier run left (with --resume), and the file new records go to: in the folder `out`, or where --records says.
+
+    Raises UsageError.
+    """
+    from humar_bench.report import check_folder
+
+    if out is not None and output.resume is not None:
+        raise UsageError(f"-o is {out} and --resume is {output.resume}; give one of the two.")
+    if output.resume is not None:
+        records = records_path(output.resume)
+        return load(records), str(records)
+    if out is None:
+        return None, output.records
+    path = os.path.join(str(check_folder(out, "-o")), RECORDS_NAME)
+    if os.path.exists(path) and os.path.getsize(path):
+        raise UsageError(f"-o {out!r} already holds records; go on with --resume {shlex.quote(out)}, or name another folder.")
+    return None, path
+
+
+def write_formats(output: Output, formats: Mapping[str, Callable[[], str]]) -> None:
+    """Every format asked for, into its file or onto standard output; nothing is made that nobody asked for."""
+    from humar_bench.report import write_text
+
+    for name, text in formats.items():
+        path = getattr(output, name)
+        if path == STANDARD_OUTPUT:
+            sys.stdout.write(text())
+        elif path is not None:
+            write_text(path, text())

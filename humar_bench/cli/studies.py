@@ -1,0 +1,125 @@
+"""Studies: the same measurements over a range of work, or over the switches of the design."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from humar_bench.args import RunArgs
+from humar_bench.cli.app import command, command_text, say
+from humar_bench.cli.shared import TIMING, check_paths, records_place, small_batch, write_formats
+from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from humar_bench.options import Output, Plan, Selection, option, resolve
+from humar_bench.record import RecordWriter
+from humar_bench.registry import check_architecture
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How a study is timed, and where it goes."""
+
+    time: bool = option("Also time, as far as the budget reaches.", default=True, flags=("--time/--no-time",))
+    seconds: float = option("Seconds for all times together, process starts included.", default=120.0, flags=("--budget",))
+    out: str | None = option("Folder for records, CSV, Markdown and curves; made where missing.", metavar="DIR", flags=("--out", "-o"))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise UsageError(f"--budget is {self.seconds:g}; it must be a number of seconds above 0.")
+
+
+@dataclass(frozen=True)
+class ScalingOptions:
+    """What only `scaling` asks."""
+
+    over: str = option("What grows: tokens, queries, batch or keypoints.", default="tokens", metavar="NAME")
+    first: str | None = option("Smallest value; by default 1k tokens, 20 queries, 1 image, 8 keypoints.", metavar="N", flags=("--from",))
+    last: str | None = option("Largest value; by default 32k tokens, 640 queries, 16 images, 128 keypoints.", metavar="N", flags=("--to",))
+    points: int | None = option("Points of the geometric range; by default 5 or 6.", metavar="N")
+    plot: str | None = option("Draw the curves into a .png or .svg file (needs matplotlib).", metavar="PATH")
+
+
+@command("scaling", Selection, ScalingOptions, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
+def scaling(selection: Selection, options: ScalingOptions, study: StudyOptions, run: RunArgs, output: Output) -> int:
+    """Measure how each cost grows with the work, and fit the exponent.
+
+    Over tokens, feature maps are square pyramids. Costs are counted exactly at every point; times are taken from the smallest point on.
+
+    \b
+    Example:
+      humar-bench scaling --over tokens --csv -
+      humar-bench scaling --over queries --no-time --plot queries.png
+    """
+    from humar_bench import scaling as rooms
+    from humar_bench.report import check_writable
+    from humar_bench.report.plot import check_plot, write_plot
+
+    if options.over not in rooms.AXES:
+        raise UsageError(f"over is {options.over!r}; choose one of {', '.join(rooms.AXES)}.")
+    if options.plot is not None:
+        check_plot(options.plot)
+        check_writable(options.plot, "--plot")
+    ends = [None if text is None else rooms.parse_count(text, flag) for flag, text in (("--from", options.first), ("--to", options.last))]
+    axis = rooms.AXES[options.over]
+    values = rooms.values_of(axis, *ends, options.points)
+    plan = resolve(small_batch(selection, run), run)
+    for value in values:
+        rooms.work_at(axis, value, plan.args, plan.workload)  # refuses before anything is measured
+
+    def measure(**given: Any) -> Any:
+        found = rooms.measure_scaling(plan, axis, values, **given)
+        if options.plot is not None:
+            write_plot(found.plot, options.plot)
+        return found
+
+    return run_study("scaling", plan, study, output, measure)
+
+
+@command("ablate", Selection, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "arch", "reference"))
+def ablate(selection: Selection, study: StudyOptions, run: RunArgs, output: Output) -> int:
+    """Turn each design switch of the replacement, one at a time, and compare.
+
+    \b
+    Example:
+      humar-bench ablate --no-time
+      humar-bench ablate --budget 300 -o ablation
+    """
+    from humar_bench import ablate as rooms
+
+    plan = resolve(small_batch(selection, run), run)
+    return run_study("ablate", plan, study, output, lambda **given: rooms.measure_ablation(plan, **given))
+
+
+def run_study(name: str, plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any]) -> int:
+    """Check every path, measure, write what was asked for. Returns the exit code."""
+    from humar_bench import report as writers
+    from humar_bench.progress import shown_bar
+    from humar_bench.report import study as study_writers
+
+    for each in plan.architectures:
+        check_architecture(each)
+    check_paths(output)
+    done, records = records_place(options.out, output)  # records of other work do no harm: nobody asks for them
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(RecordWriter(records)) if records is not None else None
+        show = stack.enter_context(shown_bar(sys.stderr, quiet=output.quiet))
+        found = measure(
+            timed=options.time, budget_s=options.seconds, done=done, sink=sink, command=command_text(),
+            progress=show or (lambda share, text: None),
+        )
+    write_formats(output, {
+        "csv": lambda: study_writers.study_csv(found),
+        "markdown": lambda: study_writers.study_markdown(found),
+        "json": lambda: study_writers.study_json(found),
+    })
+    folder = options.out or (output.resume if output.resume is not None and os.path.isdir(output.resume) else None)
+    if folder is not None:
+        study_writers.write_study(found, folder, name)
+    if output.stdout_format is None and not output.quiet:
+        study_writers.print_study(found, writers.make_console(sys.stdout))
+    for failure in found.failures:
+        say(failure)
+    return EXIT_FAILED if found.failures else EXIT_DONE

@@ -1,7 +1,7 @@
 """Plan -> child processes -> records. Prints nothing; the parent sleeps while a child measures.
 
-Every measurement runs in a fresh process of its own. A child that crashes, hangs, runs out of memory or is refused becomes a failed
-record with a sentence; the others go on.
+Every measurement runs in a fresh process of its own, one after the other. A child that crashes, hangs, runs out of memory or is
+refused becomes a failed record with a sentence; the others go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from humar_bench.judging import judge
 from humar_bench.record import AGAIN, MEASURES, Record, Run
 from humar_bench.registry import Architecture, check_architecture, parse_architectures
 
-UNTIMED_AT_ONCE = 2  # params and flops are not timed, so two may run side by side
 WARMUP_MAX_S = 10.0
 
 
@@ -117,9 +116,7 @@ class _Bench:
         for name in measures:
             if name not in MEASURES:
                 raise UsageError(f"the measure {name!r} does not exist; choose from {', '.join(MEASURES)}.")
-        untimed = [Job(name, (each,)) for name in ("params", "flops") if name in measures for each in self.architectures]
-        self._run_all(untimed, UNTIMED_AT_ONCE)
-        self._run_all([Job("memory", (each,)) for each in self.architectures if "memory" in measures], 1)
+        self._run_all([Job(name, (each,)) for name in MEASURES if name in measures and name != "fps" for each in self.architectures])
         if "fps" in measures:
             self._run_speed()
         return self.done.plus(self.made).latest()
@@ -131,9 +128,10 @@ class _Bench:
 
     # Jobs with one architecture ------------------------------------------------------------------------------------------------
 
-    def _run_all(self, jobs: list[Job], at_once: int) -> None:
+    def _run_all(self, jobs: list[Job]) -> None:
+        """One after the other, also what is not timed: whenever this process is killed, one measurement at most is lost."""
         missing = [job for job in jobs if not self._is_done(job)]
-        for job, outcome in run_children((self._child(job) for job in missing), at_once=at_once):
+        for job, outcome in run_children((self._child(job) for job in missing), at_once=1):
             self._keep(job, self._results(job, outcome), outcome)
 
     def _is_done(self, job: Job) -> bool:

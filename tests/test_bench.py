@@ -67,6 +67,21 @@ def test_each_measurement_is_a_child_and_a_record(children):
     assert record.workload["feature_sizes"] == [[9, 7], [5, 4], [3, 2], [2, 1]] and record.environment == {"python": "3"}
 
 
+def test_no_measurement_begins_before_the_one_before_it_is_on_disk(monkeypatch, tmp_path):
+    """So a kill at any moment loses one measurement at most."""
+    path, kept = tmp_path / RECORDS_NAME, []
+
+    class Watched(Child):
+        def start(self):
+            kept.append(len(load(path)))
+            super().start()
+
+    monkeypatch.setattr(module, "Child", lambda request, **more: Watched(request, **more, command=FAKE))
+    with RecordWriter(path) as sink:
+        bench(["build", "wider"], sink=sink)
+    assert kept == [0, 1, 2, 3, 4, 5, 6, 8]  # six of one architecture each, then two processes that time both
+
+
 def test_only_the_asked_measures_are_made(children):
     assert {each.measure for each in bench(["build"], ["params", "memory"])} == {"params", "memory"}
     assert {each.measure for each in bench(["build"], "flops")} == {"flops"}

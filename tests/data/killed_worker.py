@@ -29,7 +29,7 @@ for name in names:
             own = chance.uniform(0.999, 1.001)
             measured[clock] = [factor * own * each for each in measured[clock]]
     results[name] = {"status": "ok", "kind": "", "reason": "", "built": {}, "measured": measured}
-time.sleep(random.random() * 0.02)  # so that the moments of two jobs side by side differ
+time.sleep(random.random() * 0.02)  # so that the moments of a kill differ
 with open(request["reply"] + ".part", "w") as file:
     json.dump({"environment": {"python": "3", "device": "cpu"}, "results": results}, file)
 os.replace(request["reply"] + ".part", request["reply"])

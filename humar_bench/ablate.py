@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, RunArgs
+from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.breakdown import flop_unit
 from humar_bench.comparison import asked_text, environment_text
 from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.in_turn import time_in_turn, timing_run
 from humar_bench.options import Plan, parse_settings
 from humar_bench.record import Record, Run
 from humar_bench.registry import Architecture, load_builder
@@ -28,9 +29,6 @@ from humar_bench.speeds import Speeds, read_speeds, reason_of
 from humar_bench.table import MIB, Column, Table, ratio
 
 DEFAULT, DESIGN = "default", "efficient"
-PROCESSES = 3  # fewer give no interval; each builds every row
-START_S, ROW_START_S = 6.0, 0.5  # about what a child needs before it times: torch, and each row's building
-TIMED_SHARE = 0.3  # of a process: timed forwards; the rest is checks and warm-up
 STATIC_S = 2.0  # about what counting one row takes; only the progress bar depends on it
 FORMAT = 1  # of the JSON document. 1: rows, conditions, failures
 AND, IS = "__and__", "__"
@@ -131,57 +129,12 @@ def __getattr__(name: str) -> Callable[[Any], Any]:
 # Measuring ------------------------------------------------------------------------------------------------------------------------
 
 
-class _TimeOver(Exception):
-    """Another process would not end within the budget."""
-
-
-class _Keep:
-    """Takes the bench's records as they come, so that what was measured before a stop is kept."""
-
-    def __init__(self, sink: Any) -> None:
-        self.sink, self.records = sink, []
-
-    def write(self, *records: Record) -> None:
-        if self.sink is not None:
-            self.sink.write(*records)
-        self.records += records
-
-
-class _Clock:
-    """Whether there is time for another process, by what the ones before it took."""
-
-    def __init__(self, budget_s: float, now: Callable[[], float]) -> None:
-        self.budget_s, self.now, self.start_s = budget_s, now, now()
-        self.begun: dict[int, float] = {}
-
-    @property
-    def elapsed_s(self) -> float:
-        return self.now() - self.start_s
-
-    def begin(self, process: int) -> bool:
-        """Note that a process begins; False where it would end too late."""
-        if process in self.begun:
-            return True
-        begun = [*self.begun.values(), self.elapsed_s]
-        longest_s = max((after - before for before, after in zip(begun, begun[1:], strict=False)), default=0.0)
-        self.begun[process] = self.elapsed_s
-        return len(begun) == 1 or self.elapsed_s + longest_s <= self.budget_s
-
-
-def timing_run(run: RunArgs, budget_s: float, rows: int) -> RunArgs:
-    """How to time so many rows within a budget: all of them in each of a few processes. The control is one row more."""
-    process_s = max(0.0, budget_s / PROCESSES - START_S - ROW_START_S * rows)
-    share_s = max(0.1, round(TIMED_SHARE * process_s / (rows + 1), 2))
-    return dataclasses.replace(run, processes=PROCESSES, min_runs=PROCESSES, budget=round(share_s * PROCESSES, 2), control=True)
-
-
 def measure_ablation(
     plan: Plan, *, timed: bool = True, budget_s: float = 120.0, done: Run | None = None, sink: Any = None,
     progress: Progress = lambda share, text: None, command: str = "", exact: Callable[..., list[Record]] = exact_records,
     bench: Callable[..., Run] | None = None, now: Callable[[], float] = time.monotonic,
 ) -> Ablation:
-    """Count every row, then time all of them in turn. A process is begun only when it would end within the budget if it took as long as
-    the longest so far; the first always is."""
+    """Count every row, then time all of them in turn, within the budget as `time_in_turn` keeps it."""
     rows = switches_of(plan.args)
     architectures = tuple(each.architecture for each in rows)
     done = done or Run()
@@ -192,27 +145,11 @@ def measure_ablation(
         progress=lambda share, text: progress(static_share * share, text), command=command,
     )
     if timed:
-        kept, clock = _Keep(sink), _Clock(budget_s, now)
-
-        def hear(event: Mapping[str, Any]) -> None:
-            said = ", ".join(filter(None, ("timing", f"process {event['process'] + 1} of {event['of']}", event.get("architecture"))))
-            progress(static_share + (1 - static_share) * min(1.0, clock.elapsed_s / budget_s), said)
-            if event["status"] == "started" and not clock.begin(event["process"]):
-                raise _TimeOver
-
-        if bench is None:
-            from humar_bench.bench import benchmark as bench
-        run = timing_run(plan.run, budget_s, len(rows))
-        points = [Point(each, plan.args, plan.workload) for each in architectures]
-        own = {dataclasses.replace(point.record("fps", run, {"measured": {}}, {}), process=process, id="").key
-               for point in points for process in range(PROCESSES)}
-        earlier = [record for record in done if record.key in own or record.control_of == DEFAULT and record.measure == "fps"]
-        try:
-            bench(architectures, plan.args, plan.workload, ["fps"], run, sink=kept, progress=hear, done=done, command=command,
-                  reference=DEFAULT)
-        except _TimeOver:
-            pass
-        records += list(Run((*earlier, *kept.records)).latest())
+        records += time_in_turn(
+            [Point(each, plan.args, plan.workload) for each in architectures], timing_run(plan.run, budget_s, len(rows)), budget_s,
+            reference=DEFAULT, done=done, sink=sink, command=command, bench=bench, now=now,
+            progress=lambda share, text: progress(static_share + (1 - static_share) * share, text),
+        )
     return Ablation(Run(tuple(records)))
 
 

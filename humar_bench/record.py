@@ -28,6 +28,7 @@ FORMAT = 1
 RECORDS_NAME = "records.jsonl"
 AGAIN = " (again)"  # ends the name of a control arm: the architecture before it, built and timed a second time
 MEASURES = ("params", "flops", "fps", "memory")
+CEILINGS, MACHINE = "ceilings", "this machine"  # a measure of no architecture: what the machine itself does at most
 STATUSES = ("ok", "failed")
 KINDS = ("", "out of memory", "crash", "timeout", "not finite", "error")
 # The RunArgs fields a measurement depends on: with the same ones it need not be made again.
@@ -36,6 +37,7 @@ RUN_FIELDS = {
     "flops": ("dtype",),
     "memory": ("device", "dtype", "seed", "threads"),
     "fps": ("device", "dtype", "seed", "threads", "processes", "min_runs", "max_runs", "budget"),
+    CEILINGS: ("device", "dtype", "threads"),
 }
 LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
@@ -69,7 +71,7 @@ class Record:
     id: str = ""
 
     def __post_init__(self) -> None:
-        for name, known in (("measure", MEASURES), ("status", STATUSES), ("kind", KINDS)):
+        for name, known in (("measure", (*MEASURES, CEILINGS)), ("status", STATUSES), ("kind", KINDS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, known))}.")
         if (self.status == "failed") != bool(self.kind) or (self.status == "failed") != (self.measured is None):
@@ -192,8 +194,8 @@ class Run:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Names in the order of their first record, control arms left out."""
-        return tuple(dict.fromkeys(each.architecture for each in self if not each.control_of))
+        """Names in the order of their first record, control arms and the machine itself left out."""
+        return tuple(dict.fromkeys(each.architecture for each in self if not each.control_of and each.measure != CEILINGS))
 
     @property
     def failed(self) -> Run:

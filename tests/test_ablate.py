@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 
 from humar_bench import ablate, cli
-from humar_bench.ablate import DEFAULT, Ablation, Switch, measure_ablation, other_values, settings_of, switches_of, timing_run
+from humar_bench.ablate import DEFAULT, Ablation, Switch, measure_ablation, other_values, settings_of, switches_of
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, RunArgs, Workload
 from humar_bench.costs import Point
+from humar_bench.in_turn import timing_run
 from humar_bench.options import Plan
 from humar_bench.record import AGAIN, Run
 from humar_bench.registry import Architecture, build, load_builder

@@ -1,8 +1,10 @@
-"""Proof of a report: every CSV and Markdown file made again from the records and held against what is there, byte for byte.
+"""Proof of a report or a calibration: every CSV and Markdown file made again from what was measured and held against what is there, byte
+for byte.
 
 A record's `id` is a digest of everything else in it, so a raw value that was changed by accident or by hand shows even where no table
 depends on it. Whoever changes a record and makes its id anew is found out where its values
-no longer add up (`audit.py`), and not otherwise. No torch, nothing is written.
+no longer add up (`audit.py`), and not otherwise. A calibration's certificate carries its own stamp, and every result in it is made again
+from its raw times. No torch, nothing is written.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ from pathlib import Path
 
 from humar_bench import __version__
 from humar_bench.audit import contradictions
+from humar_bench.calibrate import CERTIFICATE_NAME, MARKDOWN_NAME, RAW_NAME, cite, verify_certificate
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.record import RECORDS_NAME, Record, Run, records_path
 from humar_bench.report import report_texts
+from humar_bench.report.calibration import calibration_markdown
+from humar_bench.report.study import STUDY_NAME, read_study, study_texts
 
 CHECKED = (".csv", ".md")  # files of these kinds in a report's folder have to come from its records
 WIDEST = 60  # characters of a cell that a sentence shows
-_REMAKE = "humar-bench report --resume makes the tables again"
+_UNREADABLE = (HumarBenchError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # of values that are none
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Proof:
-    """What `verify` found. Proved when there is no difference; `notes` say what may explain one."""
+    """What `verify` found. Proved when there is no difference; `notes` say what may explain one. `records` counts what the tables were
+    made again from, in a calibration its processes, and `certificate` is how that one is cited."""
 
     folder: str
     reference: str
@@ -53,6 +59,7 @@ class Proof:
     records: int
     differences: tuple[Difference, ...]
     notes: tuple[str, ...] = ()
+    certificate: str = ""
 
     @property
     def proved(self) -> bool:
@@ -64,20 +71,25 @@ class Proof:
         found = len(self.differences)
         counted = "" if self.proved else f"{found} difference{'s' if found > 1 else ''} in "
         against = f", reference {self.reference}" if self.reference else ""
-        return f"{counted}{self.cells:,} cells and lines of {len(self.files)} files made again from {self.records} records{against}"
+        kind = f"processes of certificate {self.certificate}" if self.certificate else "records"
+        return f"{counted}{self.cells:,} cells and lines of {len(self.files)} files made again from {self.records} {kind}{against}"
 
 
 def verify(directory: str | Path) -> Proof:
-    """Hold a report's folder against its records.
+    """Hold a report's folder against its records, a calibration's against its certificate.
 
     The reference is not stored: the one whose tables differ in the fewest places is meant, at once where most files are as they should
-    be. Raises UsageError when there are no records.
+    be. Raises UsageError when there are no records and no certificate.
     """
     path = records_path(directory)
     folder = path.parent
+    if path.name == RECORDS_NAME and not path.exists() and (folder / CERTIFICATE_NAME).exists():
+        return _hold_certificate(folder / CERTIFICATE_NAME)
     run, damage = read_records(path)
     if not len(run):
         return Proof(str(folder), "", (), 0, 0, (*damage, Difference(path.name, said="it holds no record; nothing can be proved.")))
+    if (folder / STUDY_NAME).exists():
+        return _hold_study(folder, run, damage)
     best: Proof | None = None
     for reference in run.architectures:
         proof = _hold(folder, run, reference, damage)
@@ -93,17 +105,46 @@ def _hold(folder: Path, run: Run, reference: str, damage: Sequence[Difference]) 
     """The tables against one reference."""
     try:
         texts = report_texts(run, reference)
-    except (HumarBenchError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         said = f"no tables can be made from these records: {type(error).__name__}: {error}"
         texts, damage = {}, [*damage, Difference(RECORDS_NAME, said=said)]
-    found = [difference for name, text in texts.items() for difference in compare_file(folder / name, text)]
-    known = {*texts, RECORDS_NAME}
-    for each in sorted(folder.iterdir()):
-        if texts and each.suffix.lower() in CHECKED and each.name not in known:
-            found.append(Difference(each.name, said="no record accounts for this file; take it out of the folder."))
+    found = _held_files(folder, texts, "humar-bench report --resume makes the tables again")
     cells = sum(_cells(name, text) for name, text in texts.items())
     differences = (*damage, *found)
     return Proof(str(folder), reference, tuple(texts), cells, len(run), differences, _notes(run) if differences else ())
+
+
+def _hold_study(folder: Path, run: Run, damage: Sequence[Difference]) -> Proof:
+    """A study's tables against its settings and records."""
+    try:
+        texts = study_texts(read_study(folder, run))
+    except _UNREADABLE as error:
+        said = str(error) if isinstance(error, HumarBenchError) else f"no tables can be made from it: {type(error).__name__}: {error}"
+        texts, damage = {}, [*damage, Difference(STUDY_NAME, said=said)]
+    differences = (*damage, *_held_files(folder, texts, "make the study again"))
+    cells = sum(_cells(name, text) for name, text in texts.items())
+    return Proof(str(folder), "", tuple(texts), cells, len(run), differences, _notes(run) if differences else ())
+
+
+def _held_files(folder: Path, texts: dict[str, str], remake: str) -> list[Difference]:
+    """Every file against its text, and every other table in the folder."""
+    found = [difference for name, text in texts.items() for difference in compare_file(folder / name, text, remake)]
+    strays = [each.name for each in sorted(folder.iterdir()) if texts and each.suffix.lower() in CHECKED and each.name not in texts]
+    return found + [Difference(name, said="no record accounts for this file; take it out of the folder.") for name in strays]
+
+
+def _hold_certificate(path: Path) -> Proof:
+    """The certificate against its stamp, its raw data and its results made again, and its tables against the certificate."""
+    folder, files = path.parent, (CERTIFICATE_NAME, RAW_NAME, MARKDOWN_NAME)
+    try:
+        document = verify_certificate(path)
+        text = calibration_markdown(document)
+        processes = document["results"]["processes"]
+    except _UNREADABLE as error:
+        said = str(error) if isinstance(error, HumarBenchError) else f"it cannot be read: {type(error).__name__}: {error}."
+        return Proof(str(folder), "", files, 0, 0, (Difference(path.name, said=said),))
+    found = _held_files(folder, {MARKDOWN_NAME: text}, "put the file back")
+    return Proof(str(folder), "", files, _cells(MARKDOWN_NAME, text), processes, tuple(found), (), cite(document))
 
 
 def _notes(run: Run) -> tuple[str, ...]:
@@ -156,13 +197,13 @@ def read_records(path: Path) -> tuple[Run, list[Difference]]:
 # Files ----------------------------------------------------------------------------------------------------------------------------
 
 
-def compare_file(path: Path, text: str) -> list[Difference]:
+def compare_file(path: Path, text: str, remake: str = "") -> list[Difference]:
     """Every cell and line of a file that is not as in `text`; empty when the bytes are equal."""
     name, wanted = path.name, text.encode("utf-8")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return [Difference(name, said=f"it is missing; {_REMAKE}.")]
+        return [Difference(name, said=f"it is missing{remake and '; '}{remake}.")]
     except OSError as error:
         return [Difference(name, said=f"it cannot be read: {error.strerror}.")]
     if content == wanted:

@@ -26,6 +26,7 @@ from humar_bench.calibrate import (
 from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
 from humar_bench.report.calibration import calibration_markdown, calibration_tables, conditions, write_calibration
+from humar_bench.verify import verify
 from tests.test_error_rates import made_up
 
 ENVIRONMENT = {"device": "cpu", "device_label": "a CPU", "cores": 2, "torch": "2.13", "commit": "abc", "dirty": False, "load_1min": 0.5}
@@ -224,6 +225,37 @@ def test_what_is_no_certificate_is_said_in_a_sentence(content, error, sentence, 
         verify_certificate(path)
     with pytest.raises(UsageError, match="cannot be read"):
         verify_certificate(tmp_path / "none.json")
+
+
+def test_verify_proves_a_calibrations_folder_and_any_changed_byte_of_any_file_ends_with_5(tmp_path, capsys):
+    cited = cite(write_calibration(make_certificate(made_up(processes=3, rounds=9), Settings(), ENVIRONMENT), tmp_path))
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["verify", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("proved: ") and f"of 3 files made again from 3 processes of certificate {cited}.\n" in said
+    draw = random.Random(1)
+    for name in ("certificate.json", "raw.jsonl", "calibration.md"):
+        path = tmp_path / name
+        content = path.read_bytes()
+        for place in [0, len(content) - 1, *(draw.randrange(len(content)) for _ in range(1 if name.endswith(".md") else 20))]:
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert cli.main(["verify", str(tmp_path)]) == 5
+            assert capsys.readouterr().out.startswith("certificate.json: " if name != "calibration.md" else "calibration.md, ")
+        path.write_bytes(content)
+    (tmp_path / "calibration.md").rename(tmp_path / "old.md")
+    assert [str(each) for each in verify(tmp_path).differences] == [
+        "calibration.md: it is missing; put the file back.", "old.md: no record accounts for this file; take it out of the folder."
+    ]
+
+
+def test_a_certificate_with_a_number_too_large_or_a_part_that_is_gone_is_no_proof(document, tmp_path):
+    path = tmp_path / "certificate.json"
+    path.write_text(written(document).replace('"elapsed_s": 99.5', '"elapsed_s": 1e999'))
+    with pytest.raises(InvalidMeasurement, match="was changed after it was written"):
+        verify_certificate(path)
+    path.write_text(written(stamped({key: value for key, value in document.items() if key != "settings"})))
+    [difference] = verify(tmp_path).differences
+    assert str(difference) == "certificate.json: it cannot be read: KeyError: 'settings'."
 
 
 def test_the_stamp_covers_everything_but_itself_and_not_the_order_of_keys(document):

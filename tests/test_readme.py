@@ -6,6 +6,7 @@ HUMAR_BENCH_OVERWRITE_GOLDEN=1 writes them anew.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from humar_bench.args import ModelArgs
+from humar_bench.calibrate import CERTIFICATE_NAME
 from humar_bench.record import load
 from humar_bench.verify import verify
 from tests.golden import OVERWRITE
@@ -57,14 +59,23 @@ def test_a_changed_number_in_the_readme_would_be_found():
     assert as_it_should_be(text.replace(number, "9.99x fewer", 1)) == as_it_should_be(text) != text.replace(number, "9.99x fewer", 1)
 
 
+def folders() -> list[Path]:
+    return sorted(path for path in RESULTS.iterdir() if path.is_dir() and path.name != "local")
+
+
 def results_page() -> str:
     """results/README.md: which command wrote each folder."""
-    lines = ["# Results", "", "Every folder was written by the command beside it; `records.jsonl` holds the raw values.", ""]
+    lines = ["# Results", "", "Every folder was written by the command beside it. `records.jsonl` holds a report's raw values, `raw.jsonl` a "
+             "calibration's; `humar-bench verify FOLDER` proves the tables from them.", ""]
     lines += ["| folder | measured on | command |", "| --- | --- | --- |"]
-    for folder in sorted(path.parent for path in RESULTS.glob("*/records.jsonl")):
-        run = load(folder)
-        commands = " and ".join(f"`{each}`" for each in dict.fromkeys(record.command for record in run))
-        told = [record.environment for record in run if record.environment]
+    for folder in folders():
+        if (folder / CERTIFICATE_NAME).exists():
+            document = json.loads((folder / CERTIFICATE_NAME).read_bytes())
+            typed, told = [document["command"]], [document["environment"]]
+        else:
+            run = load(folder)
+            typed, told = [record.command for record in run], [record.environment for record in run if record.environment]
+        commands = " and ".join(f"`{each}`" for each in dict.fromkeys(typed))
         machines = sorted({f"{each.get('device_label') or each['cpu']}, torch {each['torch']}" for each in told})
         lines.append(f"| {folder.name} | {'; '.join(machines)} | {commands} |")
     return "\n".join([*lines, ""])
@@ -97,7 +108,7 @@ def test_the_readmes_python_runs():
     assert "27047316" in done.stdout
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent.name for path in RESULTS.glob("*/records.jsonl")))
-def test_every_table_in_results_is_proved_by_its_records(folder):
+@pytest.mark.parametrize("folder", [folder.name for folder in folders()])
+def test_every_table_in_results_is_proved_by_what_was_measured(folder):
     proof = verify(RESULTS / folder)
     assert proof.proved, [difference.said for difference in proof.differences]

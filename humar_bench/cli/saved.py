@@ -15,16 +15,17 @@ from humar_bench.record import load
 class VerifyOptions:
     """What `verify` asks."""
 
-    dir: str = option("Folder that `report -o` wrote.", metavar="DIR", argument=True)
+    dir: str = option("Folder that `report -o` or `calibrate -o` wrote.", metavar="DIR", argument=True)
 
 
 @command("verify", VerifyOptions)
 def verify(options: VerifyOptions) -> int:
-    """Prove every table of a report from its records, byte for byte; 5 when not.
+    """Prove every table of a report or a calibration, byte for byte; 5 when not.
 
     \b
     Example:
       humar-bench verify results
+      humar-bench verify results/calibration
     """
     from humar_bench.verify import verify as prove
 

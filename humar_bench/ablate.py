@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.breakdown import flop_unit
@@ -164,6 +164,8 @@ class Ablation:
     """The records of one ablation, and what follows from them."""
 
     run: Run
+    name: ClassVar[str] = "ablate"
+    settings: ClassVar[Mapping[str, Any]] = {}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -230,6 +232,11 @@ class Ablation:
             "format": FORMAT, "rows": [dict(row) for row in self.data["ablation"].rows], "environment": self.run[0].environment,
             "conditions": list(self.conditions), "failures": list(self.failures),
         }
+
+
+def restore(run: Run, settings: Mapping[str, Any]) -> Ablation:
+    """The ablation that a folder holds."""
+    return Ablation(run)
 
 
 def settings_of(spec: str) -> list[str]:

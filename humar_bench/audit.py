@@ -227,7 +227,9 @@ def _flops(measured: Measured, workload: Facts, environment: Facts) -> Iterator[
 
 
 def _memory(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
-    keys = ("weights_bytes", "buffers_bytes", "inputs_bytes", "outputs_bytes", "peak_bytes", "allocator_bytes")
+    keys = ["weights_bytes", "buffers_bytes", "inputs_bytes", "outputs_bytes", "peak_bytes"]
+    if measured.get("allocator_bytes") is not None or measured.get("difference_bytes") is not None:  # else only predicted, by a study
+        keys.append("allocator_bytes")
     faults = [*_numbers(measured, keys)]
     yield from faults
     if faults or not all(key in measured for key in keys):

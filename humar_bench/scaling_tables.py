@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -100,6 +100,11 @@ class Scaling:
     run: Run
     over: str
     timed: bool = True
+    name: ClassVar[str] = "scaling"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"over": self.over, "timed": self.timed}
 
     @property
     def axis(self) -> Axis:
@@ -197,6 +202,11 @@ class Scaling:
     @property
     def plot(self) -> Plot:
         return plot_of(self)
+
+
+def restore(run: Run, settings: Mapping[str, Any]) -> Scaling:
+    """The scaling that a folder holds."""
+    return Scaling(run, settings["over"], settings["timed"])
 
 
 def exponents_table(scaling: Scaling) -> Table:

@@ -24,6 +24,7 @@ from humar_bench.measures.params import count_parameters
 from humar_bench.record import Record, Run
 from humar_bench.registry import build, parse_architecture
 from humar_bench.report import claims as shown
+from humar_bench.report.study import study_csv, study_json, study_markdown
 from tests.golden.records import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -286,12 +287,12 @@ def test_the_order_is_that_of_the_polynomial_through_three_counts(flops, order):
 def test_csv_json_and_markdown_hold_the_same_verdicts():
     found = evidence_of("efficient", FAST)
     told = decide(found)
-    document = json.loads(shown.to_json(found, told))
+    document = json.loads(study_json(shown.Claims(found)))
     assert [each["verdict"] for each in document["claims"]] == [each.verdict for each in told]
     assert document["exit_code"] == EXIT_DONE
-    lines = shown.to_csv(found, told).splitlines()
+    lines = study_csv(shown.Claims(found)).splitlines()
     assert len(lines) == 1 + len(CLAIMS) and lines[0].startswith("key,about,claim,section,claimed,")
-    page = shown.to_markdown(found, told)
+    page = study_markdown(shown.Claims(found))
     assert "## Claims about efficient\n" in page and "do not count against the candidate" in page
     assert page.count("fails: ") == sum(each.verdict == FAILS for each in told)
     assert "Speed and memory: batch 1, 20 and 300 queries, feature maps 50x50, 50x50, 50x50." in page
@@ -317,7 +318,7 @@ def test_the_command_shows_the_tables_and_ends_with_the_verdict(monkeypatch, cap
         asked.update(given, candidate=candidate.name, run=run)
         return evidence_of("efficient", padding_leak=0.2)
 
-    monkeypatch.setattr(cli, "gather", gathered)
+    monkeypatch.setattr("humar_bench.cli.claims.gather", gathered)
     assert cli.main(["claims", "--no-time", "--device", "cpu"]) == EXIT_REGRESSION
     out = capsys.readouterr().out
     assert "Claims about efficient" in out and "0.200000" in out

@@ -281,7 +281,7 @@ def test_the_command_writes_records_tables_and_curves_into_a_folder(tmp_path, ca
     assert cli.main(typed) == 0
     assert "matmul and conv,FLOP,efficient,0." in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "records.jsonl", "scaling.md", "scaling.png", "scaling.svg", "exponents.csv", "points.csv"
+        "records.jsonl", "study.json", "scaling.md", "scaling.png", "scaling.svg", "exponents.csv", "points.csv"
     }
     assert cli.main(typed) == 2
     assert "already holds records" in capsys.readouterr().err

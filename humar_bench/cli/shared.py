@@ -6,13 +6,26 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from humar_bench.args import RunArgs
+from humar_bench.cli.app import say
 from humar_bench.errors import UsageError
-from humar_bench.options import STANDARD_OUTPUT, Output, Selection, scaled_for_cpu
+from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option, scaled_for_cpu
 from humar_bench.record import RECORDS_NAME, Run, load, records_path
 
+if TYPE_CHECKING:
+    from humar_bench.report.study import Study
+
 TIMING = ("processes", "control", "min_runs", "max_runs", "budget")  # options of RunArgs that only a timed comparison has
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """Where a study goes."""
+
+    out: str | None = option("Folder for records, CSV and Markdown; made where missing.", metavar="DIR", flags=("--out", "-o"))
 
 
 def small_batch(selection: Selection, run: RunArgs) -> Selection:
@@ -70,3 +83,20 @@ def write_formats(output: Output, formats: Mapping[str, Callable[[], str]]) -> N
             sys.stdout.write(text())
         elif path is not None:
             write_text(path, text())
+
+
+def show_study(study: Study, output: Output, folder: str | None) -> None:
+    """Write a study in every format asked for and into its folder, then onto the screen where standard output is free."""
+    from humar_bench.report import make_console
+    from humar_bench.report import study as writers
+
+    write_formats(output, {
+        "csv": lambda: writers.study_csv(study), "markdown": lambda: writers.study_markdown(study),
+        "json": lambda: writers.study_json(study),
+    })
+    if folder is not None:
+        writers.write_study(study, folder)
+    if output.stdout_format is None and not output.quiet:
+        writers.print_study(study, make_console(sys.stdout))
+    for failure in study.failures:
+        say(failure)

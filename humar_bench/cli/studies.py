@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from humar_bench.args import RunArgs
-from humar_bench.cli.app import command, command_text, say
-from humar_bench.cli.shared import TIMING, check_paths, records_place, small_batch, write_formats
+from humar_bench.cli.app import command, command_text
+from humar_bench.cli.shared import TIMING, check_paths, records_place, show_study, small_batch
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from humar_bench.options import Output, Plan, Selection, option, resolve
 from humar_bench.record import RecordWriter
@@ -75,7 +75,7 @@ def scaling(selection: Selection, options: ScalingOptions, study: StudyOptions, 
             write_plot(found.plot, options.plot)
         return found
 
-    return run_study("scaling", plan, study, output, measure)
+    return run_study(plan, study, output, measure)
 
 
 @command("ablate", Selection, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "arch", "reference"))
@@ -90,14 +90,12 @@ def ablate(selection: Selection, study: StudyOptions, run: RunArgs, output: Outp
     from humar_bench import ablate as rooms
 
     plan = resolve(small_batch(selection, run), run)
-    return run_study("ablate", plan, study, output, lambda **given: rooms.measure_ablation(plan, **given))
+    return run_study(plan, study, output, lambda **given: rooms.measure_ablation(plan, **given))
 
 
-def run_study(name: str, plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any]) -> int:
+def run_study(plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any]) -> int:
     """Check every path, measure, write what was asked for. Returns the exit code."""
-    from humar_bench import report as writers
     from humar_bench.progress import shown_bar
-    from humar_bench.report import study as study_writers
 
     for each in plan.architectures:
         check_architecture(each)
@@ -110,16 +108,6 @@ def run_study(name: str, plan: Plan, options: StudyOptions, output: Output, meas
             timed=options.time, budget_s=options.seconds, done=done, sink=sink, command=command_text(),
             progress=show or (lambda share, text: None),
         )
-    write_formats(output, {
-        "csv": lambda: study_writers.study_csv(found),
-        "markdown": lambda: study_writers.study_markdown(found),
-        "json": lambda: study_writers.study_json(found),
-    })
     folder = options.out or (output.resume if output.resume is not None and os.path.isdir(output.resume) else None)
-    if folder is not None:
-        study_writers.write_study(found, folder, name)
-    if output.stdout_format is None and not output.quiet:
-        study_writers.print_study(found, writers.make_console(sys.stdout))
-    for failure in found.failures:
-        say(failure)
+    show_study(found, output, folder)
     return EXIT_FAILED if found.failures else EXIT_DONE

@@ -35,8 +35,9 @@ class TimingPlan:
     `min_runs` rounds. Warm-up goes on until two windows in a row agree (`statistics.windows_agree`), at least two windows, at most
     `warmup_max_windows`, and none is begun after `warmup_max_s`; the first call of a forward of `SLOW_S` and more counts as one. A block
     holds as many forwards as it takes for reading the clocks to cost at most `clock_share` of it, and as many as those of architectures
-    of about its speed; on a CPU that is one forward as soon as it lasts a few milliseconds. One round in `varied_every` (0: none) also times every architecture on inputs it has not seen;
-    `first_round` is this process's first, counted over all processes, so that few rounds in each still make one in `varied_every`.
+    of about its speed; on a CPU that is one forward as soon as it lasts a few milliseconds. One round in `varied_every` (0: none) also
+    times every architecture on inputs it has not seen; `first_round` is this process's first, counted over all processes, so that few
+    rounds in each still make one in `varied_every`.
     """
 
     min_runs: int = 10

@@ -1,26 +1,83 @@
-"""Claims and their verdicts as tables and as JSON."""
+"""Claims and their verdicts as a study: tables for people and programs, a document for JSON."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
-from typing import Any
-
-from rich.console import Console
-from rich.text import Text
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 from humar_bench.args import ModelArgs
-from humar_bench.claims import CANDIDATE, FAILS, HOLDS, ORIGINAL, UNDECIDED, Verdict, exit_code
+from humar_bench.claims import CANDIDATE, FAILS, HOLDS, ORIGINAL, UNDECIDED, Verdict, decide, exit_code
 from humar_bench.comparison import asked_text, environment_text
 from humar_bench.evidence import Evidence
-from humar_bench.record import Run, plain
-from humar_bench.report.data import to_csv as table_to_csv
-from humar_bench.report.markdown import table_to_markdown
-from humar_bench.report.terminal import print_table
+from humar_bench.record import Run
 from humar_bench.table import Column, Table
 
 FORMAT = 1  # of the JSON document
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What was measured, each claim's verdict, and how both are shown."""
+
+    evidence: Evidence
+    name: ClassVar[str] = "claims"
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        return decide(self.evidence)
+
+    @property
+    def exit_code(self) -> int:
+        return exit_code(self.evidence, self.verdicts)
+
+    @property
+    def run(self) -> Run:
+        return self.evidence.run
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        return self.evidence.failures
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With the records, all that the evidence is; `points` says how many records in a row each amount of work has."""
+        evidence = self.evidence
+        return {
+            "sides": evidence.sides, "points": {name: len(run) for name, run in evidence.points.items()}, "behaviour": evidence.behaviour,
+            "queries": evidence.queries, "timed": evidence.timed,
+        }
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(tables(self.evidence, self.verdicts))
+
+    @cached_property
+    def data(self) -> dict[str, Table]:
+        return {"claims": data(self.verdicts)}
+
+    @cached_property
+    def conditions(self) -> tuple[str, ...]:
+        return tuple(conditions(self.evidence))
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        rows = [{**_row(each), "findings": [dataclasses.asdict(finding) for finding in each.findings]} for each in self.verdicts]
+        return {
+            "format": FORMAT, "sides": self.evidence.sides, "claims": rows, "behaviour": self.evidence.behaviour,
+            "failures": self.failures, "conditions": list(self.conditions), "exit_code": self.exit_code,
+        }
+
+
+def restore(run: Run, settings: Mapping[str, Any]) -> Claims:
+    """The claims that a folder holds."""
+    records, points = iter(run), {}
+    for name, count in settings["points"].items():
+        points[name] = Run(tuple(next(records) for _ in range(count)))
+    return Claims(Evidence(settings["sides"], points, settings["behaviour"], tuple(settings["queries"]), settings["timed"]))
 
 
 def tables(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[Table]:
@@ -80,32 +137,3 @@ def conditions(evidence: Evidence) -> list[str]:
         *dict.fromkeys(environment_text(each) for each in records),
         *dict.fromkeys(f"Made by: {each.command}" for each in records if each.command),
     ]
-
-
-def to_json(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
-    """Everything as one JSON object."""
-    rows = [{**_row(each), "findings": [dataclasses.asdict(finding) for finding in each.findings]} for each in verdicts]
-    document = {
-        "format": FORMAT, "sides": evidence.sides, "claims": rows, "behaviour": evidence.behaviour, "failures": evidence.failures,
-        "conditions": conditions(evidence), "exit_code": exit_code(evidence, verdicts),
-    }
-    return json.dumps(plain(document), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def to_markdown(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
-    """Both tables, then what they hold for."""
-    held = "".join(f"- {line}\n" for line in conditions(evidence))
-    return "\n".join([*(table_to_markdown(each) for each in tables(evidence, verdicts)), f"## What this holds for\n\n{held}"])
-
-
-def to_csv(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
-    """One row a claim."""
-    return table_to_csv(data(verdicts))
-
-
-def print_claims(evidence: Evidence, verdicts: Sequence[Verdict], console: Console) -> None:
-    """Both tables, then what they hold for."""
-    for table in tables(evidence, verdicts):
-        print_table(table, console)
-    for line in conditions(evidence):
-        console.print(Text(line), style="dim")

@@ -1,0 +1,80 @@
+"""A study's folder: what was written can be made again from it, and a change of it is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from humar_bench import cli
+from humar_bench.errors import EXIT_DONE, EXIT_INVALID, InvalidMeasurement, UsageError
+from humar_bench.record import load
+from humar_bench.report.study import MAKERS, STUDY_NAME, read_study, study_texts
+
+SMALL = ["--device", "cpu", "--no-time", *(part for each in (
+    "hidden_dim=16", "nheads=2", "dim_feedforward=32", "dec_layers=2", "enc_layers=1", "efficient_nheads=2", "efficient_enc_layers=2"
+) for part in ("--set", each))]
+COMMANDS = {
+    "scaling": ["--from", "60", "--to", "240", "--points", "3", "--workload", "tiny"],
+    "ablate": ["--workload", "tiny"],
+    "claims": ["--feature-sizes", "20x20,10x10,5x5"],
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """One folder a study, written by its command."""
+    made = {}
+    for name, typed in COMMANDS.items():
+        made[name] = tmp_path_factory.mktemp("studies") / name
+        code = cli.main([name, *typed, *SMALL, "--quiet", "-o", str(made[name])])
+        assert code in (0, 3), name  # 3: such a small model does not keep every claim
+    return made
+
+
+@pytest.fixture(params=list(COMMANDS))
+def folder(request, folders, tmp_path):
+    return shutil.copytree(folders[request.param], tmp_path / request.param)
+
+
+def test_what_a_study_wrote_is_made_again_from_its_records(folder):
+    texts = study_texts(read_study(folder, load(folder)))
+    assert len(texts) >= 2
+    assert {name: (folder / name).read_text(encoding="utf-8") for name in texts} == texts
+
+
+def test_verify_proves_a_studys_folder_and_finds_a_changed_cell(folder, capsys):
+    assert cli.main(["verify", str(folder)]) == EXIT_DONE
+    assert "proved: " in capsys.readouterr().out
+    page = folder / f"{folder.name}.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("efficient", "sufficient", 1), encoding="utf-8")
+    assert cli.main(["verify", str(folder)]) == EXIT_INVALID
+    assert page.name in capsys.readouterr().out
+
+
+def test_verify_finds_a_settings_file_that_was_changed_and_a_record_that_is_gone(folder, capsys):
+    path = folder / STUDY_NAME
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"notes": []', '"notes": ["all is well"]'), encoding="utf-8")
+    with pytest.raises(InvalidMeasurement, match="its SHA-256 is not the one it carries"):
+        read_study(folder, load(folder))
+    assert cli.main(["verify", str(folder)]) == EXIT_INVALID
+    path.write_text(text, encoding="utf-8")
+    records = folder / "records.jsonl"
+    records.write_text("".join(records.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
+    with pytest.raises(InvalidMeasurement, match="which study.json names, is missing"):
+        read_study(folder, load(folder))
+    assert cli.main(["verify", str(folder)]) == EXIT_INVALID
+    assert "study.json names" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"format": 1, "study": "nothing"}), json.dumps({"format": 99})])
+def test_a_settings_file_of_nothing_known_is_refused_in_a_sentence(tmp_path, content):
+    (tmp_path / STUDY_NAME).write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match="study.json"):
+        read_study(tmp_path, [])
+
+
+def test_every_study_has_a_folder_tested_here():
+    assert set(COMMANDS) <= set(MAKERS)

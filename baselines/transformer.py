@@ -9,7 +9,7 @@ Shapes: B batch, L levels, S memory tokens, C width, M heads, Q queries, N = K +
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +27,11 @@ CONSTANT_BIAS = 1e-8  # the graph bias of `within_type="attn"`
 class EncoderLayer(nn.Module):
     """Deformable self-attention, then a feed-forward network; each with residual and LayerNorm after."""
 
+    deformable: ClassVar = DeformableAttention
+
     def __init__(self, *, channels: int, heads: int, hidden: int, levels: int, points: int, dropout: float, activation: str) -> None:
         super().__init__()
-        self.self_attn = DeformableAttention(channels=channels, heads=heads, levels=levels, points=points)
+        self.self_attn = self.deformable(channels=channels, heads=heads, levels=levels, points=points)
         self.norm1 = nn.LayerNorm(channels)
         self.linear1 = nn.Linear(channels, hidden)
         self.linear2 = nn.Linear(hidden, channels)
@@ -71,6 +73,9 @@ class Encoder(nn.Module):
 class DecoderLayer(nn.Module):
     """Across instances, into the image, within the instance, with two feed-forward networks; LayerNorm after each."""
 
+    deformable: ClassVar = DeformableAttention
+    attention: ClassVar = nn.MultiheadAttention
+
     def __init__(
         self,
         *,
@@ -89,11 +94,11 @@ class DecoderLayer(nn.Module):
             self.adjacent_matrix = nn.Parameter(torch.empty(heads, tokens, tokens))
         else:
             self.register_buffer("adjacent_matrix", torch.full((heads, tokens, tokens), CONSTANT_BIAS), persistent=False)
-        self.within_attn = nn.MultiheadAttention(channels, heads, dropout=dropout)
+        self.within_attn = self.attention(channels, heads, dropout=dropout)
         self.within_norm = nn.LayerNorm(channels)
-        self.across_attn = nn.MultiheadAttention(channels, heads, dropout=dropout)
+        self.across_attn = self.attention(channels, heads, dropout=dropout)
         self.across_norm = nn.LayerNorm(channels)
-        self.cross_attn = DeformableAttention(channels=channels, heads=heads, levels=levels, points=points)
+        self.cross_attn = self.deformable(channels=channels, heads=heads, levels=levels, points=points)
         self.norm1 = nn.LayerNorm(channels)
         self.linear1 = nn.Linear(channels, hidden)
         self.linear2 = nn.Linear(hidden, channels)
@@ -142,6 +147,13 @@ class Decoder(PoseDecoder):
 
 def build_transformer(args: Any) -> PoseTransformer:
     """The original from the shared arguments (a ModelArgs or any object with upstream's names). Raises UsageError."""
+    return assemble(args, EncoderLayer, DecoderLayer, Decoder, pose_after_selection=False)
+
+
+def assemble(
+    args: Any, encoder_layer: type[EncoderLayer], decoder_layer: type[DecoderLayer], decoder: type[Decoder], *, pose_after_selection: bool
+) -> PoseTransformer:
+    """The original out of given kinds of layers; the state dict is the same for all of them. Raises UsageError."""
     args = ModelArgs.of(args)
     shared = {
         "channels": args.hidden_dim,
@@ -152,11 +164,11 @@ def build_transformer(args: Any) -> PoseTransformer:
         "activation": args.transformer_activation,
     }
     encoder = Encoder(
-        [EncoderLayer(**shared, points=args.enc_n_points) for _ in range(args.enc_layers)],
+        [encoder_layer(**shared, points=args.enc_n_points) for _ in range(args.enc_layers)],
         norm=nn.LayerNorm(args.hidden_dim) if args.pre_norm else None,
     )
     layers = [
-        DecoderLayer(
+        decoder_layer(
             **shared, points=args.dec_n_points, tokens=args.num_body_points + 1, learned_bias=args.within_type == "attn_graph"
         )
         for _ in range(args.dec_layers)
@@ -164,12 +176,12 @@ def build_transformer(args: Any) -> PoseTransformer:
     names = [option.name for option in dataclasses.fields(args) if not option.name.startswith(EFFICIENT_PREFIX)]
     model = PoseTransformer(
         encoder=encoder,
-        decoder=Decoder(layers, channels=args.hidden_dim, classes=args.num_classes),
+        decoder=decoder(layers, channels=args.hidden_dim, classes=args.num_classes),
         channels=args.hidden_dim,
         levels=args.num_feature_levels,
         keypoints=args.num_body_points,
         classes=args.num_classes,
-        pose_after_selection=False,
+        pose_after_selection=pose_after_selection,
         query_buffer=args.num_queries if args.learnable_tgt_init else None,
         built={name: getattr(args, name) for name in names},
     )

@@ -1,4 +1,4 @@
-"""Name -> architecture -> builder -> model: `original`, `efficient`, and anybody's own `package.module:builder` or `path/file.py:builder`.
+"""Name -> architecture -> builder -> model: those of `BUILT_IN`, and anybody's own `package.module:builder` or `path/file.py:builder`.
 
 Torch is imported only inside functions.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "original": "baselines.transformer:build_transformer",
+    "original-fused": "baselines.fused:build_fused_transformer",
     "efficient": "efficient.transformer:build_efficient_conv_attention_transformer",
 }
 _WANTED = "name a function that takes the arguments and returns a model"

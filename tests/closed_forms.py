@@ -30,8 +30,8 @@ def depthwise3x3(sites: int, width: int) -> int:
     return 2 * sites * width * 9
 
 
-def original(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]]) -> dict[str, int]:
-    """FLOPs by component of the deformable pose transformer."""
+def original(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]], *, fused: bool = False) -> dict[str, int]:
+    """FLOPs by component of the deformable pose transformer; fused: poses of the chosen tokens, positional queries of keypoints only."""
     B, Q, C, F, M, L = batch, queries, args["hidden_dim"], args["dim_feedforward"], args["nheads"], len(sizes)
     K, classes = args["num_body_points"], args["num_classes"]
     S, N = sum(height * width for height, width in sizes), K + 1
@@ -45,15 +45,19 @@ def original(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[i
     encoder = deformable(B * S, args["enc_n_points"]) + linear(B * S, C, F, C)
     across = linear(n, C, 3 * C) + attention(B * N, Q, Q, C) + linear(n, C, C)
     within = linear(n, C, 3 * C) + attention(B * Q, N, N, C) + linear(n, C, C)
-    positional = linear(n, C, C, C)
+    positional = linear(B * Q * K if fused else n, C, C, C)
     decoder = positional + across + deformable(n, args["dec_n_points"]) + linear(n, C, F, C) + within + linear(n, C, F, C)
-    scores, poses = linear(B * S, C, classes), linear(B * S, C, 2 * C, 2 * C, 2 * C, 2 * K)  # of every token
+    scores, poses = linear(B * S, C, classes), linear(B * (Q if fused else S), C, 2 * C, 2 * C, 2 * C, 2 * K)
     return {
         "encoder": args["enc_layers"] * encoder,
         "proposals": linear(B * S, C, C),
         "decoder": args["dec_layers"] * decoder,
         "heads": scores + poses + args["dec_layers"] * linear(B * Q * K, C, C, C, 2),
     }
+
+
+def original_fused(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]]) -> dict[str, int]:
+    return original(args, batch, queries, sizes, fused=True)
 
 
 def canvas(sizes: list[tuple[int, int]], stride: int) -> tuple[int, int]:

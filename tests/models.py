@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from baselines import build_transformer
+from baselines import build_fused_transformer, build_transformer
 from efficient import build_efficient_conv_attention_transformer
 from humar_bench.inputs import Inputs
 
-BUILDERS = {"original": build_transformer, "efficient": build_efficient_conv_attention_transformer}
+BUILDERS = {
+    "original": build_transformer,
+    "original-fused": build_fused_transformer,
+    "efficient": build_efficient_conv_attention_transformer,
+}
 
 # every switch of the replacement, away from its default
 SWITCHES = [

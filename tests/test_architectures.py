@@ -14,7 +14,7 @@ from humar_bench.inputs import Inputs, make_inputs
 from tests.models import BUILDERS, SWITCHES, at_valid_places, outputs_by_name, shaken, with_noise_under_padding
 
 PADDED = dataclasses.replace(Workload.tiny(batch=3), padded=True)
-CASES = [("original", {}), *(("efficient", switch) for switch in SWITCHES)]
+CASES = [("original", {}), ("original-fused", {}), *(("efficient", switch) for switch in SWITCHES)]
 
 
 def expected_shapes(args: ModelArgs, workload: Workload) -> dict[str, tuple[int, ...]]:

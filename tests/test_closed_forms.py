@@ -1,4 +1,4 @@
-"""The counter against arithmetic: both architectures, component by component, to 0 FLOP over random configurations."""
+"""The counter against arithmetic: the built-in architectures, component by component, to 0 FLOP over random configurations."""
 
 from __future__ import annotations
 
@@ -11,19 +11,10 @@ import torch
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.inputs import make_inputs
 from humar_bench.measures.flops import count_flops
+from humar_bench.registry import BUILT_IN, load_builder
 from tests import closed_forms
 
 CONFIGURATIONS = 200
-
-
-def builder(name: str):
-    if name == "original":
-        from baselines.transformer import build_transformer
-
-        return build_transformer
-    from efficient.transformer import build_efficient_conv_attention_transformer
-
-    return build_efficient_conv_attention_transformer
 
 
 def configuration(seed: int) -> tuple[ModelArgs, Workload]:
@@ -52,7 +43,7 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
 
 def counted(name: str, args: ModelArgs, workload: Workload) -> dict[str, int]:
     with torch.device("meta"):
-        model = builder(name)(args)
+        model = load_builder(name)(args)
     count = count_flops(model, make_inputs(args, workload, device="meta"), strict=True)
     assert count.method == "meta"
     rows = {component: row["matmul_flops"] for component, row in count.components.items() if row["matmul_flops"]}
@@ -61,12 +52,12 @@ def counted(name: str, args: ModelArgs, workload: Workload) -> dict[str, int]:
 
 
 def expected(name: str, args: ModelArgs, workload: Workload) -> dict[str, int]:
-    form = getattr(closed_forms, name)
+    form = getattr(closed_forms, name.replace("-", "_"))
     rows = form(dataclasses.asdict(args), workload.batch, workload.num_queries, list(workload.feature_sizes))
     return {component: flops for component, flops in rows.items() if flops}
 
 
-@pytest.mark.parametrize("name", ["original", "efficient"])
+@pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("part", range(4))
 def test_the_count_equals_the_closed_form_to_0_flop_per_component(name: str, part: int) -> None:
     for seed in range(part * CONFIGURATIONS // 4, (part + 1) * CONFIGURATIONS // 4):
@@ -90,7 +81,7 @@ def test_the_closed_form_of_the_original_gives_the_published_total() -> None:
     assert sum(rows.values()) == 285_795_409_920
 
 
-@pytest.mark.parametrize("name", ["original", "efficient"])
+@pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("workload", [Workload.speed_test(), Workload.uniphd(batch=1)], ids=lambda workload: workload.name)
 def test_full_size_agrees_too(name: str, workload: Workload) -> None:
     args = ModelArgs(num_feature_levels=len(workload.feature_sizes), num_queries=workload.num_queries)

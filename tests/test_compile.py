@@ -1,4 +1,4 @@
-"""torch.compile without graph breaks and torch.export, on both architectures, with the outputs of an eager forward."""
+"""torch.compile without graph breaks and torch.export, on every built-in architecture, with the outputs of an eager forward."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.inputs import make_inputs
-from humar_bench.registry import build
+from humar_bench.registry import BUILT_IN, build
 from tests.models import shaken
 
 ARGS = ModelArgs(
@@ -20,7 +20,7 @@ ARGS = ModelArgs(
 WORK = Workload("compile", 2, 3, ((6, 5), (3, 2)), padded=True)
 
 
-@pytest.fixture(params=["original", "efficient"])
+@pytest.fixture(params=list(BUILT_IN))
 def model(request) -> torch.nn.Module:
     torch.compiler.reset()
     return shaken(build(request.param, ARGS))

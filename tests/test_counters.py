@@ -14,6 +14,7 @@ from humar_bench.errors import UsageError
 from humar_bench.measures import counters
 from humar_bench.measures.counters import cross_check
 from humar_bench.measures.flops import count_flops
+from humar_bench.registry import BUILT_IN, build
 from tests.small_modules import Calls, same, shapes, state
 
 COUNTERS = ["fvcore", "thop", "profiler"]
@@ -167,15 +168,11 @@ def test_a_shared_module_is_counted_four_times_by_thop_and_the_surplus_is_named(
 
 
 @pytest.mark.parametrize("counter", COUNTERS)
-@pytest.mark.parametrize("name", ["original", "efficient"])
-def test_both_architectures_are_explained_without_a_rest(name: str, counter: str, tiny_args, tiny_workload) -> None:
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_built_in_architectures_are_explained_without_a_rest(name: str, counter: str, tiny_args, tiny_workload) -> None:
     from humar_bench.inputs import make_inputs
 
-    if name == "original":
-        from baselines.transformer import build_transformer as build
-    else:
-        from efficient.transformer import build_efficient_conv_attention_transformer as build
-    model, inputs = build(tiny_args).eval(), make_inputs(tiny_args, tiny_workload)
+    model, inputs = build(name, tiny_args), make_inputs(tiny_args, tiny_workload)
     ours = count_flops(model, inputs, strict=True)
     check = cross_check(model, inputs, counter, count=ours)
     assert check.as_flops - ours.matmul_flops == sum(row.flops for row in check.differences)

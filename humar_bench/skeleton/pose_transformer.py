@@ -51,6 +51,8 @@ class Memory(NamedTuple):
 class PoseDecoder(nn.Module):
     """The refinement loop and its heads; an architecture says in `prepare` and `iterate` what one iteration does."""
 
+    first_placed: ClassVar = 0  # the first of the N tokens that `iterate` wants a positional query of
+
     def __init__(self, *, channels: int, iterations: int, classes: int) -> None:
         super().__init__()
         self.channels, self.iterations = channels, iterations
@@ -76,7 +78,7 @@ class PoseDecoder(nn.Module):
         context, embed = self.prepare(memory), SineEmbedding(self.channels, scale=memory.valid_ratios[:, 0])
         hs_pose, refpoint_pose = [], [points.flatten(-2)]
         for i in range(self.iterations):
-            query_pos = self.half_pose_ref_point_head(embed(points).to(x.dtype))
+            query_pos = self.half_pose_ref_point_head(embed(points[:, :, self.first_placed :]).to(x.dtype))
             x = self.iterate(i, x, query_pos, points, context)
             hs_pose.append(x)
             keypoints = (self.logits(points[:, :, 1:]) + self.pose_embed[i](x[:, :, 1:].contiguous())).sigmoid()

@@ -1,11 +1,15 @@
 # make bench: install into .venv and measure on this machine's best device. make test: the same .venv, lint, tests.
+# make gpu: the same .venv, everything that is measured on a CUDA device, in under ten minutes, into results/<gpu>/ (docs/gpu.md).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: bench test clean
+.PHONY: bench gpu test clean
 
 bench: .venv/installed
 	$(BIN)/humar-bench report --out results/local/$(shell date +%Y%m%d-%H%M%S)
+
+gpu: .venv/installed
+	$(BIN)/python -m benchmarks.gpu
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -60,13 +60,22 @@ def test_a_changed_number_in_the_readme_would_be_found():
 
 
 def folders() -> list[Path]:
-    return sorted(path for path in RESULTS.iterdir() if path.is_dir() and path.name != "local")
+    """Every folder with measurements; `make gpu` leaves one with a folder a step in it."""
+    found = []
+    for path in RESULTS.iterdir():
+        if path.is_dir() and path.name != "local":
+            steps = {each.parent for name in ("records.jsonl", CERTIFICATE_NAME) for each in path.glob(f"*/{name}")}
+            found += steps if (path / "summary.json").exists() else [path]
+    return sorted(found)
 
 
 def results_page() -> str:
     """results/README.md: which command wrote each folder."""
-    lines = ["# Results", "", "Every folder was written by the command beside it. `records.jsonl` holds a report's raw values, `raw.jsonl` a "
-             "calibration's; `humar-bench verify FOLDER` proves the tables from them.", ""]
+    said = (
+        "Every folder was written by the command beside it. `records.jsonl` holds a report's raw values, `raw.jsonl` a calibration's; "
+        "`humar-bench verify FOLDER` proves the tables from them."
+    )
+    lines = ["# Results", "", said, ""]
     lines += ["| folder | measured on | command |", "| --- | --- | --- |"]
     for folder in folders():
         if (folder / CERTIFICATE_NAME).exists():
@@ -77,7 +86,7 @@ def results_page() -> str:
             typed, told = [record.command for record in run], [record.environment for record in run if record.environment]
         commands = " and ".join(f"`{each}`" for each in dict.fromkeys(typed))
         machines = sorted({f"{each.get('device_label') or each['cpu']}, torch {each['torch']}" for each in told})
-        lines.append(f"| {folder.name} | {'; '.join(machines)} | {commands} |")
+        lines.append(f"| {folder.relative_to(RESULTS)} | {'; '.join(machines)} | {commands} |")
     return "\n".join([*lines, ""])
 
 
@@ -108,7 +117,7 @@ def test_the_readmes_python_runs():
     assert "27047316" in done.stdout
 
 
-@pytest.mark.parametrize("folder", [folder.name for folder in folders()])
+@pytest.mark.parametrize("folder", [str(folder.relative_to(RESULTS)) for folder in folders()])
 def test_every_table_in_results_is_proved_by_what_was_measured(folder):
     proof = verify(RESULTS / folder)
     assert proof.proved, [difference.said for difference in proof.differences]

@@ -24,7 +24,7 @@ from humar_bench.device import StreamDevice
 from humar_bench.errors import MeasurementError
 
 Call = Callable[[], Any]
-ENERGY_PROCESSES = 5  # the first processes of a comparison measure energy; more would cost more time than they tell
+ENERGY_PROCESSES = 3  # the first processes of a comparison measure energy; its spread is small and a window is seconds
 WINDOW_S = 1.0  # at least, so that the driver's power reading, an average over about a second, lies within
 WINDOW_STEPS = 50  # one step is at most 2 % of a window
 WINDOW_MAX_S = 10.0  # a window goes on for no longer, whatever its forwards and its counter take; its error says so

@@ -24,7 +24,8 @@ from humar_bench.record import Run, load
 from tests.golden.records import failed, flops, fps, memory, params
 
 COMMANDS = (
-    *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "claims", "verify", "compare", "calibrate", "list", "env",
+    *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "claims", "verify", "compare", "calibrate",
+    "list", "env",
 )
 MEASURING = COMMANDS[:5]
 ROOT = Path(__file__).resolve().parent.parent

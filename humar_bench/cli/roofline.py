@@ -1,0 +1,27 @@
+"""`roofline`: how far a forward is from what this machine can do."""
+
+from __future__ import annotations
+
+from humar_bench.args import RunArgs
+from humar_bench.cli.app import command
+from humar_bench.cli.shared import TIMING, small_batch
+from humar_bench.cli.studies import StudyOptions, run_study
+from humar_bench.options import Output, Selection, resolve
+
+
+@command("roofline", Selection, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
+def roofline(selection: Selection, study: StudyOptions, run: RunArgs, output: Output) -> int:
+    """Hold each forward against this machine's own matmul and copy rates.
+
+    The floor that FLOPs and unavoidable bytes set, the share of it that is reached, and whether calling operators takes the time.
+
+    \b
+    Example:
+      humar-bench roofline
+      humar-bench roofline --device cuda --dtype bfloat16 -o roofline
+    """
+    from humar_bench import roofline as rooms
+
+    rooms.check_dtype(run.dtype)
+    plan = resolve(small_batch(selection, run), run)
+    return run_study(plan, study, output, lambda **given: rooms.measure_roofline(plan, **given))

@@ -1,0 +1,350 @@
+"""`humar-bench roofline`: how far a forward is from what this machine could do, and what holds it back. No torch.
+
+The floor of a forward is the larger of two times: its matmul and convolution FLOPs at the machine's own matmul rate, and the bytes that no
+implementation can avoid (weights and inputs read once, outputs written once) at its own copy rate. The model is Williams, Waterman and
+Patterson's roofline (Communications of the ACM 52(4), 2009); the rates are measured here (`measures/ceilings.py`), none is a data sheet's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from humar_bench.args import RunArgs
+from humar_bench.children import Child, run_children
+from humar_bench.comparison import asked_text, environment_text
+from humar_bench.costs import Point, Progress, exact_records
+from humar_bench.errors import UsageError
+from humar_bench.in_turn import time_in_turn, timing_run
+from humar_bench.options import Plan
+from humar_bench.record import CEILINGS, MACHINE, Record, Run
+from humar_bench.roofline_tables import ceilings_data, ceilings_table, roofline_data, roofline_table
+from humar_bench.speeds import LAUNCH_BOUND, Speed, Speeds, read_speeds, reason_of
+from humar_bench.table import Table, percent, ratio
+
+FORMAT = 1  # of the JSON document. 1: rows, ceilings, environment, conditions, failures
+DTYPES = ("float32", "tf32", "bfloat16", "float16")  # that a matmul rate is measured for
+CEILING_S, STATIC_S = 12.0, 2.0  # about what one of them takes, and counting one architecture; only the progress bar depends on it
+OVERHEAD_BOUND = 0.5  # on a device in step with the host: share of a forward that calling its operators takes
+MOVED = 0.1  # ceilings of two processes that differ by more than this are said to
+COMMAND = (sys.executable, "-m", "humar_bench.ceilings_worker")
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------------------
+
+
+def measure_roofline(
+    plan: Plan, *, timed: bool = True, budget_s: float = 120.0, done: Run | None = None, sink: Any = None,
+    progress: Progress = lambda share, text: None, command: str = "", exact: Callable[..., list[Record]] = exact_records,
+    bench: Callable[..., Run] | None = None, ceilings: Callable[[RunArgs], dict[str, Any]] | None = None,
+    now: Callable[[], float] = time.monotonic,
+) -> Roofline:
+    """Count every architecture, measure the ceilings, time the forwards in turn, measure the ceilings again: a neighbour that came or went
+    in between shows.
+
+    `exact`, `bench`, `ceilings` and `now` stand in for tests. Raises UsageError for a dtype without a rate.
+    """
+    check_dtype(plan.run.dtype)
+    done = done or Run()
+    points = [Point(each, plan.args, plan.workload) for each in plan.architectures]
+    static_s = len(points) * STATIC_S
+    whole_s = static_s + CEILING_S + (budget_s + CEILING_S if timed else 0)
+
+    def keep(*made: Record) -> None:
+        if sink is not None:
+            sink.write(*made)
+
+    def ceiling(process: int, begun_s: float) -> Record:
+        def hear(said: str) -> None:
+            progress(min(1.0, begun_s / whole_s), f"ceilings, {said}")
+
+        wanted = _ceilings_record(plan, process, {"measured": {}}, {}, command)
+        earlier = [record for record in done if record.ok and record.key == wanted.key]
+        if earlier:
+            return earlier[-1]
+        reply = ceilings(plan.run) if ceilings is not None else ask_ceilings(plan.run, hear)
+        record = _ceilings_record(plan, process, reply["result"], reply["environment"], command)
+        keep(record)
+        return record
+
+    records = exact(
+        points, plan.run, done=done, keep=keep, progress=lambda share, text: progress(static_s * share / whole_s, text), command=command,
+    )
+    records.append(ceiling(0, static_s))
+    if timed:
+        records += time_in_turn(
+            points, timing_run(plan.run, budget_s, len(points), control=False), budget_s, reference=plan.reference, done=done, sink=sink,
+            command=command, bench=bench, now=now,
+            progress=lambda share, text: progress((static_s + CEILING_S + budget_s * share) / whole_s, text),
+        )
+        records.append(ceiling(1, whole_s - CEILING_S))
+    return Roofline(Run(tuple(records)), plan.reference)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises UsageError for a number type whose matmul rate nobody measures here."""
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype is {dtype!r}; roofline measures the matmul rate of {', '.join(DTYPES)}, choose one of these.")
+
+
+def ask_ceilings(run: RunArgs, hear: Callable[[str], None]) -> dict[str, Any]:
+    """Environment and result of one child process that measures the ceilings. Raises UsageError when none can."""
+    child = Child(
+        {"run": dataclasses.asdict(run)}, timeout_s=run.timeout, hear=lambda event: hear(event["stage"]), names=(MACHINE,), command=COMMAND
+    )
+    [(_, outcome)] = run_children([(None, child)], at_once=1)
+    if outcome.reply is None:
+        lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
+        return {"environment": {}, "result": lost}
+    if "usage_error" in outcome.reply:
+        raise UsageError(outcome.reply["usage_error"])
+    return outcome.reply
+
+
+def _ceilings_record(plan: Plan, process: int, result: Mapping[str, Any], environment: Mapping[str, Any], command: str) -> Record:
+    """Of the machine alone: neither arguments nor a workload take part."""
+    return Record(
+        measure=CEILINGS, architecture=MACHINE, spec="", foreign=False, asked={}, workload={}, run=dataclasses.asdict(plan.run),
+        process=process, environment=dict(environment), command=command, **result,
+    )
+
+
+# Arithmetic -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The machine's own rates over all processes that measured them: each the largest."""
+
+    flops_per_s: Mapping[str, float]  # by precision
+    bytes_per_s: float
+    operator_s: float  # the host's time for one operator on a tiny tensor
+    launch_s: float | None  # the host's time for one empty kernel; None where the host does the work itself
+    rows: tuple[Mapping[str, Any], ...]  # what the table of ceilings shows
+    moved: float  # the largest rate of two processes over the smaller, minus 1
+
+    @property
+    def overhead_s(self) -> float:
+        """What calling one operator costs at least."""
+        return self.operator_s if self.launch_s is None else self.launch_s
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What one forward takes at least. Seconds."""
+
+    compute_s: float
+    memory_s: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute_s, self.memory_s)
+
+    @property
+    def bound(self) -> str:
+        return "compute" if self.compute_s >= self.memory_s else "memory"
+
+
+def read_ceilings(measured: Sequence[Mapping[str, Any]]) -> Ceiling | None:
+    """The largest rates of one or several ceilings records; None where there is none."""
+    if not measured:
+        return None
+    best = _best_rates(measured)
+    copied = max((one["copy"] for one in measured), key=lambda each: each["bytes_per_s"])
+    operator = min((one["operator"] for one in measured), key=lambda each: each["fastest_s"])
+    launches = [one["launch"] for one in measured if one["launch"] is not None]
+    launch = min(launches, key=lambda each: each["fastest_s"]) if launches else None
+    rows = [
+        {"ceiling": f"matmul, {name}", "kind": "matmul", "fastest": each["flops_per_s"], "median": each["median_flops_per_s"],
+         "unit": "FLOP/s", "at": f"{each['size']}x{each['size']}", **_blocks(each)}
+        for name, each in best.items()
+    ]
+    rows.append({"ceiling": "copy, read and write", "kind": "copy", "fastest": copied["bytes_per_s"],
+                 "median": copied["median_bytes_per_s"], "unit": "bytes/s", "at": f"{copied['buffer_bytes'] >> 20} MiB", **_blocks(copied)})
+    rows += [
+        {"ceiling": said, "kind": kind, "fastest": each["fastest_s"], "median": each["median_s"], "unit": "s", "at": "", **_blocks(each)}
+        for said, kind, each in (("one operator", "operator", operator), ("one empty kernel", "launch", launch)) if each is not None
+    ]
+    return Ceiling(
+        {name: each["flops_per_s"] for name, each in best.items()}, copied["bytes_per_s"], operator["fastest_s"],
+        None if launch is None else launch["fastest_s"], tuple(rows), _moved(measured),
+    )
+
+
+def _blocks(pace: Mapping[str, Any]) -> dict[str, Any]:
+    return {"blocks": pace["blocks"], "by": pace["by"]}
+
+
+def _best_rates(measured: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Precision -> the matmul with the largest rate."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for each in (rate for one in measured for rate in one["matmul"]):
+        if each["precision"] not in best or each["flops_per_s"] > best[each["precision"]]["flops_per_s"]:
+            best[each["precision"]] = each
+    return best
+
+
+def _moved(measured: Sequence[Mapping[str, Any]]) -> float:
+    """How far processes differ in the same rate, as a share of the smaller; 0 for one process."""
+    rates = [
+        {**{name: each["flops_per_s"] for name, each in _best_rates([one]).items()}, "copy": one["copy"]["bytes_per_s"]}
+        for one in measured
+    ]
+    shared = set.intersection(*(set(each) for each in rates))
+    return max(max(each[key] for each in rates) / min(each[key] for each in rates) - 1 for key in shared)
+
+
+def floor_of(matmul_flops: int, unavoidable_bytes: int, ceiling: Ceiling, precision: str) -> Floor | None:
+    """None where this precision has no rate."""
+    rate = ceiling.flops_per_s.get(precision)
+    return None if not rate else Floor(matmul_flops / rate, unavoidable_bytes / ceiling.bytes_per_s)
+
+
+def precision_of(dtype: str, fps: Sequence[Mapping[str, Any]], device: str) -> str:
+    """What a forward's matmuls are made in: on CUDA float32 is TF32 where torch was allowed to."""
+    allowed = any((one.get("tf32") or {}).get("matmul") for one in fps)
+    return "tf32" if dtype == "float32" and allowed and device.startswith("cuda") else dtype
+
+
+# Reading --------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The records of one roofline, and what follows from them."""
+
+    run: Run
+    reference: str
+    name: ClassVar[str] = "roofline"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"reference": self.reference}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return self.run.architectures
+
+    @cached_property
+    def speeds(self) -> Speeds:
+        timed = self.run.select(measure="fps")
+        return read_speeds(timed, self.reference, self.names) if len(timed) else Speeds({})
+
+    @cached_property
+    def ceiling(self) -> Ceiling | None:
+        return read_ceilings([each.measured for each in self.run.select(measure=CEILINGS) if each.ok])
+
+    @cached_property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """One row an architecture, values unscaled."""
+        return tuple(self._row(name) for name in self.names)
+
+    def _row(self, name: str) -> dict[str, Any]:
+        flops, memory = self._measured("flops", name), self._measured("memory", name)
+        row: dict[str, Any] = {"architecture": name, "precision": self._precision(name)}
+        if flops is not None:
+            row["matmul_flops"] = flops["matmul_flops"]
+            row["operators"] = flops["kernels"] if self._eager else None
+        if memory is not None:
+            parts = {part: memory[f"{part}_bytes"] for part in ("weights", "buffers", "inputs", "outputs")}
+            row |= {f"{part}_bytes": nbytes for part, nbytes in parts.items()}
+            row["unavoidable_bytes"] = sum(parts.values())
+        if flops is not None and memory is not None:
+            row["flop_per_byte"] = ratio(row["matmul_flops"], row["unavoidable_bytes"])
+            row |= self._floor(row)
+        speed = self.speeds.get(name)
+        if speed is not None and not speed.median_s:
+            row["why_not"] = speed.reason
+        return row | (self._time(row, speed) if speed is not None and speed.median_s else {})
+
+    def _measured(self, measure: str, name: str) -> Mapping[str, Any] | None:
+        found = [each.measured for each in self.run.select(measure=measure, architecture=name) if each.ok]
+        return found[-1] if found else None
+
+    def _precision(self, name: str) -> str:
+        timed = [each.measured for each in self.run.select(measure="fps", architecture=name) if each.ok]
+        return precision_of(self.run[0].run["dtype"], timed, self._device)
+
+    @property
+    def _device(self) -> str:
+        """Where the ceilings were measured, and with that the forwards."""
+        return next((each.environment.get("device") or "" for each in self.run if each.measure == CEILINGS and each.ok), "")
+
+    @property
+    def _eager(self) -> bool:
+        """A backend that fuses operators launches fewer than were counted."""
+        return self.run[0].run.get("backend", "eager") == "eager"
+
+    def _floor(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        floor = self.ceiling and floor_of(row["matmul_flops"], row["unavoidable_bytes"], self.ceiling, row["precision"])
+        if not floor:
+            return {}
+        return {"compute_floor_s": floor.compute_s, "memory_floor_s": floor.memory_s, "floor_s": floor.seconds, "bound": floor.bound}
+
+    def _time(self, row: Mapping[str, Any], speed: Speed) -> dict[str, Any]:
+        """What the measured forward says beside the floor."""
+        found: dict[str, Any] = {"median_s": speed.median_s, "min_s": speed.min_s, "device_median_s": speed.device_median_s,
+                                 "wall_per_device": speed.wall_per_device, "processes": speed.processes}
+        if row.get("floor_s"):
+            found |= {"achieved": row["floor_s"] / speed.median_s, "times_floor": speed.median_s / row["floor_s"]}
+            found["achieved_flops_per_s"] = row["matmul_flops"] / speed.median_s
+        if self.ceiling is not None and row.get("operators"):
+            found["overhead_s"] = row["operators"] * self.ceiling.overhead_s
+            found["overhead_share"] = found["overhead_s"] / speed.median_s
+        found["launch_bound"] = _launch_bound(speed.wall_per_device, found.get("overhead_share"))
+        return found
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence for each measurement that failed."""
+        return tuple(dict.fromkeys(f"{each.measure} of {each.architecture} failed: {reason_of(each)}" for each in self.run if not each.ok))
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the numbers hold for."""
+        first = self.run[0]
+        work = first.workload
+        sizes = ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
+        said = [f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes}."]
+        said.append(f"Asked: {asked_text(first.asked)}.")
+        if self.ceiling is not None and self.ceiling.moved > MOVED:
+            said.append(f"Ceilings differ by {percent(self.ceiling.moved)} between two processes: neighbours on this machine. The larger "
+                        "counts, so shares are too small rather than too large.")
+        here = next((each for each in self.run if each.measure in (CEILINGS, "fps") and each.environment), None)
+        said += [environment_text(here)] if here else []
+        said += [f"Made by: {command}" for command in dict.fromkeys(each.command for each in self.run if each.command)]
+        return (*said, *self.run.notes)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(each for each in (roofline_table(self), ceilings_table(self)) if each.rows)
+
+    @cached_property
+    def data(self) -> dict[str, Table]:
+        return {"roofline": roofline_data(self), "ceilings": ceilings_data(self)}
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        here = next((each for each in self.run if each.measure == CEILINGS and each.environment), self.run[0])
+        return {
+            "format": FORMAT, "rows": [dict(row) for row in self.rows], "ceilings": [dict(row) for row in self.data["ceilings"].rows],
+            "environment": here.environment, "conditions": list(self.conditions), "failures": list(self.failures),
+        }
+
+
+def restore(run: Run, settings: Mapping[str, Any]) -> Roofline:
+    """The roofline that a folder holds."""
+    return Roofline(run, settings["reference"])
+
+
+def _launch_bound(wall_per_device: float | None, overhead_share: float | None) -> str:
+    """yes or no: by wall time over device time where there is device time, else by the share that calling operators takes."""
+    if wall_per_device is not None:
+        return "yes" if wall_per_device > LAUNCH_BOUND else "no"
+    return "" if overhead_share is None else "yes" if overhead_share > OVERHEAD_BOUND else "no"

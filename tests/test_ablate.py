@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from humar_bench import ablate, cli
 from humar_bench.ablate import DEFAULT, Ablation, Switch, measure_ablation, other_values, settings_of, switches_of
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, RunArgs, Workload
 from humar_bench.costs import Point
 from humar_bench.in_turn import timing_run
+from humar_bench.inputs import make_inputs
 from humar_bench.options import Plan
 from humar_bench.record import AGAIN, Run
 from humar_bench.registry import Architecture, build, load_builder
 from humar_bench.report.study import study_csv, study_markdown
 from tests.golden import check_golden
 from tests.golden.records import ENVIRONMENT, TIME
+from tests.models import at_valid_places, shaken, with_noise_under_padding
 
 OPTIONS = [each for each in dataclasses.fields(ModelArgs) if each.name.startswith(EFFICIENT_PREFIX)]
 
@@ -201,3 +204,16 @@ def test_the_study_can_be_made_again_from_its_records():
     bench = FakeBench()
     study = measure_ablation(plan_of(), budget_s=300, exact=exact, bench=bench, now=lambda: bench.clock_s)
     assert study_markdown(Ablation(Run(study.run.records))) == study_markdown(study)
+
+
+def test_values_under_the_padding_change_no_valid_output_of_any_row_by_a_single_bit(tiny_args):
+    padded = dataclasses.replace(Workload.tiny(batch=2), padded=True)
+    inputs = make_inputs(tiny_args, padded)
+    rows = switches_of(tiny_args)
+    assert {"literal description", "memory_stride 1", "cross_tokens all"} <= {row.name for row in rows}
+    for row in rows:
+        model = shaken(build(row.architecture, tiny_args))
+        with torch.inference_mode():
+            plain = at_valid_places(model(*inputs), inputs.masks)
+            noisy = at_valid_places(model(*with_noise_under_padding(inputs)), inputs.masks)
+        assert [key for key in plain if not torch.equal(plain[key], noisy[key])] == [], row.name

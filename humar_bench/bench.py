@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,6 +53,7 @@ def benchmark(
     limit_bytes: int | None = None,
     reference: str | None = None,
 ) -> Run:
+    certificate: Mapping[str, Any] | None = None,
     """Measure `architectures`, built from the same `args`, on the same `workload`.
 
     Each record goes to `sink` as soon as it exists. `progress` is called with events: measure, stage, architecture, process, of,
@@ -60,6 +61,7 @@ def benchmark(
     `counters` are cross-checks of the FLOPs. `limit_bytes` bounds a child's address space. Speed is compared with `reference`, the first
     architecture by default: it is timed a second time as a control, and no process is started once every verdict against it is made.
 
+    Speed records carry `certificate` (`calibrate.cited_here`), so that their tables can cite it.
     Raises UsageError when nothing can be measured; a measurement that fails is a record. After Ctrl-C the children are gone and what
     `sink` took is complete.
     """
@@ -76,6 +78,7 @@ def benchmark(
         limit_bytes=limit_bytes,
         reference=reference or "",
     )
+        certificate=certificate,
     return bench.measure(measures)
 
 
@@ -93,6 +96,7 @@ class _Bench:
     limit_bytes: int | None
     reference: str
 
+    certificate: Mapping[str, Any] | None
     def __post_init__(self) -> None:
         self.made: list[Record] = []
         names = [each.name for each in self.architectures]
@@ -234,6 +238,8 @@ class _Bench:
         if self.sink is not None:
             self.sink.write(*records)
         self.made.extend(records)
+        if job.measure == "fps" and environment and self.certificate is not None:
+            environment = {**environment, "certificate": dict(self.certificate)}
         for record in records:
             self.progress({
                 "measure": job.measure, "process": job.process, "of": self.processes if job.measure == "fps" else 1,

@@ -36,6 +36,7 @@ CLOCK_SHARE = 1e-3  # one forward a block: it is as short as a block should be, 
 CHILD_TIMEOUT_S = 180.0
 MAX_FAILURES = 3
 CITED_DIGITS = 12
+MACHINE = ("device_label", "cores", "torch")  # what a certificate holds for
 
 Event = Mapping[str, Any]
 
@@ -226,6 +227,47 @@ def stamped(document: Mapping[str, Any]) -> dict[str, Any]:
 def cite(document: Mapping[str, Any]) -> str:
     """How a table names the certificate that its verdicts rest on: the first twelve digits of its stamp."""
     return document["sha256"][:CITED_DIGITS]
+
+
+def citation(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table says of a certificate, small enough for a record: how it is cited and, by the records' names of the clocks, false
+    alarms in independent comparisons with their bound and the smallest planted effect found."""
+    results, by = document["results"], {}
+    for metric in results["metrics"]:
+        alarms = max((row for row in results["false_alarms"] if row["metric"] == metric), key=lambda row: row["independent"])
+        smallest = results["smallest_found"].get(metric)
+        found = [row["found_rate"] for row in results["power"] if (row["metric"], row["processes"], row["planted"]) == (
+            metric, results["comparison_processes"], smallest)]
+        by[metric.replace("_ns", "_s")] = {
+            "alarms": alarms["independent_alarms"], "of": alarms["independent"], "at_most": alarms["independent_bound"],
+            "effect": smallest, "found": found[0] if found else None, "processes": results["comparison_processes"],
+        }
+    return {"cited": cite(document), "threads": document["settings"]["threads"], "by": by}
+
+
+def cited_here(path: str | os.PathLike, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The citation of the certificate in `path` (its file or folder) for tables measured in `environment`.
+
+    Raises UsageError when it is of another machine, version or way to decide, and InvalidMeasurement when it was changed or says that
+    this machine tells identical stacks apart.
+    """
+    from humar_bench.statistics import ALPHA, MARGINS
+
+    path = Path(path)
+    document = verify_certificate(path / CERTIFICATE_NAME if path.is_dir() else path, again=False)
+    kind = str(environment.get("device", "cpu")).partition(":")[0]
+    wanted = {**{name: environment.get(name) for name in MACHINE}, "level": ALPHA, "margin": MARGINS.get(kind, MARGINS["cpu"])}
+    settings = document["settings"]
+    has = {**{name: document["environment"].get(name) for name in MACHINE}, "level": settings["alpha"], "margin": settings["margin"]}
+    for name, now in wanted.items():
+        if has[name] != now:
+            raise UsageError(
+                f"certificate {cite(document)} was made with {name} {has[name]} and {now} is measured with here; "
+                "humar-bench calibrate makes one of this machine."
+            )
+    if wrong := fault(document):
+        raise InvalidMeasurement(f"certificate {cite(document)}: {wrong}")
+    return citation(document)
 
 
 def fault(document: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from humar_bench import energies, statistics
+from humar_bench.judging import METRICS
 from humar_bench.speeds import LAUNCH_BOUND, Speeds
 from humar_bench.table import Column, Table, percent, times
 
@@ -73,6 +74,7 @@ def _feet(speeds: Speeds, decides: str) -> Iterator[str]:
         yield from (f"{speed.architecture}: {note}" for note in speed.notes)
     yield from _protocol_feet(speeds)
     yield from _check_feet(speeds)
+    yield from _calibrated(speeds, decides)
     refused = statistics.percentile([], 0.9).needed
     if few := [speed for speed in speeds.values() if speed.rounds and speed.p90_s is None]:
         yield f"p90 needs {refused} times; {', '.join(f'{speed.architecture} has {speed.rounds}' for speed in few)}."
@@ -98,6 +100,27 @@ def _protocol_feet(speeds: Speeds) -> Iterator[str]:
 
 
 def _check_feet(speeds: Speeds) -> Iterator[str]:
+def _calibrated(speeds: Speeds, decides: str) -> Iterator[str]:
+    """What the certificate says of verdicts by this metric, where all processes were timed under one."""
+    names = [each.get("cited", "none") for each in speeds.certificates]
+    if len(names) > 1:
+        yield f"Its processes were timed under different certificates ({', '.join(names)}), so none is cited."
+    elif names and names != ["none"] and decides:
+        [each] = speeds.certificates
+        threads = f"{each['threads']} thread{'s' if each['threads'] > 1 else ''}"
+        found = each["by"].get(next(clock for clock, words in METRICS.items() if words == decides))
+        if found is None:
+            yield f"Not calibrated: certificate {each['cited']} says nothing about {decides}."
+            return
+        effect = "no planted effect was found in 90 % of comparisons" if found["effect"] is None else (
+            f"+{100 * found['effect']:.3g} % found in {percent(found['found'])} of comparisons"
+        )
+        yield (
+            f"Calibrated: certificate {each['cited']} ({decides}, {threads}): false alarms {found['alarms']} of {found['of']} "
+            f"(at most {100 * found['at_most']:.1f} %), {effect} over {found['processes']} processes."
+        )
+
+
     """What the outputs, new inputs, launches and the gate said."""
     done = [speed for speed in speeds.values() if speed.rounds]
     for speed in done:

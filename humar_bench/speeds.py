@@ -101,6 +101,7 @@ class Speeds(Mapping):
     def __getitem__(self, name: str) -> Speed:
         return self.rows[name]
 
+    certificates: tuple[Mapping[str, Any], ...] = ()  # the different citations (calibrate.citation) of its records; {} where one has none
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)
 
@@ -115,7 +116,15 @@ def read_speeds(run: Run, reference: str, order: Sequence[str] = ()) -> Speeds:
         name: dataclasses.replace(_describe(name, _latest(run.select(architecture=name))), **_said(judged, name))
         for name in order or run.architectures if name in run.architectures
     }
-    return Speeds(speeds, reference, judged.look, judged.control, judged.control_of, judged.control_note, read_energies(run, reference))
+    return Speeds(
+        speeds, reference, judged.look, judged.control, judged.control_of, judged.control_note, read_energies(run, reference),
+        _certificates(run),
+    )
+
+
+def _certificates(run: Run) -> tuple[Mapping[str, Any], ...]:
+    each = [record.environment.get("certificate") or {} for record in run if record.ok]
+    return tuple({one.get("cited", ""): one for one in each}.values())
 
 
 def _way(ratio: float) -> str:

@@ -82,6 +82,13 @@ def test_no_measurement_begins_before_the_one_before_it_is_on_disk(monkeypatch, 
     assert kept == [0, 1, 2, 3, 4, 5, 6, 8]  # six of one architecture each, then two processes that time both
 
 
+def test_speed_records_and_no_others_carry_the_certificate_they_were_measured_under(children):
+    cited = {"cited": "1a2b3c4d5e6f", "threads": 1, "by": {}}
+    told = {each.measure: each.environment for each in bench(["build"], certificate=cited)}
+    assert told["fps"] == {"python": "3", "certificate": cited} and told["params"] == told["memory"] == {"python": "3"}
+    assert "certificate" not in bench(["build"], ["fps"])[0].environment
+
+
 def test_only_the_asked_measures_are_made(children):
     assert {each.measure for each in bench(["build"], ["params", "memory"])} == {"params", "memory"}
     assert {each.measure for each in bench(["build"], "flops")} == {"flops"}

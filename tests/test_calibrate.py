@@ -15,7 +15,9 @@ from humar_bench.calibrate import (
     RawWriter,
     Settings,
     calibrate,
+    citation,
     cite,
+    cited_here,
     difference,
     make_certificate,
     stamp,
@@ -277,6 +279,53 @@ def test_the_certificate_says_how_it_was_made(document):
     assert document["environment"] == ENVIRONMENT and document["format"] == 1
     cuda = make_certificate(made_up(processes=3, rounds=9), Settings(device="auto"), {"device": "cuda:1"})
     assert cuda["settings"]["margin"] == 0.01
+
+
+# Citing it
+
+HERE = {**ENVIRONMENT, "load_1min": 7.0, "threads": 2, "commit": "def"}
+
+
+def test_a_certificate_of_this_machine_is_cited_with_its_bound_and_the_smallest_effect_found(document, tmp_path):
+    beside = write_calibration(document, tmp_path)
+    for place in (tmp_path, tmp_path / "certificate.json"):
+        cited = cited_here(place, HERE)
+    assert cited == json.loads(json.dumps(cited)) == citation(beside)
+    results = document["results"]
+    alarms = [row for row in results["false_alarms"] if row["metric"] == "wall_ns"]
+    wall = cited["by"]["wall_s"]
+    assert cited["cited"] == cite(beside) and cited["threads"] == 1 and sorted(cited["by"]) == ["cpu_s", "wall_s"]
+    assert wall["of"] == max(row["independent"] for row in alarms) == 2 and wall["alarms"] == 0
+    assert wall["at_most"] == pytest.approx(1 - 0.05 ** (1 / 2)) and wall["effect"] == results["smallest_found"]["wall_ns"]
+    assert wall["found"] >= 0.9 and wall["processes"] == results["comparison_processes"]
+
+
+@pytest.mark.parametrize(("fact", "value"), [("cores", 4), ("torch", "2.14"), ("device_label", "another CPU")])
+def test_a_certificate_of_another_machine_or_version_is_refused(document, tmp_path, fact, value):
+    write_calibration(document, tmp_path)
+    with pytest.raises(UsageError, match=f"was made with {fact} {ENVIRONMENT[fact]} and {value} is measured with here; humar-bench"):
+        cited_here(tmp_path, {**HERE, fact: value})
+
+
+def test_a_certificate_that_decides_otherwise_was_changed_or_speaks_against_the_machine_is_refused(document, tmp_path):
+    path = tmp_path / "certificate.json"
+    path.write_text(written(stamped({**document, "settings": {**document["settings"], "alpha": 0.05}})))
+    with pytest.raises(UsageError, match="made with level 0.05 and 0.005 is measured with here"):
+        cited_here(path, HERE)
+    path.write_text(written({**document, "elapsed_s": 1.0}))
+    with pytest.raises(InvalidMeasurement, match="was changed"):
+        cited_here(path, HERE)
+    worse = json.loads(json.dumps(document))
+    worse["results"]["sizes"][0]["verdict"] = "slower"
+    path.write_text(written(stamped(worse)))
+    with pytest.raises(InvalidMeasurement, match="tells identical stacks apart"):
+        cited_here(path, HERE)
+
+
+def test_where_no_planted_effect_was_found_none_is_cited(document):
+    blind = json.loads(json.dumps(document))
+    blind["results"]["smallest_found"] = {"cpu_ns": None, "wall_ns": None}
+    assert citation(blind)["by"]["cpu_s"]["effect"] is citation(blind)["by"]["cpu_s"]["found"] is None
 
 
 # Tables

@@ -31,7 +31,7 @@ DOORS: dict[str, set[str]] = {
     "oddities": {"statistics", "table"},
     "energies": {"record", "statistics", "table"},
     "speeds": {"energies", "judging", "oddities", "record", "statistics", "table", "numpy"},
-    "speed_table": {"energies", "speeds", "statistics", "table"},
+    "speed_table": {"energies", "judging", "speeds", "statistics", "table"},
     "comparison": {"breakdown", "record", "registry", "speed_table", "speeds", "table"},
     "report": {"calibrate", "claims", "comparison", "evidence", "record", "table", "rich"},
     "costs": {"children", "record", "registry"},

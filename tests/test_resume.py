@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 
 from humar_bench import bench, cli
+from humar_bench.calibrate import Settings, cite, make_certificate
 from humar_bench.children import Child
 from humar_bench.record import RECORDS_NAME, Run, load
 from humar_bench.report import report_texts, write_report
+from humar_bench.report.calibration import write_calibration
 from humar_bench.verify import verify
+from tests.golden.records import ENVIRONMENT as HERE
 from tests.golden.records import flops, fps, memory, params
+from tests.test_error_rates import made_up as processes_of_a_calibration
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).parent / "data" / "killed_worker.py"
@@ -269,6 +273,24 @@ def test_a_resumed_command_must_ask_the_same_again(children, tmp_path, capsys, o
     capsys.readouterr()
     assert cli.main(["fps", *WORK, *other, "--resume", str(path)]) == 2
     assert said in capsys.readouterr().err
+
+
+@needs_linux
+def test_times_under_a_certificate_cite_it_and_go_on_under_the_same_one_only(children, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("humar_bench.environment.environment", lambda device: HERE)
+    made = write_calibration(make_certificate(processes_of_a_calibration(processes=3, rounds=9), Settings(), HERE), tmp_path)
+    path, under = tmp_path / "r.jsonl", ["--certificate", str(tmp_path)]
+    assert cli.main(["fps", *WORK, *under, "--records", str(path)]) == 0
+    screen = capsys.readouterr().out
+    assert f"Calibrated: certificate {cite(made)} (CPU time, 1 thread): false alarms 0 of" in " ".join(screen.split())
+    assert cli.main(["fps", *WORK, *under, "--resume", str(path)]) == 0 and capsys.readouterr().out == screen
+    assert cli.main(["fps", *WORK, "--resume", str(path)]) == 2
+    assert f"was measured under certificate {cite(made)} and none is asked now; ask the same again." in capsys.readouterr().err
+    monkeypatch.setattr("humar_bench.environment.environment", lambda device: {**HERE, "torch": "2.14"})
+    (tmp_path / "jobs.log").unlink()
+    assert cli.main(["report", *WORK, *under, "-o", str(tmp_path / "run")]) == 2
+    assert "was made with torch 2.13.0 and 2.14 is measured with here" in capsys.readouterr().err
+    assert not (tmp_path / "jobs.log").exists()
 
 
 @needs_linux

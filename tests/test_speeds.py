@@ -299,3 +299,35 @@ def test_outputs_that_were_not_held_against_anything_are_said():
     assert "b: outputs were not held against a float32 forward: no float32 forward: out of memory." in feet(
         a_run({"name": "b", "agreement": skipped})
     )
+
+
+# Certificates ---------------------------------------------------------------------------------------------------------------------
+
+FOUND = {"alarms": 0, "of": 10, "at_most": 0.2589, "effect": 0.04, "found": 0.998, "processes": 15}
+CITED = {"cited": "1a2b3c4d5e6f", "threads": 1, "by": {"cpu_s": FOUND, "wall_s": {**FOUND, "alarms": 3, "effect": None, "found": None}}}
+
+
+def under(run: Run, *certificates) -> Run:
+    """The same records, measured in turn under each of the certificates (None for none)."""
+    told = [{} if each is None else {"certificate": each} for each in certificates]
+    return Run([dataclasses.replace(record, environment={**record.environment, **told[at % len(told)]}, id="")
+                for at, record in enumerate(run)])
+
+
+def test_the_table_cites_the_certificate_that_its_records_carry():
+    said = "Calibrated: certificate 1a2b3c4d5e6f (CPU time, 1 thread): false alarms 0 of 10 (at most 25.9 %), +4 % found in 100 % of " \
+        "comparisons over 15 processes."
+    run = under(a_run({"name": "b"}), CITED)
+    assert said in feet(run).splitlines()
+    assert said in feet(Run([Record.from_json(each.to_json()) for each in run])).splitlines()
+    wall = under(Run([dataclasses.replace(each, measured={**each.measured, "cpu_s": None}, id="") for each in a_run({"name": "b"})]), CITED)
+    assert "(wall time, 1 thread): false alarms 3 of 10 (at most 25.9 %), no planted effect was found in 90 % of" in feet(wall)
+    assert "alibrated" not in feet(a_run({"name": "b"}))
+
+
+def test_a_certificate_that_says_nothing_of_what_decides_or_not_of_every_process_is_not_relied_on():
+    device = a_run({"name": "b"}, device=0.1, kind="cuda:0")
+    assert "Not calibrated: certificate 1a2b3c4d5e6f says nothing about device time." in feet(under(device, CITED))
+    mixed = feet(under(a_run({"name": "b"}), CITED, None, {**CITED, "cited": "ffff"}))
+    assert "Its processes were timed under different certificates (1a2b3c4d5e6f, none, ffff), so none is cited." in mixed
+    assert "false alarms 0 of" not in mixed

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import RunArgs
 from humar_bench.cli.app import command, command_text, say
@@ -34,6 +34,13 @@ class FlopsOptions:
         for name in self.counter:
             if name not in COUNTERS:
                 raise UsageError(f"counter is {name!r}; choose one of {', '.join(COUNTERS)}.")
+
+
+@dataclass(frozen=True)
+class TrustOptions:
+    """What the speed table rests on."""
+
+    certificate: str | None = option("Certificate of calibrate on this machine (folder or file); the table cites it.", metavar="PATH")
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,8 @@ def flops(selection: Selection, options: FlopsOptions, run: RunArgs, output: Out
     return measure_and_show(("flops",), resolve(selection, run), output, counters=options.counter, all_operators=options.operators)
 
 
-@command("fps", Selection, RunArgs, Output)
-def fps(selection: Selection, run: RunArgs, output: Output) -> int:
+@command("fps", Selection, TrustOptions, RunArgs, Output)
+def fps(selection: Selection, trust: TrustOptions, run: RunArgs, output: Output) -> int:
     """Time frames per second and latency in turn, with an interval and a verdict.
 
     \b
@@ -76,7 +83,7 @@ def fps(selection: Selection, run: RunArgs, output: Output) -> int:
       humar-bench fps --device cuda --batch 2
       humar-bench fps --workload speed-test --budget 60
     """
-    return measure_and_show(("fps",), resolve(selection, run), output)
+    return measure_and_show(("fps",), resolve(selection, run), output, certificate=trust.certificate)
 
 
 @command("memory", Selection, RunArgs, Output, leave_out=TIMING)
@@ -90,8 +97,8 @@ def memory(selection: Selection, run: RunArgs, output: Output) -> int:
     return measure_and_show(("memory",), resolve(selection, run), output)
 
 
-@command("report", Selection, ReportOptions, RunArgs, Output, leave_out=("csv", "records"))
-def report(selection: Selection, options: ReportOptions, run: RunArgs, output: Output) -> int:
+@command("report", Selection, ReportOptions, TrustOptions, RunArgs, Output, leave_out=("csv", "records"))
+def report(selection: Selection, options: ReportOptions, trust: TrustOptions, run: RunArgs, output: Output) -> int:
     """Measure all of these: records, CSV, Markdown and one screen.
 
     \b
@@ -99,12 +106,13 @@ def report(selection: Selection, options: ReportOptions, run: RunArgs, output: O
       humar-bench report -o results
       humar-bench report --resume results
     """
-    return measure_and_show(MEASURES, resolve(small_batch(selection, run), run), output, out=options.out, whole=True)
+    plan = resolve(small_batch(selection, run), run)
+    return measure_and_show(MEASURES, plan, output, out=options.out, whole=True, certificate=trust.certificate)
 
 
 def measure_and_show(
     measures: Sequence[str], plan: Plan, output: Output, *, counters: Sequence[str] = (), all_operators: bool = False,
-    out: str | None = None, whole: bool = False,
+    out: str | None = None, whole: bool = False, certificate: str | None = None,
 ) -> int:
     """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too. Returns the exit code."""
     from humar_bench import report as writers
@@ -114,11 +122,12 @@ def measure_and_show(
         check_architecture(each)
     check_paths(output)
     check_device(plan.run.device)
-    done, records = _places(measures, plan, output, out)
+    cited = None if certificate is None else _cited(certificate, plan.run.device)
+    done, records = _places(measures, plan, output, out, cited)
     for each in plan.architectures:
         if each.foreign:
             say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
-    run = _measure(measures, plan, counters, records, done, quiet=output.quiet)
+    run = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet)
     folder = output.resume or out if whole else None
     if folder is not None:
         run = load(folder).latest()
@@ -130,7 +139,18 @@ def measure_and_show(
     return EXIT_FAILED if comparison.failures else EXIT_DONE
 
 
-def _places(measures: Sequence[str], plan: Plan, output: Output, out: str | None) -> tuple[Run | None, str | None]:
+def _cited(certificate: str, device: str) -> dict[str, Any]:
+    """The certificate as records cite it; refused when it is of another machine."""
+    from humar_bench.calibrate import cited_here
+    from humar_bench.device import open_device
+    from humar_bench.environment import environment
+
+    return cited_here(certificate, environment(open_device(device)))
+
+
+def _places(
+    measures: Sequence[str], plan: Plan, output: Output, out: str | None, cited: Mapping[str, Any] | None
+) -> tuple[Run | None, str | None]:
     """What an earlier run left of these measures, and the file new records go to; a resumed run has to ask the same again."""
     from humar_bench.report import check_folder
 
@@ -138,6 +158,7 @@ def _places(measures: Sequence[str], plan: Plan, output: Output, out: str | None
     if done is not None:
         done = Run(tuple(record for record in done if record.measure in measures), done.notes)
         _refuse_other_work(plan, done, output.resume)
+        _refuse_other_certificate(cited, done, output.resume)
         check_folder(os.path.dirname(records) or ".", "--resume")
     return done, records
 
@@ -149,13 +170,21 @@ def _refuse_other_work(plan: Plan, done: Run, place: str) -> None:
         depends = ("device", "seed", *RUN_FIELDS[record.measure])
         for kind, values in wanted.items():
             for name, value in values.items():
-                was = getattr(record, kind).get(name)
+                was = record.asked_run(name) if kind == "run" else getattr(record, kind).get(name)
                 if was != value and (kind != "run" or name in depends):
                     raise UsageError(f"--resume {place!r} was measured with {name} {was} and {value} is asked now; ask the same again.")
 
 
+def _refuse_other_certificate(cited: Mapping[str, Any] | None, done: Run, place: str) -> None:
+    now = (cited or {}).get("cited", "none")
+    for record in done.select(measure="fps", status="ok"):
+        if (was := (record.environment.get("certificate") or {}).get("cited", "none")) != now:
+            raise UsageError(f"--resume {place!r} was measured under certificate {was} and {now} is asked now; ask the same again.")
+
+
 def _measure(
-    measures: Sequence[str], plan: Plan, counters: Sequence[str], records: str | None, done: Run | None, *, quiet: bool
+    measures: Sequence[str], plan: Plan, counters: Sequence[str], records: str | None, done: Run | None,
+    cited: Mapping[str, Any] | None, *, quiet: bool,
 ) -> Run:
     from humar_bench import bench
     from humar_bench.progress import shown_progress
@@ -165,7 +194,7 @@ def _measure(
         progress = stack.enter_context(shown_progress(sys.stderr, measures, len(plan.architectures), plan.run, quiet=quiet))
         return bench.benchmark(
             plan.architectures, plan.args, plan.workload, measures=list(measures), run=plan.run, sink=sink, progress=progress, done=done,
-            counters=tuple(counters), command=command_text(), reference=plan.reference,
+            counters=tuple(counters), command=command_text(), reference=plan.reference, certificate=cited,
         )
 
 

@@ -289,14 +289,14 @@ def test_the_version_is_printed(capsys):
 def test_list_names_architectures_arguments_and_workloads(capsys):
     code, out, err = ends(capsys, "list")
     assert (code, err) == (0, "")
-    for text in ("original", "efficient", "speed-test", "50x50, 50x50, 50x50", "path/file.py:builder"):
+    for text in ("original", "original-fused", "efficient", "speed-test", "50x50, 50x50, 50x50", "path/file.py:builder"):
         assert text in out
     for each in dataclasses.fields(ModelArgs):
         assert each.name in out
 
 
 def test_list_says_what_the_builders_really_make_of_the_arguments():
-    from humar_bench.registry import build
+    from humar_bench.registry import BUILT_IN, build
 
     other = {
         "hidden_dim": 64, "nheads": 2, "dim_feedforward": 96, "enc_layers": 3, "dec_layers": 2, "enc_n_points": 3, "dec_n_points": 2,
@@ -304,7 +304,7 @@ def test_list_says_what_the_builders_really_make_of_the_arguments():
         "transformer_activation": "relu", "pre_norm": True, "within_type": "attn", "learnable_tgt_init": True,
     }
     args = ModelArgs(**other)
-    for name in options.DEFAULT_ARCHITECTURES:
+    for name in BUILT_IN:
         built = build(name, args, device="meta").built
         for field, value in other.items():
             said = options.use_of(field, name)

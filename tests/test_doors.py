@@ -64,8 +64,8 @@ DOORS: dict[str, set[str]] = {
     "measures": {"torch", "inputs", "device", "virtual_device", "statistics", "numpy"},
     "environment": {"device", "registry", "torch"},
     "skeleton": {"torch"},
-    "baselines": {"skeleton", "torch"},
-    "efficient": {"skeleton", "torch"},
+    "baselines": {"skeleton", "torch", "triton"},
+    "efficient": {"skeleton", "torch", "triton"},
     "task": {"registry", "inputs", "torch"},
     "worker": {
         "registry", "inputs", "device", "virtual_device", "measures", "environment", "record", "speed_worker", "statistics", "task",

@@ -242,6 +242,13 @@ def _scatter_add(result: Any, x: Tensor, dim: int, index: Tensor, source: Tensor
     return {"elementwise": source.numel()}  # one add for each element that is scattered
 
 
+def _deformable_attention(result: Tensor, value: Tensor, padding: Tensor, offsets: Tensor, logits: Tensor, *_: Any) -> Cost:
+    """Samples as `grid_sample` counts them, each weighed and summed; a softmax over them; places: a product and a sum a coordinate."""
+    sampled = logits.numel() * value.shape[-1]
+    return {"grid_sample": 7 * sampled + 18 * logits.numel(), "softmax": 5 * logits.numel(),
+            "elementwise": sampled + 2 * offsets.numel(), "reduction": sampled}  # fmt: skip
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("mm", "bmm", "_int_mm"), _mm),
     **dict.fromkeys(("addmm", "baddbmm", "addbmm", "_addmm_activation"), _addmm),
@@ -261,7 +268,7 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 # composite for torch, yet one kernel where it matters
 WHOLE = {"scaled_dot_product_attention", "native_batch_norm", "rms_norm", *INTERPOLATION, *(name for name in MOVED if "upsample_" in name)}
-OWN: dict[str, Callable[..., int | Cost]] = {}
+OWN: dict[str, Callable[..., int | Cost]] = {"humar_bench::deformable_attention": _deformable_attention}
 
 
 def qualified_name(op: Any) -> str:

@@ -52,16 +52,16 @@ def benchmark(
     command: str = "",
     limit_bytes: int | None = None,
     reference: str | None = None,
-) -> Run:
     certificate: Mapping[str, Any] | None = None,
+) -> Run:
     """Measure `architectures`, built from the same `args`, on the same `workload`.
 
     Each record goes to `sink` as soon as it exists. `progress` is called with events: measure, stage, architecture, process, of,
     status (started, running, done, failed), share, reason. Measurements that `done` holds with status ok are not made again.
     `counters` are cross-checks of the FLOPs. `limit_bytes` bounds a child's address space. Speed is compared with `reference`, the first
     architecture by default: it is timed a second time as a control, and no process is started once every verdict against it is made.
-
     Speed records carry `certificate` (`calibrate.cited_here`), so that their tables can cite it.
+
     Raises UsageError when nothing can be measured; a measurement that fails is a record. After Ctrl-C the children are gone and what
     `sink` took is complete.
     """
@@ -77,8 +77,8 @@ def benchmark(
         command=command,
         limit_bytes=limit_bytes,
         reference=reference or "",
-    )
         certificate=certificate,
+    )
     return bench.measure(measures)
 
 
@@ -95,8 +95,8 @@ class _Bench:
     command: str
     limit_bytes: int | None
     reference: str
-
     certificate: Mapping[str, Any] | None
+
     def __post_init__(self) -> None:
         self.made: list[Record] = []
         names = [each.name for each in self.architectures]
@@ -234,12 +234,12 @@ class _Bench:
 
     def _keep(self, job: Job, results: dict[str, dict[str, Any]], outcome: Outcome) -> None:
         environment = (outcome.reply or {}).get("environment", {})
+        if job.measure == "fps" and environment and self.certificate is not None:
+            environment = {**environment, "certificate": dict(self.certificate)}
         records = [self._record(job, each, results[each.name], environment) for each in job.architectures]
         if self.sink is not None:
             self.sink.write(*records)
         self.made.extend(records)
-        if job.measure == "fps" and environment and self.certificate is not None:
-            environment = {**environment, "certificate": dict(self.certificate)}
         for record in records:
             self.progress({
                 "measure": job.measure, "process": job.process, "of": self.processes if job.measure == "fps" else 1,

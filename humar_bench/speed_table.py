@@ -73,8 +73,8 @@ def _feet(speeds: Speeds, decides: str) -> Iterator[str]:
             yield f"{speed.architecture}: {speed.verdict}: {speed.why}"
         yield from (f"{speed.architecture}: {note}" for note in speed.notes)
     yield from _protocol_feet(speeds)
-    yield from _check_feet(speeds)
     yield from _calibrated(speeds, decides)
+    yield from _check_feet(speeds)
     refused = statistics.percentile([], 0.9).needed
     if few := [speed for speed in speeds.values() if speed.rounds and speed.p90_s is None]:
         yield f"p90 needs {refused} times; {', '.join(f'{speed.architecture} has {speed.rounds}' for speed in few)}."
@@ -99,7 +99,6 @@ def _protocol_feet(speeds: Speeds) -> Iterator[str]:
         yield speeds.control_note
 
 
-def _check_feet(speeds: Speeds) -> Iterator[str]:
 def _calibrated(speeds: Speeds, decides: str) -> Iterator[str]:
     """What the certificate says of verdicts by this metric, where all processes were timed under one."""
     names = [each.get("cited", "none") for each in speeds.certificates]
@@ -121,6 +120,7 @@ def _calibrated(speeds: Speeds, decides: str) -> Iterator[str]:
         )
 
 
+def _check_feet(speeds: Speeds) -> Iterator[str]:
     """What the outputs, new inputs, launches and the gate said."""
     done = [speed for speed in speeds.values() if speed.rounds]
     for speed in done:

@@ -97,11 +97,11 @@ class Speeds(Mapping):
     control_of: str = ""
     control_note: str = ""
     energies: Mapping[str, Drawn] = field(default_factory=dict)  # of the architectures whose energy was looked at
+    certificates: tuple[Mapping[str, Any], ...] = ()  # the different citations (calibrate.citation) of its records; {} where one has none
 
     def __getitem__(self, name: str) -> Speed:
         return self.rows[name]
 
-    certificates: tuple[Mapping[str, Any], ...] = ()  # the different citations (calibrate.citation) of its records; {} where one has none
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.audit import audited
+from humar_bench.backends import check_installed
 from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import UsageError
 from humar_bench.judging import judge
@@ -120,6 +121,9 @@ class _Bench:
         for name in measures:
             if name not in MEASURES:
                 raise UsageError(f"the measure {name!r} does not exist; choose from {', '.join(MEASURES)}.")
+            if name != "fps" and self.run.dtype == "int8":
+                raise UsageError(f"dtype is int8 and {name} was asked for; int8 layers are made by what runs a forward, only time them.")
+        check_installed(self.run.backend)
         self._run_all([Job(name, (each,)) for name in MEASURES if name in measures and name != "fps" for each in self.architectures])
         if "fps" in measures:
             self._run_speed()

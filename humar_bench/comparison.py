@@ -139,12 +139,12 @@ def _in_order(run: Run) -> tuple[str, ...]:
 
 
 def _refuse_mixture(run: Run) -> None:
-    """One table shows one workload and one set of arguments, and each measure one device and one number type."""
+    """One table shows one workload and one set of arguments, and each measure one device, number type and backend."""
     for record in run:
         first = run.select(measure=record.measure)[0]
         held = (
             (run[0].workload, record.workload), (run[0].asked, record.asked),
-            *(({name: first.run.get(name)}, {name: record.run.get(name)}) for name in ("device", "dtype")),
+            *(({name: first.asked_run(name)}, {name: record.asked_run(name)}) for name in ("device", "dtype", "backend")),
         )
         for one, other in held:
             for key in {**one, **other}:
@@ -245,11 +245,12 @@ def environment_text(record: Record) -> str:
     facts, run = record.environment, record.run
     commit = facts.get("commit")
     source = f"commit {commit[:12]}{' with local changes' if facts.get('dirty') else ''}" if commit else ""
+    backend = f"backend {run['backend']}" if record.measure == "fps" and record.asked_run("backend") != "eager" else ""
     said = [
         facts.get("device_label") or facts.get("cpu"),
         f"driver {facts['driver']}" if facts.get("driver") else "",
         f"{facts['threads']} of {facts['cores']} cores" if facts.get("threads") and facts.get("cores") else "",
-        run.get("dtype", ""), f"torch {facts['torch']}" if facts.get("torch") else "",
+        run.get("dtype", ""), backend, f"torch {facts['torch']}" if facts.get("torch") else "",
         f"Python {facts['python']}" if facts.get("python") else "", source,
     ]
     return f"Measured on: {', '.join(filter(None, said)) or 'a machine that was not recorded'}."

@@ -36,9 +36,10 @@ RUN_FIELDS = {
     "params": ("dtype",),
     "flops": ("dtype",),
     "memory": ("device", "dtype", "seed", "threads"),
-    "fps": ("device", "dtype", "seed", "threads", "processes", "min_runs", "max_runs", "budget"),
+    "fps": ("device", "dtype", "backend", "seed", "threads", "processes", "min_runs", "max_runs", "budget"),
     CEILINGS: ("device", "dtype", "threads"),
 }
+BEFORE = {"backend": "eager"}  # what a field of RunArgs meant in the records that were written before it was there
 LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
 
@@ -96,9 +97,13 @@ class Record:
     @property
     def key(self) -> str:
         """Equal for two records of the same measurement: the later one then replaces the earlier."""
-        run = {name: self.run.get(name) for name in RUN_FIELDS[self.measure]}
+        run = {name: self.asked_run(name) for name in RUN_FIELDS[self.measure]}
         parts = (self.measure, self.architecture, self.spec, self.process, self.asked, self.workload, run)
         return json.dumps(parts, sort_keys=True)
+
+    def asked_run(self, name: str) -> Any:
+        """A field of RunArgs as this record was asked; an older record means the default that was then the only way."""
+        return self.run.get(name, BEFORE.get(name))
 
     @property
     def digest(self) -> str:

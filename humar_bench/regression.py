@@ -209,7 +209,8 @@ def _conditions(record: Record) -> dict[str, Any]:
     if record.measure == "fps" and record.ok and record.measured.get("tf32"):
         facts["tf32"] = record.measured["tf32"]
     work = {name: value for name, value in record.workload.items() if name != "name"}
-    return {**facts, "dtype": record.run.get("dtype"), **work, **record.asked}
+    run = {"dtype": record.asked_run("dtype"), **({"backend": record.asked_run("backend")} if record.measure == "fps" else {})}
+    return {**facts, **run, **work, **record.asked}
 
 
 def _reference(old: Run, new: Run) -> str:

@@ -27,7 +27,8 @@ def fps_table(speeds: Speeds, reference: str) -> Table:
 
     columns = [
         Column("architecture", text=True), Column("fps", "speed", "images/s", "more", 2), ms("median_s", "median"), ms("p90_s", "p90"),
-        ms("min_s", "min"), ms("first_call_s", "first call"), ms("cpu_median_s", "CPU time"), ms("device_median_s", "device time"),
+        ms("min_s", "min"), Column("prepare_s", "preparation", "s", "less", 1), ms("first_call_s", "first call"),
+        ms("cpu_median_s", "CPU time"), ms("device_median_s", "device time"),
         Column("preempted_share", "preempted", "%", "", 1, 0.01), Column("processes"), Column("rounds"),
         Column("against", f"against {reference}", text=True), Column("wall_ratio_text", "wall ratio", text=True),
         *([Column("ratio_text", f"{decides} ratio", text=True)] if decides != "wall time" else []),
@@ -132,6 +133,13 @@ def _check_feet(speeds: Speeds) -> Iterator[str]:
             )
         elif speed.unchecked:
             yield f"{speed.architecture}: outputs were not held against a float32 forward: {speed.unchecked}."
+        if speed.border_cells:
+            yield (
+                f"{speed.architecture}: it rounds border cells that lie exactly on the proposals' threshold the other way and may select "
+                "them; held against a forward that lets them in, nothing else differs."
+            )
+        if speed.emulated:
+            yield f"{speed.architecture}: {speed.emulated}; this says nothing about hardware that has them."
         if speed.varied_ratio is not None:
             yield f"{speed.architecture}: on inputs it had not seen it took {times(speed.varied_ratio)} the time: {speed.varied}."
         if speed.wall_per_device is not None and speed.wall_per_device > LAUNCH_BOUND:
@@ -158,5 +166,6 @@ def fps_data(speeds: Speeds, reference: str) -> Table:
         "wall_ratio_high", "clean_ratio", "clean_ratio_low", "clean_ratio_high", "clean_rounds", "wall_per_device", "gate_open_share",
         "max_error", "tolerance", "same_selection", "varied", "varied_ratio", "verdict", "margin", "reason",
         *(key for key in _energy(speeds, "") if key not in ("energy_spread", "energy_ratio_text")),
+        *(("backend", "prepare_s") if any(speed.backend != "eager" for speed in speeds.values()) else ()),
     )
     return Table("fps", "fps", tuple(Column(key) for key in keys), tuple(rows))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import random
 import secrets
 import time
@@ -12,12 +14,14 @@ from typing import Any
 
 import torch
 
+from humar_bench import backends, knife_edge
 from humar_bench.device import Device
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.agreement import Agreement, agree, expected_outputs
 from humar_bench.measures.conditions import conditions, watch_inside
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
 from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
+from humar_bench.preparation import Ready, make_ready, missing_instructions, set_formats
 from humar_bench.record import AGAIN
 from humar_bench.registry import Architecture, build, is_out_of_memory, one_line
 from humar_bench.task import Task, failure, success
@@ -52,15 +56,19 @@ class Arm:
     """One architecture in one process: its forwards in inference mode, and what their outputs have to be.
 
     `check` raises for outputs that break the shared call; `expect` gives a float32 forward's outputs for some inputs, None for an arm that
-    is held against nothing but its own first call (a control). Outputs of slow forwards are kept, so that checking costs no other one.
+    is held against nothing but its own first call (a control); `expect_at` the same with border cells let in, where some lie on the
+    threshold. Outputs of slow forwards are kept, so that checking costs no other one. `ready` is how its backend runs `model`; without
+    one it is called as it is.
     """
 
     def __init__(
         self, name: str, model: Any, inputs: Any, new_inputs: NewInputs, *, check: Callable[[Any], None] = lambda outputs: None,
         expect: Callable[[Any], Any] | None = None, dtype: str = "float32", tf32: bool = False, check_s: float = 0.0,
-        started: Callable[[], None] = lambda: None,
+        started: Callable[[], None] = lambda: None, expect_at: Callable[[Any, str], Any] | None = None, ready: Ready | None = None,
     ) -> None:
         self.name, self.model, self.inputs, self.new_inputs = name, model, inputs, new_inputs
+        self.ready, self.expect_at = ready, expect_at
+        self.forward = model if ready is None else ready.prepared.call
         self.check, self.expect, self.dtype, self.tf32, self.check_s, self.started = check, expect, dtype, tf32, check_s, started
         self.inference_mode = torch.inference_mode
         self.first = self.kept = self.kept_new = self.error = self.agreement = None
@@ -74,7 +82,7 @@ class Arm:
     def __call__(self) -> None:
         if self.took_s and not (self.slow and self.inside is None):
             with self.inference_mode():
-                outputs = self.model(*self.inputs)
+                outputs = self.forward(*self.inputs)
             if self.slow:
                 self.kept = outputs
             return
@@ -83,7 +91,7 @@ class Arm:
     def on_new(self) -> None:
         """A forward on new inputs."""
         with self.inference_mode():
-            outputs = self.model(*self.new_inputs.current)
+            outputs = self.forward(*self.new_inputs.current)
         if self.slow:
             self.kept_new = outputs
 
@@ -91,14 +99,16 @@ class Arm:
         self.started()
         start_s = time.perf_counter()
         with self.inference_mode():
-            self.first = self.model(*self.inputs)
+            self.first = self.forward(*self.inputs)
         self.took_s = max(time.perf_counter() - start_s, 1e-9)
-        self.slow = self.took_s >= SLOW_S
+        overwrites = self.ready is not None and self.ready.prepared.overwrites  # then no outputs can be kept
+        self.slow = self.took_s >= SLOW_S and not overwrites
 
     def _look_inside(self) -> None:
         inside: dict[str, Any] = {}
-        with watch_inside(inside), self.inference_mode():
-            self.kept = self.model(*self.inputs)
+        watched = isinstance(self.forward, torch.nn.Module)  # another runtime calls no modules, and hooks would make torch compile anew
+        with watch_inside(inside) if watched else contextlib.nullcontext(), self.inference_mode():
+            self.kept = self.forward(*self.inputs)
         self.inside = inside
 
     def _caught(self, step: Callable[[], None]) -> None:
@@ -138,7 +148,7 @@ class Arm:
         if self.slow and self.kept_new is None:
             self.on_new()
         with self.inference_mode():
-            outputs = self.kept_new if self.slow else self.model(*self.new_inputs.current)
+            outputs = self.kept_new if self.slow else self.forward(*self.new_inputs.current)
         self.check(outputs)
         self._hold(outputs, self.new_inputs.current)
 
@@ -153,9 +163,19 @@ class Arm:
             self.skipped = f"no float32 forward: {said}"
             return
         found: Agreement = agree(outputs, expected, self.dtype, tf32=self.tf32)
+        if found.fault and found.common_share < 1 and self.expect_at is not None:
+            found = self._without_the_border(outputs, inputs) or found
         self.agreement = found.worse(self.agreement)
         if found.fault:
             raise MeasurementError(f"the outputs of {self.name} differ from a float32 eager forward of the same weights: {found.fault}.")
+
+    def _without_the_border(self, outputs: Any, inputs: Any) -> Agreement | None:
+        """How outputs agree once border cells on the threshold are let in, where that is all that keeps them apart."""
+        for side in knife_edge.SIDES:
+            found = agree(outputs, self.expect_at(inputs, side), self.dtype, tf32=self.tf32)
+            if not found.fault:
+                return dataclasses.replace(found, border_cells=side)
+        return None
 
     def measured(self) -> dict[str, Any]:
         """What the checks found, for the record."""
@@ -164,6 +184,7 @@ class Arm:
         if found is not None:
             names = ("max_error", "worst", "tolerance", "same_selection", "common_share")
             told |= {name: getattr(found, name) for name in names}
+            told |= {"border_cells": found.border_cells} if found.border_cells else {}
         return {"agreement": told, "inside": self.inside or {}}
 
 
@@ -183,6 +204,8 @@ def _copied(outputs: Any) -> Any:
 def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
     """Every architecture built in this one process, in an order shuffled by the seed, then timed in turn."""
     plan = TimingPlan(**task.plan)
+    set_formats(task.run.dtype)
+    backends.load(task.run.backend)
     inputs, new_inputs = task.inputs(device.name), NewInputs(lambda other: task.inputs(device.name, other=other))
     results: dict[str, dict[str, Any]] = {}
     arms: dict[str, Arm] = {}
@@ -190,19 +213,20 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
         name = architecture.name
         task.tell("build", name)
         try:
-            model = task.model(architecture, device.name)
+            ready = make_ready(task, architecture, inputs, device, alone=len(task.architectures) == 1)
         except Exception as error:
             results[name] = failure(error, name)
             continue
-        arms[name] = _arm(task, architecture, model, inputs, new_inputs, device, plan)
+        arms[name] = _arm(task, architecture, ready, inputs, new_inputs, device, plan)
     before = device.telemetry()
     samples = time_architectures(
         arms, device, plan, progress=_throttled(task), payers={name: name.removesuffix(AGAIN) for name in arms},
         varied=Varied({name: arm.on_new for name, arm in arms.items() if not name.endswith(AGAIN)}, new_inputs.renew),
-        observe=lambda name: conditions(arms[name].model), first_done=lambda name: arms[name].check_first(),
+        observe=lambda name: conditions(arms[name].model), first_done=lambda name: _first_done(arms[name]),
     ) if arms else {}
     after = device.telemetry()
     energies = _energies(task, device, arms, samples)
+    missing = missing_instructions(task.run.dtype, device.kind)
     child = secrets.token_hex(8)  # rounds pair by index only within one child
     for name, sample in samples.items():
         task.tell("last check", name)
@@ -211,7 +235,14 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
             telemetry = None if before is None and after is None else {"before": before, "after": after}
             results[name]["measured"] |= {"child": child, "telemetry": telemetry, **_run_conditions(task)}
             results[name]["measured"] |= {"energy": energies[name]} if name in energies else {}
+            results[name]["measured"] |= {**arms[name].ready.measured(task.run.backend), "emulated": missing}
     return results
+
+
+def _first_done(arm: Arm) -> None:
+    if arm.ready.footprint is not None:
+        arm.ready.footprint.read()
+    arm.check_first()
 
 
 def _energies(task: Task, device: Device, arms: dict[str, Arm], samples: dict[str, SpeedSample]) -> dict[str, dict[str, Any]]:
@@ -224,22 +255,29 @@ def _energies(task: Task, device: Device, arms: dict[str, Arm], samples: dict[st
 
 
 def _arm(
-    task: Task, architecture: Architecture, model: Any, inputs: Any, new_inputs: NewInputs, device: Device, plan: TimingPlan
+    task: Task, architecture: Architecture, ready: Ready, inputs: Any, new_inputs: NewInputs, device: Device, plan: TimingPlan
 ) -> Arm:
     name = architecture.name
 
     def expect(inputs: Any) -> Any:
         task.tell("check", name)
+        model = task.model(architecture, device.name) if ready.dropped else ready.model
         return expected_outputs(
             lambda: build(architecture, task.args, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs
         )
 
+    def expect_at(inputs: Any, side: str) -> Any:
+        with knife_edge.let_in(side):
+            return expect(inputs)
+
     allowed = _run_conditions(task)["tf32"]
+    border = not name.endswith(AGAIN) and not architecture.foreign and knife_edge.cells_on_the_threshold(task.workload)
     return Arm(
-        name, model, inputs, new_inputs, check=lambda outputs: task.check(architecture, outputs),
+        name, ready.model, inputs, new_inputs, check=lambda outputs: task.check(architecture, outputs),
         expect=None if name.endswith(AGAIN) else expect, dtype=task.run.dtype,
         tf32=device.kind == "cuda" and (allowed["matmul"] or allowed["cudnn"]),
         check_s=float("inf") if task.process == 0 else CHECK_SHARE * plan.budget_s, started=lambda: task.tell("first call", name),
+        expect_at=expect_at if border else None, ready=ready,
     )
 
 

@@ -63,6 +63,10 @@ class Speed:
     notes: tuple[str, ...] = ()
     odd: tuple[str, ...] = ()  # about its raw times
     reason: str = ""  # of a failure
+    backend: str = "eager"
+    prepare_s: float | None = None  # of a backend, the longest of its processes; a cache may make the others short
+    emulated: str = ""  # what the CPU lacks for the number type
+    border_cells: str = ""  # which cells on the threshold of the proposals' validity another runtime lets in
 
     @property
     def failed(self) -> bool:
@@ -155,8 +159,18 @@ def _describe(name: str, records: list[Record]) -> Speed:
         steady=all(one.get("steady", True) for one in done), reason=reason,
         wall_per_device=float(np.median(wall) / np.median(device)) if device else None,
         gate_open_share=_share([not held for held in _pooled(done, "gate_held")]), **_agreement(done),
-        odd=oddities(done),
+        odd=oddities(done), **_ran_by(done),
     )
+
+
+def _ran_by(done: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The backend, and what it took to prepare it; nothing where the model was called as it is."""
+    told = [one.get("backend") or {} for one in done]
+    prepared = [each["prepare_s"] for each in told if each.get("name", "eager") != "eager"]
+    return {
+        "backend": told[0].get("name", "eager"), "prepare_s": max(prepared, default=None), "emulated": done[0].get("emulated") or "",
+        "border_cells": next((found for one in done if (found := (one.get("agreement") or {}).get("border_cells"))), ""),
+    }
 
 
 def reason_of(record: Record) -> str:

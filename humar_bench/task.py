@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import ModelArgs, RunArgs, Workload
+from humar_bench.args import HELD_IN_FLOAT32, ModelArgs, RunArgs, Workload
 from humar_bench.errors import HumarBenchError
 from humar_bench.registry import Architecture, NotFiniteOutputs, build, check_outputs, is_out_of_memory, one_line
 
@@ -56,9 +56,10 @@ class Task:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of weights and inputs: what the run's number type is held in."""
         import torch
 
-        return getattr(torch, self.run.dtype)
+        return getattr(torch, "float32" if self.run.dtype in HELD_IN_FLOAT32 else self.run.dtype)
 
     def model(self, architecture: Architecture, device: str) -> torch.nn.Module:
         return build(architecture, self.args, device=device, dtype=self.dtype, seed=self.run.seed)

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from humar_bench.backends import why_not
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.record import plain
 from humar_bench.registry import Architecture
@@ -122,6 +123,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except UsageError as error:
         return {"usage_error": str(error)}
     conditions = environment(device)
+    if why := why_not(task.run.backend, task.run.dtype, device.kind):
+        return {"usage_error": why}
     if task.measure == "fps":
         from humar_bench.speed_worker import measure_fps
 

@@ -89,6 +89,21 @@ def test_speed_records_and_no_others_carry_the_certificate_they_were_measured_un
     assert "certificate" not in bench(["build"], ["fps"])[0].environment
 
 
+def test_int8_layers_are_made_by_what_runs_a_forward_and_only_timed(children):
+    with pytest.raises(UsageError, match="dtype is int8 and memory was asked for; "):
+        bench(["build"], ["fps", "memory"], run=RunArgs(device="cpu", dtype="int8"))
+    assert not children and {each.measure for each in bench(["build"], ["fps"], run=RunArgs(device="cpu", dtype="int8"))} == {"fps"}
+
+
+def test_a_backend_whose_package_is_missing_is_refused_before_anything_starts(children, monkeypatch):
+    from humar_bench import backends
+
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r'pip install "humar-bench\[openvino\]"'):
+        bench(["build"], ["fps"], run=RunArgs(device="cpu", backend="openvino"))
+    assert not children
+
+
 def test_only_the_asked_measures_are_made(children):
     assert {each.measure for each in bench(["build"], ["params", "memory"])} == {"params", "memory"}
     assert {each.measure for each in bench(["build"], "flops")} == {"flops"}

@@ -86,8 +86,8 @@ def test_params_prints_the_table_on_standard_output_and_nothing_else(bench, caps
 
 def test_every_option_of_the_run_arrives(bench, capsys):
     given = {
-        "device": "cpu", "dtype": "bfloat16", "seed": 3, "threads": 1, "processes": 2, "control": False, "min_runs": 4, "max_runs": 9,
-        "budget": 1.5, "timeout": 30.0,
+        "device": "cpu", "dtype": "bfloat16", "backend": "openvino", "seed": 3, "threads": 1, "processes": 2, "control": False,
+        "min_runs": 4, "max_runs": 9, "budget": 1.5, "timeout": 30.0,
     }
     assert given.keys() == {each.name for each in dataclasses.fields(RunArgs)}
     typed = {name: value for name, value in given.items() if name != "control"}
@@ -275,7 +275,7 @@ def test_the_front_help_names_every_command_in_its_order(capsys, monkeypatch):
 def test_help_holds_each_option_of_the_dataclasses(capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "200")
     out = ends(capsys, name, "-h")[1]
-    hidden = {"fps": set(), "report": {"csv", "records"}}.get(name, {"processes", "control", "min_runs", "max_runs", "budget"})
+    hidden = {"fps": set(), "report": {"csv", "records"}}.get(name, {"backend", "processes", "control", "min_runs", "max_runs", "budget"})
     for owner in (options.Selection, options.Output, RunArgs):
         for each in dataclasses.fields(owner):
             assert (f"--{each.name.replace('_', '-')} " in out) == (each.name not in hidden), each.name
@@ -396,7 +396,8 @@ WRONG = [
     (["params", "--csv", "no/such/folder/x.csv"], "--csv 'no/such/folder/x.csv' cannot be written: No such file or directory"),
     (["params", "--markdown", "."], "--markdown '.' cannot be written: it is a folder"),
     (["flops", "--counter", "deepspeed"], "counter is 'deepspeed'; choose one of fvcore, thop, profiler."),
-    (["params", "--dtype", "int8"], "dtype is 'int8'; choose one of float32, bfloat16, float16."),
+    (["params", "--dtype", "int4"], "dtype is 'int4'; choose one of float32, tf32, bfloat16, float16, int8."),
+    (["fps", "--backend", "tensorrt"], "backend is 'tensorrt'; choose one of eager, compile, "),
     (["params", "--seed", "-1"], "seed is -1; it must be at least 0."),
     (["params", "--threads", "-1"], "threads is -1; it must be at least 0."),
     (["fps", "--min-runs", "9", "--max-runs", "3"], "max_runs 3 is below min_runs 9"),

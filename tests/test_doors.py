@@ -68,18 +68,22 @@ DOORS: dict[str, set[str]] = {
     "efficient": {"skeleton", "torch", "triton"},
     "task": {"registry", "inputs", "torch"},
     "worker": {
-        "registry", "inputs", "device", "virtual_device", "measures", "environment", "record", "speed_worker", "statistics", "task",
-        "torch", "numpy",
+        "backends", "registry", "inputs", "device", "virtual_device", "measures", "environment", "record", "speed_worker", "statistics",
+        "task", "torch", "numpy",
     },
-    "speed_worker": {"registry", "device", "measures", "record", "task", "torch"},
+    "backends": {"torch", "numpy"},
+    "knife_edge": {"skeleton", "torch"},
+    "preparation": {"backends", "device", "measures", "registry", "task", "torch"},
+    "speed_worker": {"backends", "device", "knife_edge", "measures", "preparation", "record", "registry", "task", "torch"},
     "bench": {
-        "audit", "children", "registry", "inputs", "device", "virtual_device", "measures", "environment", "judging", "record", "statistics",
-        "worker",
+        "audit", "backends", "children", "registry", "inputs", "device", "virtual_device", "measures", "environment", "judging", "record",
+        "statistics", "worker",
     },
     "children": set(),
 }
 # What a room may import beside that inside a function, where importing it has to wait or may fail.
 LATE: dict[str, set[str]] = {
+    "backends": {"onnx", "onnxruntime", "openvino"},
     "front": set(DOORS) - {"front"},
     "registry": {"torch", "baselines", "efficient"},
     "calibrate": {"error_rates", "statistics"},

@@ -228,3 +228,12 @@ def test_each_record_is_flushed_to_the_disk_itself(tmp_path, monkeypatch):
         writer.write(a_record("efficient"))
     lines = (tmp_path / RECORDS_NAME).read_bytes().splitlines(keepends=True)
     assert sizes == [len(lines[0]), len(lines[0]) + len(lines[1])]
+
+
+def test_a_record_from_before_backends_is_the_same_measurement_as_an_eager_one():
+    new = a_record(measure="fps", run=dataclasses.asdict(RunArgs()))
+    old = a_record(measure="fps", run={name: value for name, value in dataclasses.asdict(RunArgs()).items() if name != "backend"})
+    other = a_record(measure="fps", run=dataclasses.asdict(RunArgs(backend="compile")))
+    assert old.key == new.key != other.key and old.asked_run("backend") == "eager"
+    counted = [a_record(measure="params", run=dataclasses.asdict(RunArgs(backend=name))).key for name in ("eager", "compile")]
+    assert counted[0] == counted[1]

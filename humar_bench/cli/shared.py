@@ -18,7 +18,7 @@ from humar_bench.record import RECORDS_NAME, Run, load, records_path
 if TYPE_CHECKING:
     from humar_bench.report.study import Study
 
-TIMING = ("processes", "control", "min_runs", "max_runs", "budget")  # options of RunArgs that only a timed comparison has
+TIMING = ("backend", "processes", "control", "min_runs", "max_runs", "budget")  # options of RunArgs that only a timed comparison has
 
 
 @dataclass(frozen=True)

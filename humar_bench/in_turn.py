@@ -11,16 +11,18 @@ from humar_bench.args import RunArgs
 from humar_bench.costs import Point, Progress
 from humar_bench.record import Record, Run
 
-PROCESSES = 3  # fewer give no interval; each builds every architecture
+FEWEST, MOST = 3, 7  # processes: fewer give no interval worth the name; each builds every architecture
+PROCESS_S = 50.0  # of the budget a process is worth starting for, beyond the fewest
 START_S, ROW_START_S = 6.0, 0.5  # about what a child needs before it times: torch, and each architecture's building
 TIMED_SHARE = 0.3  # of a process: timed forwards; the rest is checks and warm-up
 
 
 def timing_run(run: RunArgs, budget_s: float, rows: int, *, control: bool = True) -> RunArgs:
     """How to time so many architectures within a budget: all of them in each of a few processes. A control is one row more."""
-    process_s = max(0.0, budget_s / PROCESSES - START_S - ROW_START_S * rows)
+    processes = min(MOST, max(FEWEST, int(budget_s // PROCESS_S)))
+    process_s = max(0.0, budget_s / processes - START_S - ROW_START_S * rows)
     share_s = max(0.1, round(TIMED_SHARE * process_s / (rows + control), 2))
-    return dataclasses.replace(run, processes=PROCESSES, min_runs=PROCESSES, budget=round(share_s * PROCESSES, 2), control=control)
+    return dataclasses.replace(run, processes=processes, min_runs=processes, budget=round(share_s * processes, 2), control=control)
 
 
 def time_in_turn(
@@ -43,7 +45,7 @@ def time_in_turn(
             raise _TimeOver
 
     own = {dataclasses.replace(point.record("fps", run, {"measured": {}}, {}), process=process, id="").key
-           for point in points for process in range(PROCESSES)}
+           for point in points for process in range(run.processes)}
     earlier = [record for record in done if record.key in own or record.control_of == reference and record.measure == "fps"]
     try:
         bench(tuple(each.architecture for each in points), points[0].args, points[0].workload, ["fps"], run, sink=kept, progress=hear,

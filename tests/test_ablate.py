@@ -107,7 +107,7 @@ def exact(points, run, **more):
 
 
 class FakeBench:
-    """Three processes of 40 s each on a clock of its own; every row takes 1 ms, point_samples off half of it."""
+    """Processes of 40 s each on a clock of its own; every row takes 1 ms, point_samples off half of it."""
 
     def __init__(self) -> None:
         self.clock_s, self.processes = 0.0, []
@@ -150,7 +150,7 @@ def test_times_are_multiples_of_the_defaults_with_an_interval_over_processes():
     bench = FakeBench()
     study = measure_ablation(plan_of(), budget_s=300, exact=exact, bench=bench, now=lambda: bench.clock_s)
     rows = {row["switch"]: row for row in study.rows}
-    assert bench.processes == [0, 1, 2] and rows["untied"]["processes"] == 3
+    assert bench.processes == [0, 1, 2, 3, 4, 5] and rows["untied"]["processes"] == 6
     half = rows["point_samples off"]
     assert half["time_ratio"] == pytest.approx(0.5) and half["time_low"] <= 0.5 <= half["time_high"]
     assert rows["untied"]["time_ratio"] == pytest.approx(1.0) and rows[DEFAULT]["time_ratio"] == 1.0
@@ -179,13 +179,13 @@ def test_what_was_measured_goes_to_the_sink_and_a_failure_is_said():
     bench, kept = FakeBench(), []
     sink = type("Sink", (), {"write": lambda self, *records: kept.extend(records)})()
     measure_ablation(plan_of(), budget_s=300, exact=exact, bench=bench, now=lambda: bench.clock_s, sink=sink)
-    assert len(kept) == 3 * (len(switches_of(ModelArgs())) + 1)
+    assert len(kept) == 6 * (len(switches_of(ModelArgs())) + 1)
 
 
 def test_a_longer_budget_times_every_row_longer_and_never_less_than_a_tenth_of_a_second():
     short, long = (timing_run(RunArgs(), budget_s, 15) for budget_s in (10, 600))
     assert short.budget == pytest.approx(0.3) and long.budget > 10 * short.budget
-    assert short.processes == long.processes == 3 and short.control
+    assert (short.processes, timing_run(RunArgs(), 300, 15).processes, long.processes) == (3, 6, 7) and short.control
 
 
 def test_the_command_counts_real_rows(capsys):

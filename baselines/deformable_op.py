@@ -5,25 +5,13 @@ On CUDA it is the Triton kernel, elsewhere a weighted sum of rows. Forward only:
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from baselines.weighted_rows import weighted_rows
-
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"  # the kernel then runs on CPU tensors
-KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def has_kernel(value: Tensor) -> bool:
-    """Whether the operator is one kernel for this tensor. On the meta device always, so that every machine counts the same."""
-    if value.dtype not in KERNEL_TYPES:
-        return False
-    return value.is_meta or (HAS_TRITON and (value.device.type == "cuda" or (INTERPRETED and value.device.type == "cpu")))
+from humar_bench.skeleton.kernels import has_kernel
 
 
 @torch.library.custom_op(

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.deformable_attention import DeformableAttention
-from baselines.deformable_op import deformable_attention_op, has_kernel
+from baselines.deformable_op import deformable_attention_op
 from baselines.transformer import Decoder, DecoderLayer, EncoderLayer, assemble
 from baselines.weighted_rows import weighted_rows
 from humar_bench.skeleton.geometry import Shapes
+from humar_bench.skeleton.kernels import is_exporting, may_use_kernel
 from humar_bench.skeleton.pose_transformer import Memory, PoseTransformer
 
 
@@ -33,26 +34,18 @@ class FusedDeformableAttention(DeformableAttention):
 
     def forward(self, query: Tensor, points: Tensor, memory: Tensor, padding: Tensor, shapes: Shapes, sizes: Tensor) -> Tensor:
         """query [B, T, C] at points [B, T, L, 2], memory [B, S, C], padding [B, S], sizes [L, 2] as (W, H) -> [B, T, C]."""
-        if torch.is_grad_enabled() or _exporting(memory):
+        kernel = may_use_kernel(memory)
+        if not kernel and (torch.is_grad_enabled() or is_exporting()):  # ONNX has bilinear samples; of weighted bags it makes a loop
             return super().forward(query, points, memory, padding, shapes, sizes)
         value = self.value_proj(memory).unflatten(-1, (self.heads, -1))
         offsets = self.sampling_offsets(query).unflatten(-1, (self.heads, self.levels, self.points, 2))
         logits = self.attention_weights(query).unflatten(-1, (self.heads, -1))
-        if has_kernel(value):
+        if kernel:
             summed = deformable_attention_op(value, padding, offsets, logits, points, sizes, [side for shape in shapes for side in shape])
         else:
             value.masked_fill_(padding[:, :, None, None], 0)
             summed = weighted_rows(value, offsets, logits, points, sizes, shapes)
         return self.output_proj(summed.to(query.dtype))
-
-
-def _exporting(x: Tensor) -> bool:
-    """Whether the forward is written down as an export that should hold the original's operators.
-
-    Other runtimes know bilinear samples, and neither this kernel nor weighted bags (ONNX has a loop for those).
-    """
-    exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # new in torch 2.7
-    return exporting() and (not has_kernel(x) or torch.onnx.is_in_onnx_export())
 
 
 class FusedAttention(nn.MultiheadAttention):

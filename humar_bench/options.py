@@ -38,7 +38,8 @@ class Selection:
     """Which architectures, on which work. `None` means: as the workload has it."""
 
     arch: tuple[str, ...] = option(
-        "original, original-fused, efficient, package.module:builder or path/file.py:builder; NAME=... names it. Repeatable.",
+        "original, original-fused, efficient, efficient-fused, package.module:builder or path/file.py:builder; "
+        "NAME=... names it. Repeatable.",
         default=DEFAULT_ARCHITECTURES, metavar="[NAME=]ARCH",
     )
     reference: str | None = option("Architecture that ratios and verdicts are against; the first by default.", metavar="NAME")
@@ -226,19 +227,21 @@ def read_args_file(path: str) -> dict[str, Any]:
 
 # What the built-in architectures make of a shared argument that they do not take as it is asked; all others they do.
 _NO_EFFECT = dict.fromkeys(("return_intermediate_dec", "pose_guide_trigger", "late_within_attn_trigger"), "changes nothing")
+_OF_THE_REPLACEMENT = {
+    **dict.fromkeys(("enc_n_points", "dec_n_points", "pre_norm", "within_type", *_NO_EFFECT), "not used"),
+    "nheads": "efficient_nheads", "enc_layers": "efficient_enc_layers", "dim_feedforward": "efficient_mlp_ratio x hidden_dim",
+    "transformer_activation": "always gelu",
+}
 DEVIATIONS: dict[str, dict[str, str]] = {
     "original": _NO_EFFECT,
     "original-fused": _NO_EFFECT,
-    "efficient": {
-        **dict.fromkeys(("enc_n_points", "dec_n_points", "pre_norm", "within_type", *_NO_EFFECT), "not used"),
-        "nheads": "efficient_nheads", "enc_layers": "efficient_enc_layers", "dim_feedforward": "efficient_mlp_ratio x hidden_dim",
-        "transformer_activation": "always gelu",
-    },
+    "efficient": _OF_THE_REPLACEMENT,
+    "efficient-fused": _OF_THE_REPLACEMENT,
 }
 
 
 def use_of(name: str, architecture: str) -> str:
     """What a built-in architecture makes of a ModelArgs field: 'as asked', 'not used', or what it takes instead."""
     if name.startswith(EFFICIENT_PREFIX):
-        return "as asked" if architecture == "efficient" else "not used"
+        return "as asked" if architecture in ("efficient", "efficient-fused") else "not used"
     return DEVIATIONS[architecture].get(name, "as asked")

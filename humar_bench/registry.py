@@ -27,6 +27,7 @@ BUILT_IN = {
     "original": "baselines.transformer:build_transformer",
     "original-fused": "baselines.fused:build_fused_transformer",
     "efficient": "efficient.transformer:build_efficient_conv_attention_transformer",
+    "efficient-fused": "efficient.fused:build_fused_efficient_transformer",
 }
 _WANTED = "name a function that takes the arguments and returns a model"
 _FORMS = f"choose {', '.join(BUILT_IN)}, package.module:builder or path/file.py:builder"

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from baselines import build_fused_transformer, build_transformer
-from efficient import build_efficient_conv_attention_transformer
+from efficient import build_efficient_conv_attention_transformer, build_fused_efficient_transformer
 from humar_bench.inputs import Inputs
 
 BUILDERS = {
     "original": build_transformer,
     "original-fused": build_fused_transformer,
     "efficient": build_efficient_conv_attention_transformer,
+    "efficient-fused": build_fused_efficient_transformer,
 }
 
 # every switch of the replacement, away from its default

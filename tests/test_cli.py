@@ -21,6 +21,7 @@ from humar_bench.args import ModelArgs, RunArgs
 from humar_bench.errors import MeasurementError
 from humar_bench.progress import Tracker
 from humar_bench.record import Run, load
+from humar_bench.registry import BUILT_IN
 from tests.golden.records import failed, flops, fps, memory, params
 
 COMMANDS = (
@@ -289,14 +290,14 @@ def test_the_version_is_printed(capsys):
 def test_list_names_architectures_arguments_and_workloads(capsys):
     code, out, err = ends(capsys, "list")
     assert (code, err) == (0, "")
-    for text in ("original", "original-fused", "efficient", "speed-test", "50x50, 50x50, 50x50", "path/file.py:builder"):
+    for text in (*BUILT_IN, "speed-test", "50x50, 50x50, 50x50", "path/file.py:builder"):
         assert text in out
     for each in dataclasses.fields(ModelArgs):
         assert each.name in out
 
 
 def test_list_says_what_the_builders_really_make_of_the_arguments():
-    from humar_bench.registry import BUILT_IN, build
+    from humar_bench.registry import build
 
     other = {
         "hidden_dim": 64, "nheads": 2, "dim_feedforward": 96, "enc_layers": 3, "dec_layers": 2, "enc_n_points": 3, "dec_n_points": 2,

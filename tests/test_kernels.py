@@ -18,11 +18,14 @@ import torch
 
 from baselines.deformable_op import deformable_attention_op
 from baselines.weighted_rows import weighted_rows
+from efficient.kernel_ops import depthwise_conv_op, linear_attention_op
+from efficient.layers import NO_WEIGHT, EfficientLinearAttention
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.inputs import make_inputs
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import track_peak
 from humar_bench.registry import build
+from tests.models import outputs_by_name
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed; it is for Linux only")
@@ -72,6 +75,23 @@ def test_the_deformable_kernel_compiles_for_a_gpu_that_is_not_there(number, monk
     assert compiled(deformable_attention_kernel, constants, types, 90).asm["cubin"]
 
 
+@needs_triton
+@pytest.mark.parametrize("number", ["fp32", "bf16"])
+def test_the_replacements_kernels_compile_for_a_gpu_that_is_not_there(number, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from efficient import kernels
+
+    head = {"HEADS": 4, "DEPTH": 64, "BLOCK_T": kernels.BLOCK_T, "BLOCK_D": 64, "FLOOR": 1e-6, "PRECISION": "ieee"}
+    floats = dict.fromkeys(("counts", "sums"), "*fp32")
+    floats |= dict.fromkeys(("qkv", "out", "canvas", "weight", "bias", "residual"), f"*{number}")
+    for kernel, constants in (
+        (kernels.key_value_sums_kernel, {**head, "COUNTED": True}),
+        (kernels.attend_kernel, head),
+        (kernels.depthwise_kernel, {"CHANNELS": 256, "MASKED": True, "ADDED": True, "BLOCK_P": 32, "BLOCK_C": 64}),
+    ):
+        assert compiled(kernel, constants, {**floats, "valid": "*fp32"}, 90).asm["cubin"]
+
+
 def test_the_operator_without_a_kernel_is_plain_pytorch_and_padding_counts_as_zero():
     value, padding, offsets, logits, points, sizes, shapes = arguments = deformable_arguments()
     made = deformable_attention_op(*arguments)
@@ -82,8 +102,29 @@ def test_the_operator_without_a_kernel_is_plain_pytorch_and_padding_counts_as_ze
     torch.testing.assert_close(deformable_attention_op(*arguments), expected)
 
 
-def test_the_operator_passes_torchs_own_checks():
-    torch.library.opcheck(deformable_attention_op, deformable_arguments(), test_utils=("test_schema", "test_faketensor"))
+def test_the_replacements_operators_without_a_kernel_are_its_own_functions():
+    torch.manual_seed(0)
+    layer = EfficientLinearAttention(8, heads=2, value_conv=True)
+    x, counts = torch.randn(2, 12, 8), torch.ones(2, 12, 1)
+    counts[1, 5:] = NO_WEIGHT
+    with torch.no_grad():
+        qkv, valid = layer.qkv(x), counts.unflatten(1, (3, 4))
+        attended = linear_attention_op(qkv, counts, 2).unflatten(1, (3, 4))
+        conv = layer.value_conv
+        added = depthwise_conv_op(qkv[..., 16:].unflatten(1, (3, 4)), conv.weight, conv.bias, valid, attended)
+        torch.testing.assert_close(layer.out(added.flatten(1, 2)), layer(x, counts, (3, 4)))
+
+
+def test_the_operators_pass_torchs_own_checks():
+    canvas, weight = torch.randn(2, 3, 4, 8), torch.randn(8, 1, 3, 3)
+    for operator, arguments in (
+        (deformable_attention_op, deformable_arguments()),
+        (linear_attention_op, (torch.randn(2, 5, 24), torch.ones(2, 5, 1), 2)),
+        (linear_attention_op, (torch.randn(2, 5, 24), None, 1)),
+        (depthwise_conv_op, (canvas, weight, torch.randn(8), torch.ones(2, 3, 4, 1), canvas)),
+        (depthwise_conv_op, (canvas, weight, torch.randn(8), None, None)),
+    ):
+        torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_compile_and_export_keep_the_operator_as_one_call():
@@ -108,6 +149,31 @@ def test_on_a_device_with_the_kernel_a_model_is_one_call_a_layer_and_counts_fewe
     assert rows["humar_bench::deformable_attention"].matmul_flops == 0
     assert counts["original-fused"].kernels < 0.75 * counts["original"].kernels
     assert counts["original-fused"].uncounted == ()
+
+
+def test_the_replacements_kernels_save_kernels_and_no_multiplication(tiny_args, tiny_workload):
+    inputs = make_inputs(tiny_args, tiny_workload, device="meta")
+    plain, fused = (count_flops(build(name, tiny_args, device="meta"), inputs, strict=True) for name in ("efficient", "efficient-fused"))
+    assert fused.matmul_flops == plain.matmul_flops
+    assert fused.kernels < plain.kernels - 8 * tiny_args.efficient_enc_layers
+    calls = {row.operator: row.calls for row in fused.operators}
+    assert calls["humar_bench::linear_attention"] == tiny_args.efficient_enc_layers + tiny_args.dec_layers
+    assert calls["humar_bench::depthwise_conv"] == tiny_args.efficient_enc_layers + 3  # on V, two local ones, the smoothing one
+
+
+def test_a_head_too_wide_for_the_kernel_stays_with_plain_pytorch(tiny_args, tiny_workload):
+    wide = dataclasses.replace(tiny_args, hidden_dim=136, efficient_nheads=1)
+    count = count_flops(build("efficient-fused", wide, device="meta"), make_inputs(wide, tiny_workload, device="meta"), strict=True)
+    assert "humar_bench::linear_attention" not in {row.operator for row in count.operators}
+
+
+def test_the_replacement_with_kernels_has_its_weights_and_without_a_kernel_its_very_outputs(tiny_args, tiny_workload):
+    plain, fused = build("efficient", tiny_args, seed=2), build("efficient-fused", tiny_args, seed=2)
+    assert list(plain.state_dict()) == list(fused.state_dict()) and plain.built == fused.built
+    inputs = make_inputs(tiny_args, tiny_workload)
+    with torch.inference_mode():
+        one, other = outputs_by_name(plain(*inputs)), outputs_by_name(fused(*inputs))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_operators_second_tier_is_what_the_plain_one_counts(tiny_args, tiny_workload):

@@ -249,6 +249,17 @@ def _deformable_attention(result: Tensor, value: Tensor, padding: Tensor, offset
             "elementwise": sampled + 2 * offsets.numel(), "reduction": sampled}  # fmt: skip
 
 
+def _linear_attention(result: Tensor, qkv: Tensor, counts: Tensor | None, heads: int) -> Cost:
+    """K^T V and Q (K^T V) with a column of counts; V times the counts, the floor under Q and K, the division."""
+    return {MATMUL: 4 * result.numel() * (result.shape[-1] // heads + 1),
+            "elementwise": (3 if counts is None else 4) * result.numel()}  # fmt: skip
+
+
+def _depthwise(result: Tensor, canvas: Tensor, weight: Tensor, bias: Tensor, valid: Tensor | None, residual: Tensor | None) -> Cost:
+    added = sum(result.numel() for each in (valid, residual) if each is not None)
+    return {CONVOLUTION: 2 * result.numel() * math.prod(weight.shape[1:]), "bias": result.numel(), "elementwise": added}
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("mm", "bmm", "_int_mm"), _mm),
     **dict.fromkeys(("addmm", "baddbmm", "addbmm", "_addmm_activation"), _addmm),
@@ -268,7 +279,11 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 # composite for torch, yet one kernel where it matters
 WHOLE = {"scaled_dot_product_attention", "native_batch_norm", "rms_norm", *INTERPOLATION, *(name for name in MOVED if "upsample_" in name)}
-OWN: dict[str, Callable[..., int | Cost]] = {"humar_bench::deformable_attention": _deformable_attention}
+OWN: dict[str, Callable[..., int | Cost]] = {
+    "humar_bench::deformable_attention": _deformable_attention,
+    "humar_bench::linear_attention": _linear_attention,
+    "humar_bench::depthwise_conv": _depthwise,
+}
 
 
 def qualified_name(op: Any) -> str:

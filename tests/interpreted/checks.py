@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 
 from baselines import build_fused_transformer, build_transformer
 from baselines.deformable_attention import deformable_attention
-from baselines.deformable_op import INTERPRETED, deformable_attention_op
+from baselines.deformable_op import deformable_attention_op
+from efficient import build_efficient_conv_attention_transformer, build_fused_efficient_transformer
+from efficient.kernel_ops import depthwise_conv_op, linear_attention_op
+from efficient.layers import NO_WEIGHT, linear_attention, merge_heads, split_heads
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.inputs import make_inputs
-from tests.models import fill_from_names, outputs_by_name
+from humar_bench.skeleton.kernels import INTERPRETED
+from tests.models import SWITCHES, fill_from_names, outputs_by_name, shaken
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 SHORT = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
@@ -80,3 +84,59 @@ def test_the_original_through_the_kernel(padded):
         expected, made = outputs_by_name(original(*inputs)), outputs_by_name(fused(*inputs))
     for name, value in expected.items():
         torch.testing.assert_close(made[name], value, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@settings(max_examples=10, **SHORT)
+@given(st.integers(1, 2), st.integers(1, 200), st.integers(1, 3), st.integers(1, 40), TYPES, st.booleans(), st.integers(0, 10**6))
+@example(1, 64 * 33 + 1, 1, 8, torch.float32, True, 0)  # more blocks of tokens than splits, and one token over
+def test_the_linear_attention_kernels(batch, tokens, heads, depth, dtype, counted, seed):
+    draw = torch.Generator().manual_seed(seed)
+    width = heads * depth
+    qkv = torch.randn(batch, tokens, 6 * width, generator=draw).to(dtype)[..., width : 4 * width]
+    counts = torch.where(torch.rand(batch, tokens, 1, generator=draw) < 0.3, NO_WEIGHT, 1.0) if counted else None
+    made = linear_attention_op(qkv, counts, heads)
+    q, k, v = (split_heads(each, heads).double() for each in qkv.chunk(3, dim=-1))
+    exact = None if counts is None else counts.double()
+    v = v if exact is None else v * exact.unsqueeze(1)
+    expected = merge_heads(linear_attention(torch.stack((q, k)), v, exact))
+    assert made.dtype == dtype and made.is_contiguous()
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(made.double(), expected, atol=tolerance, rtol=tolerance)
+
+
+@settings(max_examples=10, **SHORT)
+@given(
+    st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 70), TYPES, st.booleans(), st.booleans(),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_the_depthwise_kernel(batch, height, width, channels, dtype, masked, added, seed):
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw).to(dtype)
+
+    canvas = normal(batch, height, width, 3 * channels)[..., channels : 2 * channels]
+    weight, bias, residual = normal(channels, 1, 3, 3), normal(channels), normal(batch, width, height, channels).transpose(1, 2)
+    valid = (torch.rand(batch, height, width, 1, generator=draw) < 0.7).float() if masked else None
+    made = depthwise_conv_op(canvas, weight, bias, valid, residual if added else None)
+    maps = (canvas.double() if valid is None else canvas.double() * valid).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.conv2d(maps, weight.double(), bias.double(), padding=1, groups=channels).permute(0, 2, 3, 1)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    assert made.dtype == dtype and made.is_contiguous()
+    torch.testing.assert_close(made.double(), expected + residual.double() * added, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("switch", [SWITCHES[0], {"efficient_encoder_stride": 1}, {"efficient_value_conv": False}])
+def test_the_replacement_through_its_kernels(switch):
+    args = ModelArgs(
+        hidden_dim=16, num_feature_levels=2, num_queries=3, num_body_points=4, dec_layers=1, efficient_nheads=2, efficient_enc_layers=1,
+        efficient_encoder_sets=1, **switch,
+    )  # fmt: skip
+    workload = Workload("interpreted", 2, 3, ((4, 5), (2, 3)), padded=True)
+    plain, fused = shaken(build_efficient_conv_attention_transformer(args)), build_fused_efficient_transformer(args).eval()
+    fused.load_state_dict(plain.state_dict(), strict=True)
+    inputs = make_inputs(args, workload)
+    with torch.inference_mode():
+        expected, made = outputs_by_name(plain(*inputs)), outputs_by_name(fused(*inputs))
+    for name, value in expected.items():
+        torch.testing.assert_close(made[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")

@@ -164,7 +164,7 @@ def fps_data(speeds: Speeds, reference: str) -> Table:
         "architecture", "status", "fps", "median_s", "p90_s", "min_s", "first_call_s", "cpu_median_s", "device_median_s", "processes",
         "rounds", "preempted_share", "steady", "ratio", "ratio_low", "ratio_high", "metric", "wall_ratio", "wall_ratio_low",
         "wall_ratio_high", "clean_ratio", "clean_ratio_low", "clean_ratio_high", "clean_rounds", "wall_per_device", "gate_open_share",
-        "max_error", "tolerance", "same_selection", "varied", "varied_ratio", "verdict", "margin", "reason",
+        "max_error", "tolerance", "same_selection", "varied", "varied_ratio", "verdict", "why", "margin", "reason",
         *(key for key in _energy(speeds, "") if key not in ("energy_spread", "energy_ratio_text")),
         *(("backend", "prepare_s") if any(speed.backend != "eager" for speed in speeds.values()) else ()),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
+import json
 import shlex
 import subprocess
 import sys
@@ -21,14 +21,15 @@ from humar_bench.error_rates import upper_bound
 
 ARCHITECTURES = ("original", "efficient")
 OPTIONS = ["--workload", "tiny", "--threads", "1", "--processes", "5", "--budget", "4", "--device", "cpu"]
-COPIED = ("verdict", "ratio", "ratio_low", "ratio_high", "wall_ratio", "wall_ratio_low", "wall_ratio_high", "processes", "rounds", "reason")
-COLUMNS = ("seed", "architecture", "seconds", *COPIED)
+COPIED = ("verdict", "ratio", "ratio_low", "ratio_high", "wall_ratio", "wall_ratio_low", "wall_ratio_high", "processes", "rounds", "why")
+COLUMNS = ("seed", "architecture", "seconds", *COPIED, "machine")
 DIFFERENT = ("faster", "slower")
+NAME = "comparisons.csv"
 
 
 def command(seed: int) -> list[str]:
     name = ARCHITECTURES[seed % len(ARCHITECTURES)]
-    return ["humar-bench", "fps", "--arch", f"one={name}", "--arch", f"two={name}", *OPTIONS, "--seed", str(seed), "--csv", "-", "--quiet"]
+    return ["humar-bench", "fps", "--arch", f"one={name}", "--arch", f"two={name}", *OPTIONS, "--seed", str(seed), "--json", "-", "--quiet"]
 
 
 def compare_once(seed: int) -> dict[str, object]:
@@ -37,24 +38,38 @@ def compare_once(seed: int) -> dict[str, object]:
     typed = command(seed)[1:]
     started = [sys.executable, "-c", "import sys; from humar_bench.cli import main; sys.exit(main(sys.argv[1:]))", *typed]
     done = subprocess.run(started, capture_output=True, text=True, check=False)
-    rows = {row["architecture"]: row for row in csv.DictReader(io.StringIO(done.stdout))}
-    if "two" not in rows:
+    if done.returncode:
         raise SystemExit(f"{shlex.join(command(seed))} ended with {done.returncode}: {done.stderr.strip()}")
-    found = {name: rows["two"][name] for name in COPIED}
-    return {"seed": seed, "architecture": ARCHITECTURES[seed % 2], "seconds": round(time.monotonic() - start_s, 1), **found}
+    told = json.loads(done.stdout)
+    found = {name: told["fps"]["two"][name] for name in COPIED}
+    found["machine"] = f"{told['environment']['device_label']}, torch {told['environment']['torch']}"
+    name = ARCHITECTURES[seed % len(ARCHITECTURES)]
+    return {"seed": seed, "architecture": name, "seconds": round(time.monotonic() - start_s, 1), **found}
 
 
 def summary(rows: list[dict[str, str]]) -> str:
+    """What report.md says of these comparisons."""
     verdicts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("same", "undecided", "invalid", *DIFFERENT)}
     different = sum(verdicts[each] for each in DIFFERENT)
-    most = upper_bound(different, len(rows))
     told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    seconds = sorted(float(row["seconds"]) for row in rows)
+    machines = "; ".join(sorted({row["machine"] for row in rows}))
     return (
         f"# {len(rows)} comparisons of an architecture with itself\n\n{different} of {len(rows)} called different "
-        f"(the true rate is at most {100 * most:.1f} %, exact bound at 95 %): {told}.\n\n"
-        f"Each as `{shlex.join(command(0))}`, original and efficient in turn, `--seed` counting up; "
-        f"made by `python benchmarks/equal_pairs.py DIR --comparisons {len(rows)}`.\n"
+        f"(the true rate is at most {100 * upper_bound(different, len(rows)):.1f} %, exact bound at 95 %): {told}.\n\n"
+        f"- Each as `{shlex.join(command(0))}`, original and efficient in turn, `--seed` counting up; the median took "
+        f"{seconds[len(seconds) // 2]:.0f} s.\n- Measured on: {machines}.\n"
+        f"- Made by: python benchmarks/equal_pairs.py DIR --comparisons {len(rows)}\n"
     )
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    """The comparisons of a folder, in the order they were made; none where there is no file yet."""
+    path = folder / NAME
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def main() -> None:
@@ -63,9 +78,8 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=60)
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    path = asked.folder / "comparisons.csv"
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
-    with path.open("a", newline="") as file:
+    rows = read_rows(asked.folder)
+    with (asked.folder / NAME).open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if not rows:
             writer.writeheader()
@@ -73,7 +87,7 @@ def main() -> None:
             writer.writerow(row := compare_once(seed))
             file.flush()
             print(*row.values(), flush=True)
-    (asked.folder / "report.md").write_text(summary(list(csv.DictReader(path.open()))))
+    (asked.folder / "report.md").write_text(summary(read_rows(asked.folder)), encoding="utf-8")
 
 
 if __name__ == "__main__":

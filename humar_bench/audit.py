@@ -7,10 +7,13 @@ smaller than the outputs that are alive at its end. Only what cannot happen is r
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import median
 from typing import Any
+
+from humar_bench.errors import HumarBenchError, InvalidMeasurement
 
 Measured = Mapping[str, Any]
 Facts = Mapping[str, Any]
@@ -48,6 +51,56 @@ def audited(name: str, measure: str, result: Mapping[str, Any], workload: Facts,
     return {"status": "failed", "kind": "error", "reason": reason, "built": {}, "measured": None}
 
 
+# What tables read without asking: keys that have to be there, and what some hold (a list's second type is that of its elements).
+_NEEDED = {
+    "params": ("total", "components"), "fps": ("wall_s", "batch"), "memory": ("weights_bytes", "peak_bytes", "by_component"),
+    "flops": ("matmul_flops", "second_tier_flops", "components", "operators"),
+}
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "components": (dict,), "by_component": (dict,), "agreement": (dict,), "changed": (dict,), "inside": (dict,), "coefficients": (dict,),
+    "child": (str,), "batch": (int,), "conditions": (list, dict), "varied_rounds": (list, int), "operators": (list, dict),
+    "uncounted": (list, dict), "cross_checks": (list, dict), "alive": (list, dict), "never_read": (list, dict), "discarded": (list, dict),
+    **dict.fromkeys(("wall_s", "cpu_s", "device_s"), (list,)),
+}
+
+
+def _shapes(measure: str, measured: Measured) -> Iterator[str]:
+    yield from (f"it lacks {name}" for name in _NEEDED.get(measure, ()) if name not in measured)
+    for name, (kind, *inside) in _SHAPES.items():
+        value = measured.get(name)
+        if value is None and name not in ("agreement", "conditions", "batch", *_NEEDED.get(measure, ())):
+            continue
+        if name in measured and (not isinstance(value, kind) or inside and not all(isinstance(each, inside[0]) for each in value)):
+            yield f"its {name} is {str(value)[:40]!r}"
+
+
+def suspect(records: Iterable[Any]) -> str:
+    """One sentence about the first record that was changed after it was measured, contradicts itself or lacks what a table reads; nothing
+    where all are sound."""
+    for record in records:
+        found = contradictions(record.measure, record.measured, record.workload, record.environment) if record.ok else []
+        found += _shapes(record.measure, record.measured) if record.ok else []
+        if record.id != record.digest:
+            found = ["it was changed after it was measured", *found]
+        if found:
+            where = f"the {record.measure} record of {record.architecture}, process {record.process}"
+            return f"{where}, cannot be used: {'; '.join(found)}."
+    return ""
+
+
+@contextlib.contextmanager
+def readable(records: Iterable[Any]) -> Iterator[None]:
+    """Around work on records: where it fails on a value and a record is suspect, InvalidMeasurement names that record."""
+    try:
+        yield
+    except HumarBenchError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if said := suspect(records):
+            raise InvalidMeasurement(f"{said.rstrip('.')}; humar-bench verify names all of them.") from error
+        raise
+
+
 def _numbers(measured: Measured, names: Iterable[str], kind: type | tuple = int) -> Iterator[str]:
     """Names that are there must hold a finite number, not below 0; a NaN was stored as nothing."""
     for name in names:
@@ -68,7 +121,7 @@ def _fps(measured: Measured, workload: Facts, environment: Facts) -> Iterator[st
     wall = measured.get("wall_s")
     if not wall:
         return
-    faults = [*_times(measured)]
+    faults = [*wrong_times(measured)]
     yield from faults
     if not faults:
         yield from _rounds(measured)
@@ -82,8 +135,8 @@ def _fps(measured: Measured, workload: Facts, environment: Facts) -> Iterator[st
         yield "it is called steady and no warm-up run was made"
 
 
-def _times(measured: Measured) -> Iterator[str]:
-    """Every time is a number, a wall time more than 0."""
+def wrong_times(measured: Measured) -> Iterator[str]:
+    """One sentence part for each kind of times that holds what is no time: every one is a number, a wall time more than 0."""
     for name in ("wall_s", "cpu_s", "device_s", "varied_wall_s", "varied_cpu_s", "stray_s", "enqueue_s"):
         least = "positive" if name == "wall_s" else "finite"
         wrong = [each for each in measured.get(name) or [] if not _is_time(each) or (name == "wall_s" and each == 0)]

@@ -18,7 +18,7 @@ from humar_bench.backends import check_installed
 from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import UsageError
 from humar_bench.judging import judge
-from humar_bench.record import AGAIN, MEASURES, Record, Run
+from humar_bench.record import AGAIN, MEASURES, Record, Run, other_machine
 from humar_bench.registry import Architecture, check_architecture, parse_architectures
 
 WARMUP_MAX_S = 10.0
@@ -241,6 +241,7 @@ class _Bench:
         if job.measure == "fps" and environment and self.certificate is not None:
             environment = {**environment, "certificate": dict(self.certificate)}
         records = [self._record(job, each, results[each.name], environment) for each in job.architectures]
+        self._refuse_other_machine(records[0])
         if self.sink is not None:
             self.sink.write(*records)
         self.made.extend(records)
@@ -250,6 +251,17 @@ class _Bench:
                 "stage": job.measure, "architecture": record.architecture, "status": "done" if record.ok else "failed",
                 "reason": record.reason,
             })
+
+
+    def _refuse_other_machine(self, record: Record) -> None:
+        """Before it is written: a run is of one machine and one set of versions, also where it is gone on with."""
+        for earlier in (*self.done, *self.made):
+            if found := other_machine(earlier, record):
+                name, was, now = found
+                raise UsageError(
+                    f"the {earlier.measure} of {earlier.architecture} was measured with {name} {was} and {now} is here now; go on where it "
+                    "was measured, or measure anew in a folder of its own."
+                )
 
 
 def timing_plan(run: RunArgs, process: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from humar_bench import breakdown
 from humar_bench.args import EFFICIENT_PREFIX, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
-from humar_bench.record import MEASURES, Record, Run
+from humar_bench.record import MEASURES, Record, Run, other_machine
 from humar_bench.registry import BUILT_IN
 from humar_bench.speed_table import fps_data, fps_table
 from humar_bench.speeds import Speeds, read_speeds, reason_of
@@ -213,6 +213,9 @@ def _conditions(run: Run) -> Iterable[str]:
         yield f"{side}: {built_text(first.asked, built)}."
     for line in dict.fromkeys(environment_text(record) for record in run):
         yield line
+    known = [record for record in run if record.environment]
+    if mixed := dict.fromkeys(found[0] for record in known[1:] if (found := other_machine(known[0], record))):
+        yield f"These records are of different machines or versions: they differ in {', '.join(mixed)}."
     for command in dict.fromkeys(record.command for record in run if record.command):
         yield f"Made by: {command}"
     yield from run.notes

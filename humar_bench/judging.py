@@ -18,7 +18,7 @@ import numpy as np
 from humar_bench import statistics
 from humar_bench.args import RunArgs
 from humar_bench.oddities import stray_fault
-from humar_bench.record import Record, Run
+from humar_bench.record import Record, Run, other_machine
 from humar_bench.statistics import DECIDED, FASTER, INVALID, SAME, SLOWER, UNDECIDED, Comparison, LookPlan, ProcessSample
 
 CLEAN_ROUNDS, CLEAN_PROCESSES = 5, 3  # fewer rounds without preemption in a process, or fewer such processes, say nothing
@@ -103,7 +103,7 @@ def judge(run: Run, reference: str) -> Judged:
     varied = {name: hold_varied(own.values()) for name, own in plain.items() if own}
     rows = _rows({name: own for name, own in plain.items() if name != reference}, plain.get(reference, {}), margin, level)
     control_of, control, note = _control(run, arms, margin, level)
-    table_fault = _changed_fault(arms) or ("" if control is None else statistics.control_fault(control.detected))
+    table_fault = mixture_fault(run) or _changed_fault(arms) or ("" if control is None else statistics.control_fault(control.detected))
     table_fault = table_fault or _varied_fault(reference, varied.get(reference)) or stray_fault(reference, _values(plain.get(reference)))
     for name, row in rows.items():
         fault = table_fault or _conditions_fault(reference, arms[reference], name, arms[name]) or _varied_fault(name, varied[name])
@@ -276,6 +276,16 @@ def _varied_fault(name: str, varied: Varied | None) -> str:
         f"{name} takes {varied.ratio:.3g} times as long on inputs it has not seen as on the one it is timed with "
         f"({varied.low:.3g} to {varied.high:.3g}): what it does with an input depends on whether it knows it."
     )
+
+
+def mixture_fault(run: Run) -> str:
+    """One sentence when processes of different machines or versions stand beside each other: they are no replicates."""
+    known = [record for record in run if record.environment]
+    for record in known[1:]:
+        if found := other_machine(known[0], record):
+            name, was, now = found
+            return f"its processes were measured with {name} {was} and {now}: different machines or versions are no replicates."
+    return ""
 
 
 def _changed_fault(arms: Arms) -> str:

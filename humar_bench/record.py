@@ -40,6 +40,9 @@ RUN_FIELDS = {
     CEILINGS: ("device", "dtype", "threads"),
 }
 BEFORE = {"backend": "eager"}  # what a field of RunArgs meant in the records that were written before it was there
+# What has to be equal for two records to be of the same machine and versions.
+HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
+FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)
 LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
 
@@ -130,12 +133,30 @@ class Record:
             raise ValueError(f"its field {unknown[0]!r} is unknown")
         if missing := [name for name in fields if name not in values]:
             raise ValueError(f"it lacks {missing[0]!r}")
-        for name in ("asked", "workload", "run", "built", "environment"):
-            if not isinstance(values[name], dict):
-                raise ValueError(f"its {name} is not an object")
+        for kind, (names, words) in _JSON_KINDS.items():
+            for name in names:
+                if type(values[name]) is not kind:
+                    raise ValueError(f"its {name} is not {words}")
         if values["measured"] is not None and not isinstance(values["measured"], dict):
             raise ValueError("its measured is neither an object nor null")
         return cls(**values)
+
+
+_JSON_KINDS = {
+    dict: (("asked", "workload", "run", "built", "environment"), "an object"),
+    str: (("measure", "architecture", "spec", "status", "reason", "kind", "time", "command", "id"), "text"),
+    int: (("process",), "a whole number"), bool: (("foreign",), "true or false"),
+}
+
+
+def other_machine(one: Record, other: Record) -> tuple[str, Any, Any] | None:
+    """(fact, of one, of other): the first fact of machine or version in which two records differ that both know it, or None. Records of
+    different measures may differ in the device and its threads: counting needs none."""
+    for name in FACTS if one.measure == other.measure else HOST_FACTS:
+        both = [record.environment.get(name) for record in (one, other)]
+        if None not in both and both[0] != both[1]:
+            return name, *both
+    return None
 
 
 def plain(value: Any) -> Any:

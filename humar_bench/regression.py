@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from humar_bench.audit import readable, wrong_times
 from humar_bench.comparison import compare
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, EXIT_REGRESSION, EXIT_UNDECIDED, UsageError
-from humar_bench.record import MEASURES, Record, Run
+from humar_bench.judging import mixture_fault
+from humar_bench.record import FACTS, MEASURES, Record, Run
 from humar_bench.speeds import read_speeds, reason_of
 from humar_bench.statistics import FASTER, INVALID, MARGINS, SAME, SLOWER, UNDECIDED, ProcessSample, clock_fault
 from humar_bench.table import MIB, Column, Table, fewer, less, percent, times
@@ -34,8 +36,6 @@ EXACT = {
     "memory": (("weights", "weights_bytes", "MiB", MIB, 2, less), ("peak", "peak_bytes", "MiB", MIB, 2, less)),
 }
 CLOCKS = {"cpu": (("wall time", "wall_s"), ("CPU time", "cpu_s")), "cuda": (("wall time", "wall_s"), ("device time", "device_s"))}
-# What has to be equal for two runs to be of the same machine and versions.
-FACTS = ("device", "device_label", "cpu", "cores", "threads", "system", "machine", "driver", "cuda", "cudnn", "python", "torch")
 MISSING = "missing"
 
 
@@ -144,8 +144,13 @@ def compare_runs(
     """Hold `new` against `old`. Without `limits` the defaults hold for every measure that the old run has.
 
     Raises UsageError when a run is empty or mixes work, when they have nothing in common, and when they are of different machines,
-    versions, work or arguments and that was not asked for.
+    versions, work or arguments and that was not asked for; InvalidMeasurement when a record holds what cannot be read.
     """
+    with readable((*old, *new)):
+        return _compare_runs(old, new, limits, across_machines, reference)
+
+
+def _compare_runs(old: Run, new: Run, limits: Mapping[str, float] | None, across_machines: bool, reference: str | None) -> Regression:
     changed = sum(record.id != record.digest for run in (old, new) for record in run)
     old, new = _usable(old), _usable(new)
     for run, name in ((old, "OLD"), (new, "NEW")):
@@ -176,13 +181,13 @@ def compare_runs(
 
 
 def _usable(run: Run) -> Run:
-    """The last record of each measurement; one whose times cannot be times counts as failed."""
-    wrong = {"status": "failed", "kind": "not finite", "reason": "a time is not a positive number.", "measured": None}
+    """The last record of each measurement; one whose times cannot be times counts as failed and says why."""
+    def held(record: Record) -> Record:
+        found = list(wrong_times(record.measured)) if record.ok and record.measure == "fps" else []
+        reason = f"the record of process {record.process} cannot be used: {'; '.join(found)}."
+        return dataclasses.replace(record, status="failed", kind="not finite", reason=reason, measured=None) if found else record
 
-    def times_are_times(record: Record) -> bool:
-        return record.measure != "fps" or not record.ok or all(isinstance(s, (int, float)) and s > 0 for s in record.measured["wall_s"])
-
-    return Run(tuple(each if times_are_times(each) else dataclasses.replace(each, **wrong) for each in run.latest()))
+    return Run(tuple(held(each) for each in run.latest()))
 
 
 # May they be compared -------------------------------------------------------------------------------------------------------------
@@ -334,6 +339,9 @@ def _distrusted(fps: list[Run], architecture: str, reference: str, yardstick: bo
             if speed.verdict == INVALID:
                 notes.append(f"invalid in {side}: {speed.why}")
     else:
+        for run, side in zip(fps, ("OLD", "NEW"), strict=True):
+            if fault := mixture_fault(run):
+                notes.append(f"invalid in {side}: {fault}")
         pooled = [_pooled(run.select(architecture=architecture)) for run in fps]
         if fault := clock_fault([pooled[0]], [pooled[1]]):
             notes.append(fault.replace("the reference", "OLD").replace("the candidate", "NEW"))

@@ -6,9 +6,10 @@ import copy
 
 import pytest
 
-from humar_bench.audit import audited, contradictions
+from humar_bench.audit import audited, contradictions, readable
+from humar_bench.errors import InvalidMeasurement
 from humar_bench.oddities import oddities, stray_fault
-from tests.golden.records import ENVIRONMENT, WORKLOAD, flops, fps, made_up_run, memory, params
+from tests.golden.records import ENVIRONMENT, WORKLOAD, flops, fps, made_up, made_up_run, memory, params
 
 GPU = {
     "wall_s": [0.0101] * 10, "cpu_s": [0.001] * 10, "device_s": [0.01] * 10, "enqueue_s": [0.001] * 10, "stray_s": [0.0] * 10,
@@ -125,3 +126,11 @@ def test_an_energy_that_contradicts_power_and_time_is_named(changes, says):
 def test_an_energy_that_was_not_measured_contradicts_nothing():
     assert found("fps", GPU, energy={"reason": "the energy counter did not advance."}) == ""
     assert found("fps", GPU, energy={**ENERGY, "power_w": None}) == ""
+
+
+def test_work_that_fails_on_sound_records_is_an_error_of_ours_and_stays_one():
+    with pytest.raises(KeyError), readable(made_up_run()):
+        raise KeyError("ours")
+    with pytest.raises(InvalidMeasurement, match="record of original, process 0, cannot be used: it lacks total; it lacks components; hu"):
+        with readable([made_up("params", "original", {})]):
+            raise KeyError("total")

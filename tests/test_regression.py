@@ -391,3 +391,65 @@ def test_the_defaults_in_the_help_are_the_defaults():
 def test_comparing_saved_runs_does_not_import_torch():
     code = "import sys, humar_bench.regression; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Records that somebody wrote or changed by hand ------------------------------------------------------------------------------------
+
+
+def spoiled(run: Run, sealed: bool, **measured) -> Run:
+    """The same run with other values in its last speed record; `sealed`: with an id made anew, as a foreign program would."""
+    last = max(at for at, record in enumerate(run) if record.measure == "fps")
+    told = {"measured": {**run[last].measured, **measured}, **({"id": ""} if sealed else {})}
+    return Run([dataclasses.replace(each, **told) if at == last else each for at, each in enumerate(run)])
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(("clock", "value", "said"), [
+    ("wall_s", None, "wall_s holds 1 of 9 times that are no positive number"),
+    ("cpu_s", None, "cpu_s holds 1 of 9 times that are no finite number"),
+    ("cpu_s", "0.3", "cpu_s holds 1 of 9 times that are no finite number"),
+    ("device_s", None, "device_s holds 1 of 9 times that are no finite number"),
+])
+def test_a_time_that_is_no_number_fails_its_row_and_names_the_record(tmp_path, capsys, clock, value, said, sealed):
+    bad = spoiled(whole(), sealed, **{clock: [value] + [0.3] * 8})
+    for name, run in (("old", whole()), ("new", bad)):
+        with RecordWriter(tmp_path / name) as writer:
+            writer.write(*run)
+    assert cli.main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 5
+    printed = capsys.readouterr()
+    told = " ".join(printed.out.split())
+    assert f"speed of efficient: failed in NEW: not finite: the record of process 7 cannot be used: {said}." in told
+    assert cli.main(["compare", str(tmp_path / "new"), str(tmp_path / "old")]) == 5
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("measured", [{"changed": "x"}, {"wall_s": 3}, {"child": []}, {"agreement": []}, {"conditions": ["x"]}])
+def test_a_value_of_another_kind_ends_with_5_and_one_sentence_that_names_the_record(tmp_path, capsys, measured, sealed):
+    for name, run in (("old", whole()), ("new", spoiled(whole(), sealed, **measured))):
+        with RecordWriter(tmp_path / name) as writer:
+            writer.write(*run)
+    assert cli.main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 5
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "the fps record of efficient, process 7, cannot be used: " in error
+    assert next(iter(measured)) in error or "values cannot be read" in error
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("process", None, "its process is not a whole number"), ("architecture", 3, "its architecture is not text"),
+    ("foreign", "no", "its foreign is not true or false"), ("measured", [], "its measured is neither"),
+])
+def test_a_field_of_another_kind_is_no_record(tmp_path, capsys, name, value, said):
+    line = json.dumps({**json.loads(whole()[0].to_json()), name: value})
+    (tmp_path / "run").write_text(line + "\n")
+    assert cli.main(["compare", str(tmp_path / "run"), str(tmp_path / "run")]) == 2
+    assert f"run line 1 is not a record: {said}" in capsys.readouterr().err
+
+
+def test_a_run_whose_processes_are_of_two_versions_is_no_basis():
+    other = {**ENVIRONMENT, "torch": "2.14.0"}
+    old = Run([dataclasses.replace(each, environment=other, id="") if each.process > 3 else each for each in speeds(1)])
+    for one, two in ((old, speeds(2)), (speeds(2), old)):
+        found = compare_runs(one, two, across_machines=True)
+        assert found.exit_code == 5 and "its processes were measured with torch 2.13.0 and 2.14.0" in str(found.rows)
+    alone = [Run([each for each in run if each.architecture == "original"]) for run in (old, speeds(2))]
+    assert compare_runs(*alone, across_machines=True).exit_code == 5

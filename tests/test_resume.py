@@ -276,6 +276,20 @@ def test_a_resumed_command_must_ask_the_same_again(children, tmp_path, capsys, o
 
 
 @needs_linux
+@pytest.mark.parametrize("measure", ["params", "fps"])
+def test_a_run_of_another_machine_or_version_is_not_gone_on_with(children, tmp_path, capsys, measure):
+    folder = tmp_path / "run"
+    assert cli.main(["report", *WORK, "-q", "-o", str(folder)]) == 0
+    path = folder / RECORDS_NAME
+    kept = [line.replace('"python": "3"', '"python": "2"') for line in path.read_text().splitlines(keepends=True)]
+    path.write_text("".join(line for line in kept if f'"measure": "{measure}"' not in line))
+    before = path.read_bytes()
+    assert cli.main(["report", *WORK, "-q", "--resume", str(folder)]) == 2
+    said = "was measured with python 2 and 3 is here now; go on where it was measured, or measure anew in a folder of its own."
+    assert said in capsys.readouterr().err and path.read_bytes() == before
+
+
+@needs_linux
 def test_times_under_a_certificate_cite_it_and_go_on_under_the_same_one_only(children, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("humar_bench.environment.environment", lambda device: HERE)
     made = write_calibration(make_certificate(processes_of_a_calibration(processes=3, rounds=9), Settings(), HERE), tmp_path)

@@ -331,3 +331,21 @@ def test_a_certificate_that_says_nothing_of_what_decides_or_not_of_every_process
     mixed = feet(under(a_run({"name": "b"}), CITED, None, {**CITED, "cited": "ffff"}))
     assert "Its processes were timed under different certificates (1a2b3c4d5e6f, none, ffff), so none is cited." in mixed
     assert "false alarms 0 of" not in mixed
+
+
+# Machines -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fact", "values"), [("torch", ("2.12", "2.13")), ("cores", (2, 4)), ("driver", ("570", "580"))])
+def test_processes_of_different_machines_or_versions_are_no_replicates(fact, values):
+    run = a_run({"name": "b", "seconds": 0.2})
+    mixed = Run([dataclasses.replace(each, environment={"device": "cpu", fact: values[each.process > 2]}, id="") for each in run])
+    row = judge(mixed, "a").rows["b"].detected
+    assert (row.verdict, row.reason) == (
+        "invalid", f"its processes were measured with {fact} {values[0]} and {values[1]}: different machines or versions are no replicates."
+    )
+    assert f"b: invalid: its processes were measured with {fact} {values[0]}" in feet(mixed)
+    assert f"These records are of different machines or versions: they differ in {fact}." in compare(mixed).conditions
+    unknown = Run([dataclasses.replace(each, environment={"device": "cpu", **({fact: 1} if each.process else {})}, id="") for each in run])
+    assert judge(unknown, "a").rows["b"].detected.verdict == "slower"
+    assert not any("different machines" in line for line in compare(run).conditions)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import RunArgs
+from humar_bench.audit import readable
 from humar_bench.cli.app import command, command_text, say
 from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, small_batch, write_formats
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
@@ -127,13 +128,16 @@ def measure_and_show(
     for each in plan.architectures:
         if each.foreign:
             say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
-    run = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet)
+    with readable(done or ()):
+        run = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet)
     folder = output.resume or out if whole else None
     if folder is not None:
         run = load(folder).latest()
-        writers.write_report(run, folder, plan.reference)
-    comparison = compare(run, plan.reference, all_operators=all_operators)
-    _write(comparison, output)
+    with readable(run):
+        if folder is not None:
+            writers.write_report(run, folder, plan.reference)
+        comparison = compare(run, plan.reference, all_operators=all_operators)
+        _write(comparison, output)
     for failure in comparison.failures:
         say(failure)
     return EXIT_FAILED if comparison.failures else EXIT_DONE

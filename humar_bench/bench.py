@@ -83,6 +83,22 @@ def benchmark(
     return bench.measure(measures)
 
 
+def one_speed_process(
+    architecture: Architecture, args: ModelArgs, workload: Workload, run: RunArgs, process: int, *, sink: Sink | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None, done: Run | None = None, command: str = "",
+) -> Record:
+    """Time one architecture alone in one fresh process, the so many-th of `run`; a study that times in an order of its own asks so.
+
+    Raises UsageError when nothing can be measured, or when `done` was measured on another machine.
+    """
+    bench = _Bench(
+        architectures=(architecture,), args=args, workload=workload, run=run, sink=sink, progress=progress or (lambda event: None),
+        done=done or Run(), counters=(), command=command, limit_bytes=None, reference="", certificate=None,
+    )
+    bench._run_speed_process(Job("fps", (architecture,), process))
+    return bench.made[0]
+
+
 @dataclass
 class _Bench:
     architectures: tuple[Architecture, ...]

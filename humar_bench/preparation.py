@@ -60,6 +60,9 @@ def make_ready(task: Task, architecture: Architecture, inputs: Any, device: Devi
     Where the backend does not need the eager model any more and memory is read, the model is dropped.
     """
     backend, name = task.run.backend, architecture.name
+    if alone and backend != "eager":
+        task.tell("rehearse", name)
+        backends.rehearse(backend, device.name)
     footprint = Footprint(device) if alone else None
     model = task.model(architecture, device.name)
     if backend != "eager":

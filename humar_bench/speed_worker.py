@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from humar_bench import backends, knife_edge
+from humar_bench import knife_edge
 from humar_bench.device import Device
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.agreement import Agreement, agree, expected_outputs
@@ -205,7 +205,6 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
     """Every architecture built in this one process, in an order shuffled by the seed, then timed in turn."""
     plan = TimingPlan(**task.plan)
     set_formats(task.run.dtype)
-    backends.load(task.run.backend)
     inputs, new_inputs = task.inputs(device.name), NewInputs(lambda other: task.inputs(device.name, other=other))
     results: dict[str, dict[str, Any]] = {}
     arms: dict[str, Arm] = {}

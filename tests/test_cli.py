@@ -25,8 +25,8 @@ from humar_bench.registry import BUILT_IN
 from tests.golden.records import failed, flops, fps, memory, params
 
 COMMANDS = (
-    *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "claims", "verify", "compare", "calibrate",
-    "list", "env",
+    *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "backends", "claims", "verify", "compare",
+    "calibrate", "list", "env",
 )
 MEASURING = COMMANDS[:5]
 ROOT = Path(__file__).resolve().parent.parent

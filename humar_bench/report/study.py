@@ -34,6 +34,7 @@ MAKERS = {
     "ablate": "humar_bench.ablate:restore",
     "roofline": "humar_bench.roofline:restore",
     "claims": "humar_bench.report.claims:restore",
+    "backends": "humar_bench.matrix_table:restore",
 }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 
+import numpy as np
 import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.comparison import compare
-from humar_bench.judging import judge, look_at, spent_s
+from humar_bench.judging import _rows, judge, look_at, spent_s
 from humar_bench.record import AGAIN, Record, Run
 from humar_bench.report.data import to_json
 from humar_bench.statistics import ALPHA, LookPlan
@@ -349,3 +351,47 @@ def test_processes_of_different_machines_or_versions_are_no_replicates(fact, val
     unknown = Run([dataclasses.replace(each, environment={"device": "cpu", **({fact: 1} if each.process else {})}, id="") for each in run])
     assert judge(unknown, "a").rows["b"].detected.verdict == "slower"
     assert not any("different machines" in line for line in compare(run).conditions)
+
+
+# Error rates of the whole row -----------------------------------------------------------------------------------------------------
+
+
+def first_verdicts(cpu: float, wall: float, start_sd: float, wait_sd: float, trials: int) -> dict[str, float]:
+    """Shares of what is said by the first look that decides: one candidate whose CPU and wall time are longer by these shares.
+
+    A start shifts both clocks by `start_sd` and the wall clock alone by `wait_sd`, as logarithms. Looks as a default run has them.
+    """
+    random, plan, told = np.random.default_rng(0), LookPlan(5, 15), []
+    for _ in range(trials):
+        shared, own = random.normal(0, start_sd, plan.last), random.normal(0, wait_sd, plan.last)
+        arm = {(at, "c"): {"cpu_s": [(1 + cpu) * math.exp(shared[at])], "wall_s": [(1 + wall) * math.exp(shared[at] + own[at])]}
+               for at in range(plan.last)}
+        base = dict.fromkeys(arm, {"cpu_s": [1.0], "wall_s": [1.0]})
+        said = "undecided"
+        for processes in range(plan.first, plan.last + 1):
+            seen = {key: arm[key] for key in list(arm)[:processes]}
+            said = _rows({"b": seen}, base, 0.02, plan.level(processes))["b"].detected.verdict
+            if said != "undecided":
+                break
+        told.append(said)
+    return {verdict: told.count(verdict) / trials for verdict in ("slower", "same", "undecided", "faster")}
+
+
+@pytest.mark.parametrize(("start_sd", "wait_sd"), [(0.004, 0.004), (0.008, 0.01), (0.012, 0.03)])
+def test_a_difference_of_the_margin_is_hardly_ever_called_the_same_whichever_clock_shows_it(start_sd, wait_sd, capsys):
+    rates = {name: first_verdicts(cpu, wall, start_sd, wait_sd, 150) for name, cpu, wall in (
+        ("+2.0 % of work", 0.02, 0.02), ("+2.0 % of waiting", 0.0, 0.02), ("+5.0 % of waiting", 0.0, 0.05), ("nothing", 0.0, 0.0))}
+    with capsys.disabled():
+        for name, rate in rates.items():
+            said = ", ".join(f"{verdict} {share:.1%}" for verdict, share in rate.items())
+            print(f"\n  {name}, starts {start_sd:.1%}, waiting {wait_sd:.1%} apart: {said}", end="")
+    nothing = rates.pop("nothing")
+    assert max(rate["same"] for rate in rates.values()) <= 0.01 and max(rate["faster"] for rate in rates.values()) == 0
+    assert nothing["faster"] + nothing["slower"] <= 0.01 and (nothing["same"] > 0.9 or wait_sd > 0.02)
+    assert rates["+2.0 % of work"]["slower"] > 0.9
+
+
+def test_the_same_by_cpu_time_is_not_the_same_while_waiting_may_hide_a_difference():
+    run = Run([*a_run(), *(fps("b", at, cpu=0.1, wall_s=[0.103 + 0.003 * (-1) ** at] * 10) for at in range(5))])
+    row = judge(run, "a").rows["b"].detected
+    assert row.verdict == "undecided" and row.reason.startswith("by CPU time it is the same, and by mean wall time, which also sees wait")

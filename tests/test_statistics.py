@@ -80,12 +80,19 @@ def test_identical_architectures_are_called_different_in_at_most_one_percent(fam
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_95_percent_interval_covers_planted_ratios(family, say):
+    """93 to 97 % in five families, 98 to 98.7 % in the bimodal one, where the interval is too wide and never too narrow.
+
+    A median of two modes is all or nothing: in 15 % of the processes the two arms' medians sit in different modes, 15 % apart, else they
+    agree to 1 %. Student's interval over 8 of such values covers 94.9 % where none is split (28 % of comparisons), and practically always
+    where one or two are, since these widen it and hardly move its middle. It is the price of the median, which a heavy tail does not
+    move: the mean of the middle half of the rounds instead would cover 96 % here with intervals 28 % shorter on average, and 13 % longer
+    ones under a heavy tail. Counted from 20,000 and 5,000 comparisons of this family, 3,000 of the other.
+    """
     rates = []
     for seed, ratio in enumerate((1.00, 1.01, 1.02, 1.05, 1.20), start=10):
         evidence = st.weigh(log_ratios(family, 2_000, 8, ratio, seed=seed), MARGIN)
         rates.append(float(np.mean((evidence.low <= math.log(ratio)) & (math.log(ratio) <= evidence.high))))
     say(f"coverage, {family}: " + ", ".join(f"{rate:.1%}" for rate in rates) + " at ratios 1.00, 1.01, 1.02, 1.05, 1.20 (8 processes)")
-    # The median of two modes is itself all or nothing, with tails that make Student's interval too wide, never too narrow.
     assert all(0.93 <= rate <= (0.99 if family == "bimodal" else 0.97) for rate in rates)
 
 

@@ -224,15 +224,16 @@ def matrix_table(matrix: Matrix) -> Table:
 
 def missing_table(matrix: Matrix) -> Table | None:
     """Why the other cells have no figure, cells of one reason together; None where every cell has one."""
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    lacking: dict[tuple[str, str, str], list[str]] = {}
     for row in matrix.rows:
         if row.get("fps") is None:
-            cells = found.setdefault((row["backend"], row["reason"]), {"dtype": [], "architecture": []})
-            for key, names in cells.items():
-                names.append(row[key])
+            lacking.setdefault((row["backend"], row["reason"], row["dtype"]), []).append(row["architecture"])
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for (backend, reason, dtype), names in lacking.items():  # only number types that the same architectures lack stand in one row
+        found.setdefault((backend, reason, ", ".join(names)), []).append(dtype)
     rows = tuple(
-        {"backend": backend, "reason": reason, **{key: ", ".join(dict.fromkeys(names)) for key, names in cells.items()}}
-        for (backend, reason), cells in found.items()
+        {"backend": backend, "reason": reason, "architecture": names, "dtype": ", ".join(dtypes)}
+        for (backend, reason, names), dtypes in found.items()
     )
     columns = tuple(Column(key, text=True) for key in ("backend", "dtype", "architecture", "reason"))
     return Table("missing", "Cells without a figure", columns, rows) if rows else None

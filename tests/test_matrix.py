@@ -11,7 +11,7 @@ from humar_bench.args import BACKENDS, DTYPES, ModelArgs, RunArgs, Workload
 from humar_bench.costs import Point
 from humar_bench.errors import UsageError
 from humar_bench.matrix import Cell, cell_run, cells_of, measure_matrix
-from humar_bench.matrix_table import NOT_REACHED, restore
+from humar_bench.matrix_table import NOT_REACHED, missing_table, restore
 from humar_bench.options import Plan
 from humar_bench.record import RECORDS_NAME, RecordWriter, Run, load
 from humar_bench.registry import Architecture
@@ -177,6 +177,13 @@ def test_the_tables_are_made_again_from_the_folder(tmp_path):
     assert verify(tmp_path).proved
     (tmp_path / "backends.csv").write_text((tmp_path / "backends.csv").read_text().replace("ok", "OK", 1))
     assert not verify(tmp_path).proved
+
+
+def test_a_reason_stands_only_beside_cells_that_have_no_figure():
+    cells = [("original", "float32"), ("original", "int8"), ("efficient", "int8")]
+    crashes = {(name, "onnxruntime", dtype): "crash" for name, dtype in cells}
+    table = missing_table(measured(FakeBench(crashes), backends=["eager", "onnxruntime"], dtypes=["float32", "int8"], budget_s=1e4))
+    assert {(row["dtype"], row["architecture"]) for row in table.rows} == {("float32", "original"), ("int8", "original, efficient")}
 
 
 def test_a_matrix_in_which_nothing_can_run_is_all_reasons():

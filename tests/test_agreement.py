@@ -78,6 +78,16 @@ def test_other_proposals_are_told_from_wrong_values(outputs):
     assert agree(one_row, outputs, "float32").fault
 
 
+def test_equal_proposals_that_both_selected_are_common(outputs):
+    """As those outside the valid image are."""
+    def tripled(part):
+        return [tripled(each) for each in part] if isinstance(part, (list, tuple)) else part[:, [0, 0, 0, *range(3, part.shape[1])]]
+
+    same = [*map(tripled, outputs[:4]), outputs[4]]
+    found = agree(same, same, "float32")
+    assert found.common_share == 1 and found.same_selection and found.max_error == 0 and not found.fault
+
+
 def test_a_proposal_selected_twice_counts_once(outputs):
     def doubled(part):
         return [doubled(each) for each in part] if isinstance(part, (list, tuple)) else part[:, [0, 0, *range(2, part.shape[1])]]

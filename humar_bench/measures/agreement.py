@@ -92,14 +92,20 @@ def agree(got: Any, want: Any, dtype: str, *, tf32: bool = False) -> Agreement:
 def _common_rows(points: Tensor, want_points: Tensor, embedding: Tensor, want_embedding: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     """Indices of the rows of one image that both selected: the same point and, of several there (levels overlap), the nearest embedding.
 
-    points [Q, 2N], embedding [Q, C].
+    Pairs are those that are each other's nearest, then those among what is left: proposals outside the valid image are all equal, and
+    both sides may have selected several. points [Q, 2N], embedding [Q, C].
     """
     near = torch.cdist(points, want_points, p=torch.inf) <= POINT_TOLERANCES[dtype]
     apart = torch.cdist(embedding, want_embedding, compute_mode="donot_use_mm_for_euclid_dist").masked_fill(~near, torch.inf)
-    there, back = apart.argmin(1), apart.argmin(0)
-    mine = torch.arange(len(points), device=points.device)
-    common = near.any(1) & (back[there] == mine)
-    return mine[common], there[common]
+    mine, pairs = torch.arange(len(points), device=points.device), torch.full((len(points),), -1, device=points.device)
+    while bool(torch.isfinite(apart).any()):
+        there, back = apart.argmin(1), apart.argmin(0)
+        found = torch.isfinite(apart).any(1) & (back[there] == mine)
+        pairs[found] = there[found]
+        apart[found] = torch.inf
+        apart[:, there[found]] = torch.inf
+    common = pairs >= 0
+    return mine[common], pairs[common]
 
 
 def _float32(outputs: Any) -> dict[str, Any]:

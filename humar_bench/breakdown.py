@@ -16,6 +16,7 @@ Reasons = Mapping[str, str]  # architecture -> why it failed
 Parts = Mapping[str, Mapping[str, int]]  # architecture -> component or operator -> amount
 
 MOST_ALIVE = 5
+UNEXPLAINED = "(total)"  # measures.counters.REST
 COMPONENT, OPERATOR = "component: ", "operator: "
 FLOP_UNITS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1, "FLOP"))
 
@@ -176,7 +177,7 @@ def flops_tables(sides: Sides, reasons: Reasons, reference: str, *, all_operator
         per_architecture("flops", "FLOPs of one forward", columns, sides, reasons, row, _flops_feet(sides)),
         side_by_side("flops_components", "Matmul and conv FLOPs by component", "component", by_component, totals, reference, **shown),
         _operators_table(sides, totals, reference, shown, all_operators), _second_tier_table(sides, reference),
-        _cross_checks_table(sides, shown),
+        _cross_checks_table(sides, shown), _explained_table(sides),
     ]
     return [table for table in tables if table]
 
@@ -259,10 +260,33 @@ def _cross_checks_table(sides: Sides, shown: dict) -> Table | None:
     return Table("flops_cross_checks", "What other counters say", columns, tuple(rows), tuple(filter(None, feet)))
 
 
+def _explained_table(sides: Sides) -> Table | None:
+    """From our total to each counter's, difference by difference; `rest` is what none of them explains."""
+    rows = []
+    for side, measured in sides.items():
+        for check in (measured or {}).get("cross_checks") or []:
+            if check.get("as_flops") is None or "differences" not in check:
+                continue
+            explained = [each for each in check["differences"] if each["where"] != UNEXPLAINED]
+            rest = check["as_flops"] - measured["matmul_flops"] - sum(each["flops"] for each in explained)
+            path = [("ours", measured["matmul_flops"], "")] + [(each["where"], each["flops"], each["why"]) for each in explained]
+            path += [("rest", rest, ""), (f"{check['counter']} says", check["as_flops"], "")]
+            about = {"architecture": side, "counter": check["counter"]}
+            rows += [{**about, "where": where, "flops": flops, "why": why} for where, flops, why in path]
+    if not rows:
+        return None
+    columns = (
+        Column("architecture", text=True), Column("counter", text=True), Column("where", "operator or module type", text=True),
+        Column("flops", "FLOP"), Column("why", text=True),
+    )
+    return Table("flops_explained", "From our FLOPs to what other counters say", columns, tuple(rows))
+
+
 def _check_sentence(side: str, check: Mapping[str, Any]) -> str:
     """'fvcore on original: missed aten::bmm; it has no formula for it.'; nothing where there is nothing to explain."""
     missed = f"missed {joined(check['missed'], 10)}" if check.get("missed") else ""
-    said = "; ".join(filter(None, (missed, check.get("why"))))
+    said = check.get("why") if not check.get("differences") else ""  # else they have a table of their own
+    said = "; ".join(filter(None, (missed, said)))
     return f"{check['counter']} on {side}: {said}" if said else ""
 
 

@@ -123,6 +123,11 @@ def test_counters_arrive_and_operators_are_shown(bench, capsys):
     assert "aten._softmax" in out
 
 
+def test_explain_asks_every_counter(bench, capsys):
+    assert ends(capsys, "flops", "--explain")[0] == 0
+    assert set(bench.calls[0].counters) == {"fvcore", "thop", "profiler", "flop_counter"}
+
+
 def test_the_reference_is_honoured(bench, capsys):
     assert "5.81x more" in ends(capsys, "params", "--reference", "efficient")[1]
 
@@ -396,7 +401,7 @@ WRONG = [
     (["params", "--records", "-"], "--records is '-'"),
     (["params", "--csv", "no/such/folder/x.csv"], "--csv 'no/such/folder/x.csv' cannot be written: No such file or directory"),
     (["params", "--markdown", "."], "--markdown '.' cannot be written: it is a folder"),
-    (["flops", "--counter", "deepspeed"], "counter is 'deepspeed'; choose one of fvcore, thop, profiler."),
+    (["flops", "--counter", "deepspeed"], "counter is 'deepspeed'; choose one of fvcore, thop, profiler, flop_counter."),
     (["params", "--dtype", "int4"], "dtype is 'int4'; choose one of float32, tf32, bfloat16, float16, int8."),
     (["fps", "--backend", "tensorrt"], "backend is 'tensorrt'; choose one of eager, compile, "),
     (["params", "--seed", "-1"], "seed is -1; it must be at least 0."),

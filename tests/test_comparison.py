@@ -258,3 +258,27 @@ def test_a_workload_at_less_than_its_own_batch_says_so():
     small = Run(tuple(dataclasses.replace(each, workload={**each.workload, "name": "uniphd", "batch": 1}) for each in whole))
     assert any("Scaled down: batch 1 instead of the workload's own 2; --batch 2" in line for line in compare(small).conditions)
     assert not any("Scaled down" in line for line in compare(whole).conditions)
+
+
+def explained(differences: list[dict], as_flops: int) -> list[tuple]:
+    check = {"counter": "fvcore", "version": "1", "reported": as_flops // 2, "unit": "MAC", "as_flops": as_flops, "ratio": 0.5,
+             "missed": [], "why": "a sentence of them all", "differences": differences}
+    record = flops("original")
+    found = compare(Run([dataclasses.replace(record, measured={**record.measured, "cross_checks": [check]}, id="")]))
+    assert "a sentence of them all" not in str(table(found, "flops_cross_checks").feet)
+    return [(row["where"], row["flops"], row["why"]) for row in table(found, "flops_explained").rows]
+
+
+def test_what_a_counter_says_is_reached_from_ours_difference_by_difference_and_the_rest_is_shown():
+    total = sum(FLOPS["original"].values())
+    differences = [{"where": "aten::mm", "flops": -1_000, "why": "no rule"}, {"where": "aten::norm", "flops": 40, "why": "counted more"}]
+    rows = explained(differences, total - 960)
+    assert rows == [
+        ("ours", total, ""), ("aten::mm", -1_000, "no rule"), ("aten::norm", 40, "counted more"), ("rest", 0, ""),
+        ("fvcore says", total - 960, ""),
+    ]
+    assert sum(flops for _, flops, _ in rows[:-1]) == rows[-1][1]
+    unexplained = [*differences, {"where": "(total)", "flops": -7, "why": "its parts do not add up to its total"}]
+    assert explained(unexplained, total - 967)[3:] == [("rest", -7, ""), ("fvcore says", total - 967, "")]
+    assert explained(differences, total - 967)[3:] == [("rest", -7, ""), ("fvcore says", total - 967, "")]
+    assert "flops_explained" not in [each.name for each in compare(made_up_run()).tables]  # records of before

@@ -17,7 +17,7 @@ from humar_bench.measures.flops import count_flops
 from humar_bench.registry import BUILT_IN, build
 from tests.small_modules import Calls, same, shapes, state
 
-COUNTERS = ["fvcore", "thop", "profiler"]
+COUNTERS = ["fvcore", "thop", "profiler", "flop_counter"]
 
 
 class Mixed(nn.Module):
@@ -48,8 +48,8 @@ def test_a_plain_model_is_counted_alike_in_its_own_unit(counter: str) -> None:
     check = cross_check(nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU()), shapes((2, 3, 7, 6)), counter)
     flops = 2 * 2 * 5 * 5 * 4 * 3 * 9
     assert (check.as_flops, check.ratio) == (flops, 1.0)
-    assert check.reported == (flops if counter == "profiler" else flops // 2)
-    assert check.unit.startswith("FLOP" if counter == "profiler" else "MAC")
+    assert check.reported == (flops if check.unit == "FLOP" else flops // 2)
+    assert check.unit.startswith("FLOP" if counter in ("profiler", "flop_counter") else "MAC")
     assert (check.missed, check.differences, check.why) == ((), (), "no difference")
     assert check.version
 
@@ -94,6 +94,17 @@ def test_the_profiler_misses_fused_attention_and_1d_convolutions_and_adds_elemen
     assert found.pop("aten::scaled_dot_product_attention") == -2 * PRODUCT
     assert found.pop("aten::conv1d") == -CONV  # it knows 2-D convolutions only
     assert set(found) <= {"aten::mul", "aten::add"} and all(flops > 0 for flops in found.values())
+
+
+def test_the_flop_counter_of_torch_misses_what_is_fused_where_it_runs() -> None:
+    assert differences("flop_counter") == {"aten::scaled_dot_product_attention": -2 * PRODUCT}
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    check = cross_check(Calls(lambda m, x: m.a(x, x, x, need_weights=False)[0], a=layer), shapes((2, 7, 8)), "flop_counter")
+    attention = 2 * 2 * 2 * 7 * 7 * 8
+    assert {row.where: row.flops for row in check.differences} == {
+        "matrix product": -4 * LINEAR, "aten::scaled_dot_product_attention": -attention
+    }
+    assert check.as_flops == 0 and {row.why for row in check.differences} == {counters.FUSED}
 
 
 @pytest.mark.parametrize("counter", COUNTERS)

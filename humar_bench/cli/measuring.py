@@ -21,7 +21,7 @@ from humar_bench.registry import check_architecture
 if TYPE_CHECKING:
     from humar_bench.comparison import Comparison
 
-COUNTERS = ("fvcore", "thop", "profiler")
+COUNTERS = ("fvcore", "thop", "profiler", "flop_counter")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class FlopsOptions:
     """What only `flops` asks."""
 
     counter: tuple[str, ...] = option(f"Also ask another counter: {', '.join(COUNTERS)}. Repeatable.", default=(), metavar="NAME")
+    explain: bool = option("Ask every counter and explain each operator in which it differs from ours.", default=False)
     operators: bool = option("Show every operator, also those without matmul FLOPs.", default=False)
 
     def __post_init__(self) -> None:
@@ -70,9 +71,10 @@ def flops(selection: Selection, options: FlopsOptions, run: RunArgs, output: Out
     \b
     Example:
       humar-bench flops --batch 2 --feature-sizes 50x50,50x50,50x50
-      humar-bench flops --counter fvcore --counter thop
+      humar-bench flops --explain --batch 1
     """
-    return measure_and_show(("flops",), resolve(selection, run), output, counters=options.counter, all_operators=options.operators)
+    counters = COUNTERS if options.explain else options.counter
+    return measure_and_show(("flops",), resolve(selection, run), output, counters=counters, all_operators=options.operators)
 
 
 @command("fps", Selection, TrustOptions, RunArgs, Output)

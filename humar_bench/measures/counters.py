@@ -52,12 +52,14 @@ class CrossCheck:
         return {**asdict(self), "missed": list(self.missed), "differences": [asdict(row) for row in self.differences]}
 
 
-UNITS = {"fvcore": "MAC (called flop)", "thop": "MAC", "profiler": "FLOP"}
-PACKAGES = {"fvcore": "fvcore", "thop": "thop", "profiler": "torch"}
+UNITS = {"fvcore": "MAC (called flop)", "thop": "MAC", "profiler": "FLOP", "flop_counter": "FLOP"}
+PACKAGES = {"fvcore": "fvcore", "thop": "thop", "profiler": "torch", "flop_counter": "torch"}
+REST = "(total)"  # of a difference that nothing explains
 
 
 def cross_check(model: nn.Module, inputs: Iterable[Any], counter: str, *, count: FlopCount | None = None) -> CrossCheck:
-    """Let `counter` ('fvcore', 'thop', 'profiler') count `model(*inputs)`; `count` is ours, if it is at hand. Raises UsageError."""
+    """Let `counter` count `model(*inputs)`: fvcore, thop, torch's profiler or its flop_counter (FlopCounterMode). `count` is ours, if it is
+    at hand. Raises UsageError."""
     if counter not in UNITS:
         raise UsageError(f"the counter is {counter!r}; choose one of {', '.join(UNITS)}.")
     inputs = tuple(inputs)
@@ -76,10 +78,10 @@ def cross_check(model: nn.Module, inputs: Iterable[Any], counter: str, *, count:
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0][:200]
         return _nothing(counter, version, f"{counter} raised {type(error).__name__}: {first}".rstrip(".: ") + ".")
-    as_flops = reported * (1 if counter == "profiler" else 2)
+    as_flops = reported * (1 if UNITS[counter] == "FLOP" else 2)
     rest = as_flops - count.matmul_flops - sum(row.flops for row in differences)
     if rest:
-        differences.append(Difference("(total)", rest, "its parts do not add up to its total"))
+        differences.append(Difference(REST, rest, "its parts do not add up to its total"))
     differences.sort(key=lambda row: (-abs(row.flops), row.where))
     return CrossCheck(
         counter=counter,
@@ -98,6 +100,7 @@ NO_RULE = "it has no rule for this operator"
 NO_MODULE_RULE = "it has no rule for this module type and does not see operators outside modules"
 NO_FLOPS = "the profiler gives this operator no FLOPs"
 FUSED = "part of a fused operator that it has no rule for"
+OTHERWISE = "it counts this operator differently"
 DEAD_CODE = "its tracer drops computations whose result is thrown away"
 _MISSES = (NO_RULE, NO_MODULE_RULE, NO_FLOPS, FUSED, DEAD_CODE)
 _FUSED = ("aten::_native_multi_head_attention", "aten::_transformer_encoder_layer_fwd")
@@ -136,7 +139,7 @@ def _fvcore(model: nn.Module, inputs: tuple, count: FlopCount, original: nn.Modu
             return DEAD_CODE
         if name == "aten::einsum" and theirs[name]:
             return "read from the four digits that numpy.einsum_path prints"
-        return FUSED if fused and name not in unsupported else NO_RULE if not theirs[name] else "it counts this operator differently"
+        return FUSED if fused and name not in unsupported else NO_RULE if not theirs[name] else OTHERWISE
 
     differences = _by_name(ours, theirs, why)
     return int(analysis.total()), differences
@@ -172,9 +175,47 @@ def _profiler(model: nn.Module, inputs: tuple, count: FlopCount, original: nn.Mo
             return FUSED if fused and name not in ran else NO_FLOPS
         if fused:
             return FUSED
-        return "it counts this operator differently"
+        return OTHERWISE
 
     return sum(theirs.values()), _by_name(ours, theirs, why)
+
+
+_ATTENTION = "aten::scaled_dot_product_attention"
+_PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm")
+
+
+def _class_of(name: str) -> str:
+    """All matrix products are one class: which of them a product comes down to differs between a CPU and the meta device."""
+    return "matrix product" if name in _PRODUCTS else name
+
+
+def _flop_counter(model: nn.Module, inputs: tuple, count: FlopCount, original: nn.Module) -> tuple[int, list[Difference]]:
+    """FlopCounterMode sees the operators that a forward comes down to where it runs, which need not be those of the meta device."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ran: set[str] = set()
+
+    class Ran(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            ran.add(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    with Ran(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    ours: Counter[str] = Counter()
+    theirs: Counter[str] = Counter()
+    for row in count.operators:
+        ours[_class_of(row.operator)] += row.matmul_flops
+    for packet, flops in counter.get_flop_counts().get("Global", {}).items():
+        theirs[_class_of(str(packet).replace(".", "::", 1))] += int(flops)
+
+    def why(name: str, difference: int) -> str:
+        if difference > 0:
+            return "counted here, where ours names the operator around it" if ours[_ATTENTION] > theirs[_ATTENTION] else OTHERWISE
+        return NO_RULE if name in ran else FUSED
+
+    return counter.get_total_flops(), _by_name(ours, theirs, why)
 
 
 def _outermost(event: Any) -> str:
@@ -230,4 +271,4 @@ def _by_name(ours: Counter, theirs: Counter, why: Callable[[str, int], str]) -> 
     return [Difference(name, d, why(name, d)) for name in names if (d := theirs[name] - ours[name])]
 
 
-_COUNTERS = {"fvcore": _fvcore, "thop": _thop, "profiler": _profiler}
+_COUNTERS = {"fvcore": _fvcore, "thop": _thop, "profiler": _profiler, "flop_counter": _flop_counter}

@@ -32,7 +32,7 @@ def quantise_linear(model: nn.Module) -> nn.Module:
     """A copy whose linear layers have int8 weights and quantise what they are given at each call.
 
     torch.ao is deprecated in favour of torchao, which is slower here. CPU seconds of one forward at 3 levels of 25x25, batch 1, default
-    arguments, one thread of a CPU with AVX2 alone (efficient, original): eager float32 0.14, 1.21; torch.ao 0.08, 0.82; torchao 0.18,
+    arguments, one thread of a CPU with AVX-512 VNNI (efficient, original): eager float32 0.14, 1.21; torch.ao 0.08, 0.82; torchao 0.18,
     1.28 (`Int8DynamicActivationInt8WeightConfig`); onnxruntime float32 0.11, 0.73, and its own int8 0.11, 0.39.
     """
     with warnings.catch_warnings():

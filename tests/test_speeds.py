@@ -11,6 +11,7 @@ import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.comparison import compare
+from humar_bench.errors import UsageError
 from humar_bench.judging import _rows, judge, look_at, spent_s
 from humar_bench.record import AGAIN, Record, Run
 from humar_bench.report.data import to_json
@@ -395,3 +396,44 @@ def test_the_same_by_cpu_time_is_not_the_same_while_waiting_may_hide_a_differenc
     run = Run([*a_run(), *(fps("b", at, cpu=0.1, wall_s=[0.103 + 0.003 * (-1) ** at] * 10) for at in range(5))])
     row = judge(run, "a").rows["b"].detected
     assert row.verdict == "undecided" and row.reason.startswith("by CPU time it is the same, and by mean wall time, which also sees wait")
+
+
+# Backends -------------------------------------------------------------------------------------------------------------------------
+
+
+def through(backend: str, *, prepare_s=(30.0, 4.0), **more) -> Run:
+    """Two architectures in two processes through one backend."""
+    records = []
+    for name, seconds in (("original", 0.2), ("efficient", 0.1)):
+        for process, took_s in enumerate(prepare_s):
+            record = fps(name, process, seconds, run=dataclasses.replace(RUN, backend=backend))
+            measured = {**record.measured, "backend": {"name": backend, "prepare_s": took_s}, "emulated": "", **more}
+            records.append(dataclasses.replace(record, measured=measured, id=""))
+    return Run(tuple(records))
+
+
+def test_what_a_backend_took_to_prepare_is_a_column_and_for_eager_there_is_none():
+    shown = compare(through("openvino"), "original")
+    titles = [column.heading for column in shown.tables[0].columns]
+    assert titles[titles.index("preparation [s]") + 1] == "first call [ms]"
+    assert shown.speeds["efficient"].prepare_s == 30.0, "the longest: later processes may find it in a cache"
+    assert [column.key for column in shown.data["fps"].columns][-2:] == ["backend", "prepare_s"]
+    assert any("backend openvino" in line for line in shown.conditions)
+    eager = compare(through("eager"), "original")
+    assert "preparation [s]" not in [column.heading for column in eager.tables[0].columns]
+    assert "backend" not in [column.key for column in eager.data["fps"].columns]
+    assert not any("backend" in line for line in eager.conditions)
+
+
+def test_two_backends_are_never_in_one_table():
+    mixed = Run((*through("eager"), *through("compile")))
+    with pytest.raises(UsageError, match="mixes measurements with backend eager and compile"):
+        compare(mixed, "original")
+
+
+def test_emulated_number_types_and_border_cells_are_said_below_the_table():
+    agreement = {"checked": "before", "skipped": "", "max_error": 0.0, "worst": "", "tolerance": 1e-3, "same_selection": True,
+                 "common_share": 1.0, "border_cells": "high"}
+    feet = " ".join(compare(through("onnxruntime", emulated="this CPU has no such thing", agreement=agreement), "original").tables[0].feet)
+    assert "efficient: this CPU has no such thing; this says nothing about hardware" in feet
+    assert "efficient: it rounds border cells" in feet

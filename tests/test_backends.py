@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from humar_bench.backends import Prepared, compiled, cuda_graph, prepare, why_no
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.inputs import make_inputs
 from humar_bench.measures.agreement import TOLERANCES, agree
-from humar_bench.registry import BUILT_IN, build
+from humar_bench.registry import build
 from tests.models import shaken
 
 ARGS = ModelArgs(
@@ -27,7 +28,7 @@ ARGS = ModelArgs(
 WORK = Workload("backends", 2, 3, ((6, 5), (3, 2)), padded=True)
 
 
-@pytest.fixture(params=[name for name in BUILT_IN if name != "original-fused"], scope="module")
+@pytest.fixture(params=["original", "efficient"], scope="module")
 def model(request) -> nn.Module:
     return shaken(build(request.param, ARGS))
 
@@ -112,12 +113,23 @@ def test_onnxruntime_runs_both_architectures(model):
 def test_openvino_runs_both_architectures(model):
     pytest.importorskip("openvino")
     prepared = prepare("openvino", model, make_inputs(ARGS, WORK))
-    assert prepared.did["threads"] == torch.get_num_threads() == 1 and "float32" in prepared.did["precision"]
+    assert prepared.did["threads"] == torch.get_num_threads() == 1 and prepared.did["precision"] == "f32"
     assert_agrees(model, prepared)
     with torch.inference_mode():  # it uses its memory again in each call, and its outputs have memory of their own
         first = prepared.call(*make_inputs(ARGS, WORK))[3]
         kept = first.clone()
         assert not torch.equal(prepared.call(*make_inputs(ARGS, WORK, seed=1))[3], kept) and torch.equal(first, kept)
+
+
+def test_openvino_never_computes_in_another_number_type_than_asked():
+    pytest.importorskip("openvino")
+    model = build("efficient", ARGS, dtype=torch.float16)
+    try:
+        prepared = prepare("openvino", model, make_inputs(ARGS, WORK, dtype=torch.float16), dtype="float16")
+    except MeasurementError as error:  # a CPU without float16 instructions
+        assert re.fullmatch(r"openvino computes float16 as (bf16|f32) on this CPU; use float32, or the number .*\.", str(error))
+    else:
+        assert prepared.did["precision"] == "f16"
 
 
 # A recorded graph, without a device ----------------------------------------------------------------------------------------------------

@@ -41,6 +41,9 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
         compiled = openvino.Core().compile_model(converted, "CPU", settings)
     except Exception as error:
         raise MeasurementError(f"openvino cannot run it: {reason(error)}.") from error
+    computes = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if computes != PRECISIONS[dtype]:
+        raise MeasurementError(f"openvino computes {dtype} as {computes} on this CPU; use float32, or the number type that it names.")
     if len(compiled.inputs) != len(given):
         raise MeasurementError(f"openvino takes {len(compiled.inputs)} inputs and the model {len(given)}.")
     five, request, count = unflattener(program), compiled.create_infer_request(), len(compiled.outputs)
@@ -51,7 +54,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
         return five([_taken(request.get_output_tensor(at)) for at in range(count)])
 
     did = {
-        "threads": compiled.get_property("INFERENCE_NUM_THREADS"), "precision": str(compiled.get_property("INFERENCE_PRECISION_HINT")),
+        "threads": compiled.get_property("INFERENCE_NUM_THREADS"), "precision": computes,
         "devices": list(compiled.get_property("EXECUTION_DEVICES")), "operators": operators, "file_bytes": file_bytes,
         "version": openvino.__version__.partition("-")[0],
     }

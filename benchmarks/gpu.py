@@ -43,6 +43,7 @@ _ALL = ("--arch", "original", "--arch", "original-fused", "--arch", "efficient")
 _DTYPES = ("--dtype", "float32", "--dtype", "tf32", "--dtype", "bfloat16")
 _TIMING = ("--device", "cuda", "--processes", "3", "--budget", "{budget}")
 _KEPT = ("--records", "{out}/records.jsonl")
+_MATRIX = ("--device", "cuda", "--processes", "1", "--budget", "{budget}", "--out", "{out}")  # this budget is the whole matrix's
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ STEPS = (
     Step("report-speed-test", "both architectures on the published workload: parameters, FLOPs, speed, energy, memory", 80, 45,
          ("humar-bench", "report", *_SPEED_TEST, *_TIMING, "--out", "{out}"), 6),
     Step("backends-speed-test", "eager and CUDA graphs in three number types", 55, 25,
-         ("humar-bench", "backends", *_SPEED_TEST, *_ALL, "--backend", "eager", "--backend", "cuda-graph", *_DTYPES, *_TIMING, *_KEPT), 4),
+         ("humar-bench", "backends", *_SPEED_TEST, *_ALL, "--backend", "eager", "--backend", "cuda-graph", *_DTYPES, *_MATRIX), 48),
     Step("fused-300", "the replacement against the fused original, 300 queries", 42, 25,
          ("humar-bench", "fps", *_SPEED_TEST, *_FUSED, *_TIMING, *_KEPT), 4),
     Step("report-uniphd", "both architectures on the model's real use", 70, 45,
@@ -83,10 +84,9 @@ STEPS = (
     Step("roofline", "how far each forward is from this GPU's own rates, and what holds it back", 45, 25,
          ("humar-bench", "roofline", *_SPEED_TEST, *_ALL, "--device", "cuda", "--budget", "{budget}", "--out", "{out}"), 15),
     Step("backends-uniphd", "the same on the model's real use", 45, 25,
-         ("humar-bench", "backends", *_UNIPHD, *_ALL, "--backend", "eager", "--backend", "cuda-graph", *_DTYPES, *_TIMING, *_KEPT), 4),
+         ("humar-bench", "backends", *_UNIPHD, *_ALL, "--backend", "eager", "--backend", "cuda-graph", *_DTYPES, *_MATRIX), 38),
     Step("backends-compiled", "compiled, with and without graphs, in three number types", 67, 40,
-         ("humar-bench", "backends", *_SPEED_TEST, *_ALL, "--backend", "compile", "--backend", "compile-graph", *_DTYPES, *_TIMING,
-          *_KEPT), 4),
+         ("humar-bench", "backends", *_SPEED_TEST, *_ALL, "--backend", "compile", "--backend", "compile-graph", *_DTYPES, *_MATRIX), 60),
     Step("calibrate", "how far this machine's verdicts can be trusted", 38, 36,
          ("humar-bench", "calibrate", "--device", "cuda", "--budget", "30", "--out", "{out}")),
 )

@@ -26,14 +26,14 @@ class Footprint:
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        _give_back()  # else what others left would be given back later, and count as memory won
         self.start_bytes = self._now_bytes()
         self.prepared_bytes: int | None = None
         self.peak_bytes: int | None = None
 
     def prepared(self) -> None:
         """Give back what preparing left behind, and start the peak anew from what is still there."""
-        gc.collect()
-        _trim()
+        _give_back()
         self.device.release_cache()
         self.prepared_bytes = self._above(self._now_bytes())
         if self.device.kind == "cpu":
@@ -71,7 +71,8 @@ class Footprint:
         return None
 
 
-def _trim() -> None:
-    """Ask the C allocator to give free pages back to the system, where it can (glibc)."""
+def _give_back() -> None:
+    """Collect garbage, and ask the C allocator to give free pages back to the system, where it can (glibc)."""
+    gc.collect()
     with contextlib.suppress(Exception):
         ctypes.CDLL(None).malloc_trim(0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import build_transformer
+from baselines import build_fused_transformer, build_transformer
 from baselines.deformable_attention import DeformableAttention, deformable_attention
 from humar_bench.args import ModelArgs
 from tests.models import fill_from_names, golden_inputs, outputs_by_name
@@ -25,12 +25,13 @@ def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("build", [build_transformer, build_fused_transformer])
 @pytest.mark.parametrize("name", ["tiny4", "tiny3_nopad"])
-def test_the_golden_files_are_reproduced(name):
+def test_the_golden_files_are_reproduced(name, build):
     golden = np.load(DATA / f"{name}.npz")
     config = json.loads(golden["config"].tobytes().decode())
     args = Namespace(**config["args"])
-    model = build_transformer(args).eval()
+    model = build(args).eval()
     fill_from_names(model)
     with torch.inference_mode():
         outputs = outputs_by_name(model(*golden_inputs(args, config["sizes"], config["pad"])))

@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.breakdown import flop_unit
-from humar_bench.comparison import asked_text, environment_text
+from humar_bench.comparison import asked_text, environment_text, failures_of, made_by, work_text
 from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.in_turn import time_in_turn, timing_run
 from humar_bench.options import Plan, parse_settings
 from humar_bench.record import Record, Run
 from humar_bench.registry import Architecture, load_builder
-from humar_bench.speeds import Speeds, read_speeds, reason_of
+from humar_bench.speeds import Speeds, read_speeds
 from humar_bench.table import MIB, Column, Table, ratio
 
 DEFAULT, DESIGN = "default", "efficient"
@@ -201,21 +201,16 @@ class Ablation:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """One sentence for each measurement that failed."""
-        return tuple(dict.fromkeys(f"{each.measure} of {each.architecture} failed: {reason_of(each)}" for each in self.run if not each.ok))
+        return failures_of(self.run)
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """What the numbers hold for."""
         first = self.run[0]
-        work = first.workload
-        sizes = ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
-        said = [f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes}."]
-        said.append(f"Asked: {asked_text(first.asked)}.")
+        said = [work_text(first.workload), f"Asked: {asked_text(first.asked)}."]
         timed = next((each for each in self.run if each.measure == "fps" and each.environment), None)
         said += [environment_text(timed)] if timed else [f"Counted with torch {first.environment.get('torch', '')}; nothing was run."]
-        said += [f"Made by: {command}" for command in dict.fromkeys(each.command for each in self.run if each.command)]
-        return (*said, *self.run.notes)
+        return (*said, *made_by(self.run), *self.run.notes)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -202,9 +202,7 @@ def _summary_rows(comparison: Comparison) -> list[tuple]:
 def _conditions(run: Run) -> Iterable[str]:
     first = run[0]
     work = first.workload
-    sizes = ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
-    padded = ", part of every image but the first is padding" if work["padded"] else ""
-    yield f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes}{padded}."
+    yield work_text(work)
     if work["name"] in WORKLOADS and work["batch"] < (own := WORKLOADS[work["name"]]().batch):
         yield f"Scaled down: batch {work['batch']} instead of the workload's own {own}; --batch {own} measures it whole."
     yield f"Asked: {asked_text(first.asked)}."
@@ -216,9 +214,29 @@ def _conditions(run: Run) -> Iterable[str]:
     known = [record for record in run if record.environment]
     if mixed := dict.fromkeys(found[0] for record in known[1:] if (found := other_machine(known[0], record))):
         yield f"These records are of different machines or versions: they differ in {', '.join(mixed)}."
-    for command in dict.fromkeys(record.command for record in run if record.command):
-        yield f"Made by: {command}"
+    yield from made_by(run)
     yield from run.notes
+
+
+def work_text(work: Mapping[str, Any]) -> str:
+    """A record's workload in one sentence."""
+    padded = ", part of every image but the first is padding" if work["padded"] else ""
+    return f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes_text(work)}{padded}."
+
+
+def sizes_text(work: Mapping[str, Any]) -> str:
+    """The feature maps of a record's workload."""
+    return ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
+
+
+def failures_of(run: Run) -> tuple[str, ...]:
+    """One sentence for each measurement that failed."""
+    return tuple(dict.fromkeys(f"{each.measure} of {each.architecture} failed: {reason_of(each)}" for each in run if not each.ok))
+
+
+def made_by(records: Iterable[Record]) -> list[str]:
+    """The commands that made records, each once."""
+    return [f"Made by: {command}" for command in dict.fromkeys(record.command for record in records if record.command)]
 
 
 def asked_text(asked: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import special
 
-from humar_bench.comparison import asked_text, environment_text
+from humar_bench.comparison import asked_text, environment_text, made_by, work_text
 from humar_bench.record import Record, Run
 from humar_bench.speeds import reason_of
 from humar_bench.statistics import CONFIDENCE
@@ -69,14 +69,10 @@ class Matrix:
         if not len(self.run):
             return ("Nothing was measured.",)
         first = self.run[0]
-        work = first.workload
-        sizes = ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
-        said = [f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes}."]
-        said.append(f"Asked: {asked_text(first.asked)}.")
+        said = [work_text(first.workload), f"Asked: {asked_text(first.asked)}."]
         # without what is a column of the table
         said += dict.fromkeys(environment_text(replace(each, run={}, id="")) for each in self.run if each.environment)
-        said += [f"Made by: {command}" for command in dict.fromkeys(each.command for each in self.run if each.command)]
-        return (*said, *self.run.notes)
+        return (*said, *made_by(self.run), *self.run.notes)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

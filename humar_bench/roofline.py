@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 
 from humar_bench.args import RunArgs
 from humar_bench.children import Child, run_children
-from humar_bench.comparison import asked_text, environment_text
+from humar_bench.comparison import asked_text, environment_text, failures_of, made_by, work_text
 from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.in_turn import time_in_turn, timing_run
 from humar_bench.options import Plan
 from humar_bench.record import CEILINGS, MACHINE, Record, Run
 from humar_bench.roofline_tables import ceilings_data, ceilings_table, roofline_data, roofline_table
-from humar_bench.speeds import LAUNCH_BOUND, Speed, Speeds, read_speeds, reason_of
+from humar_bench.speeds import LAUNCH_BOUND, Speed, Speeds, read_speeds
 from humar_bench.table import Table, percent, ratio
 
 FORMAT = 1  # of the JSON document. 1: rows, ceilings, environment, conditions, failures
@@ -301,24 +301,19 @@ class Roofline:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """One sentence for each measurement that failed."""
-        return tuple(dict.fromkeys(f"{each.measure} of {each.architecture} failed: {reason_of(each)}" for each in self.run if not each.ok))
+        return failures_of(self.run)
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """What the numbers hold for."""
         first = self.run[0]
-        work = first.workload
-        sizes = ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
-        said = [f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes}."]
-        said.append(f"Asked: {asked_text(first.asked)}.")
+        said = [work_text(first.workload), f"Asked: {asked_text(first.asked)}."]
         if self.ceiling is not None and self.ceiling.moved > MOVED:
             said.append(f"Ceilings differ by {percent(self.ceiling.moved)} between two processes: neighbours on this machine. The larger "
                         "counts, so shares are too small rather than too large.")
         here = next((each for each in self.run if each.measure in (CEILINGS, "fps") and each.environment), None)
         said += [environment_text(here)] if here else []
-        said += [f"Made by: {command}" for command in dict.fromkeys(each.command for each in self.run if each.command)]
-        return (*said, *self.run.notes)
+        return (*said, *made_by(self.run), *self.run.notes)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.breakdown import flop_unit
-from humar_bench.comparison import asked_text, environment_text
+from humar_bench.comparison import asked_text, environment_text, made_by, sizes_text
 from humar_bench.growth import CLAIMED, SOFTMAX_ATTENTION, THEORY, Order, PowerLaw, claim_holds, fit_power_law
 from humar_bench.record import Record, Run
 from humar_bench.report.plot import Panel, Plot, Series
@@ -172,13 +172,12 @@ class Scaling:
         if self.over == "tokens":
             fixed.append(f"square pyramids of {levels} levels" if levels > 1 else "one square map")
         else:
-            fixed.append("feature maps " + ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"]))
+            fixed.append(f"feature maps {sizes_text(work)}")
         asked = {**first.asked, "num_queries": ModelArgs().num_queries, "num_body_points": ModelArgs().num_body_points}
         timed = next((each for each in self.run if each.measure == "fps" and each.environment), None)
         said = [f"Held fixed: {', '.join(fixed)}.", f"Asked: {asked_text(asked)}."]
         said += [environment_text(timed)] if timed else [f"Counted with torch {first.environment.get('torch', '')}; nothing was run."]
-        said += [f"Made by: {command}" for command in dict.fromkeys(each.command for each in self.run if each.command)]
-        return (*said, *self.run.notes)
+        return (*said, *made_by(self.run), *self.run.notes)
 
     # For people and programs ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from humar_bench.args import ModelArgs
 from humar_bench.claims import CANDIDATE, FAILS, HOLDS, ORIGINAL, UNDECIDED, Verdict, decide, exit_code
-from humar_bench.comparison import asked_text, environment_text
+from humar_bench.comparison import asked_text, environment_text, made_by, sizes_text
 from humar_bench.evidence import Evidence
 from humar_bench.record import Run
 from humar_bench.table import Column, Table
@@ -129,11 +129,10 @@ def conditions(evidence: Evidence) -> list[str]:
     if not records:
         return []
     work = records[0].workload
-    sizes = ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
     asked = {**records[0].asked, "num_feature_levels": ModelArgs().num_feature_levels, "num_queries": ModelArgs().num_queries}
     queries = " and ".join(map(str, evidence.queries))
     return [
-        f"Speed and memory: batch {work['batch']}, {queries} queries, feature maps {sizes}.", f"Asked: {asked_text(asked)}.",
+        f"Speed and memory: batch {work['batch']}, {queries} queries, feature maps {sizes_text(work)}.", f"Asked: {asked_text(asked)}.",
         *dict.fromkeys(environment_text(each) for each in records),
-        *dict.fromkeys(f"Made by: {each.command}" for each in records if each.command),
+        *made_by(records),
     ]

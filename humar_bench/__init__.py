@@ -17,7 +17,7 @@ _DOORS = {
     "benchmark": "humar_bench.bench",
     "build": "humar_bench.registry",
     "compare": "humar_bench.comparison",
-    "load": "humar_bench.record",
+    "load": "humar_bench.records.record",
     "load_checkpoint": "humar_bench.checkpoint",
 }
 __all__ = sorted(_DOORS)

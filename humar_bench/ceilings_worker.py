@@ -17,7 +17,7 @@ from humar_bench.device import open_device
 from humar_bench.environment import environment
 from humar_bench.errors import UsageError
 from humar_bench.measures.ceilings import measure_ceilings
-from humar_bench.record import MACHINE, plain
+from humar_bench.records.record import MACHINE, plain
 from humar_bench.task import failure, success
 from humar_bench.worker import serve
 

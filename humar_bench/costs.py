@@ -14,7 +14,7 @@ from typing import Any
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import UsageError
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 from humar_bench.registry import Architecture
 
 EXACT = ("params", "flops", "memory")

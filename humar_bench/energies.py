@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from humar_bench import statistics
-from humar_bench.record import Run
+from humar_bench.records.record import Run
 from humar_bench.table import percent
 
 MARGIN = 0.02  # what one step of the counter is of a window; no verdict hangs on it

@@ -15,7 +15,7 @@ from humar_bench.args import ModelArgs, RunArgs, Size, Workload, parse_size
 from humar_bench.costs import EXACT, Point, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.options import help_of, option, parse_settings, read_args_file
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 from humar_bench.registry import Architecture, parse_architecture
 
 CANDIDATE, ORIGINAL = "candidate", "original"

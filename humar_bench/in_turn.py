@@ -9,7 +9,7 @@ from typing import Any
 
 from humar_bench.args import RunArgs
 from humar_bench.costs import Point, Progress
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 
 FEWEST, MOST = 3, 7  # processes: fewer give no interval worth the name; each builds every architecture
 PROCESS_S = 50.0  # of the budget a process is worth starting for, beyond the fewest

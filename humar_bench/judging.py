@@ -24,7 +24,7 @@ import numpy as np
 from humar_bench import statistics
 from humar_bench.args import RunArgs
 from humar_bench.oddities import stray_fault
-from humar_bench.record import Record, Run, other_machine
+from humar_bench.records.record import Record, Run, other_machine
 from humar_bench.statistics import DECIDED, FASTER, INVALID, SAME, SLOWER, UNDECIDED, Comparison, LookPlan, ProcessSample
 
 CLEAN_ROUNDS, CLEAN_PROCESSES = 5, 3  # fewer rounds without preemption in a process, or fewer such processes, say nothing

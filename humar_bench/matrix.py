@@ -19,7 +19,7 @@ from humar_bench.costs import Point, Progress
 from humar_bench.errors import UsageError
 from humar_bench.matrix_table import Matrix
 from humar_bench.options import Plan
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 from humar_bench.registry import Architecture
 
 PROCESSES = 3  # of each cell where the budget allows; two give a wide interval, one none

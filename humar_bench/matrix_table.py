@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from humar_bench.comparison import asked_text, environment_text, made_by, work_text
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 from humar_bench.speeds import reason_of
 from humar_bench.statistics import CONFIDENCE
 from humar_bench.table import MIB, Column, Table, percent

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from humar_bench.audit import readable, wrong_times
 from humar_bench.comparison import compare
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, EXIT_REGRESSION, EXIT_UNDECIDED, UsageError
 from humar_bench.judging import mixture_fault
-from humar_bench.record import FACTS, MEASURES, Record, Run
+from humar_bench.records.audit import readable, wrong_times
+from humar_bench.records.record import FACTS, MEASURES, Record, Run
 from humar_bench.speeds import read_speeds, reason_of
 from humar_bench.statistics import FASTER, INVALID, MARGINS, SAME, SLOWER, UNDECIDED, ProcessSample, clock_fault
 from humar_bench.table import MIB, Column, Table, fewer, less, percent, times

@@ -17,7 +17,7 @@ from humar_bench.args import ModelArgs, Size, Workload, pyramid
 from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.options import Plan
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 from humar_bench.registry import Architecture
 from humar_bench.scaling_tables import AXES, Axis, Scaling, place, where
 

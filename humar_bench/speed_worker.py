@@ -22,7 +22,7 @@ from humar_bench.measures.conditions import conditions, watch_inside
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
 from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
 from humar_bench.preparation import Ready, make_ready, missing_instructions, set_formats
-from humar_bench.record import AGAIN
+from humar_bench.records.record import AGAIN
 from humar_bench.registry import Architecture, build, is_out_of_memory, one_line
 from humar_bench.task import Task, failure, success
 

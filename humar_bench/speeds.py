@@ -16,7 +16,7 @@ from humar_bench import statistics
 from humar_bench.energies import Drawn, read_energies
 from humar_bench.judging import Judged, Look, Row, judge
 from humar_bench.oddities import oddities
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 from humar_bench.table import times
 
 LAUNCH_BOUND = 1.1  # wall time / device time: above it the host, which launches the work, sets the pace

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from humar_bench import __version__
-from humar_bench.audit import contradictions
 from humar_bench.calibrate import CERTIFICATE_NAME, MARKDOWN_NAME, RAW_NAME, cite, verify_certificate
 from humar_bench.errors import HumarBenchError, UsageError
-from humar_bench.record import RECORDS_NAME, Record, Run, records_path
+from humar_bench.records.audit import contradictions
+from humar_bench.records.record import RECORDS_NAME, Record, Run, records_path
 from humar_bench.report import report_texts
 from humar_bench.report.calibration import calibration_markdown
 from humar_bench.report.study import STUDY_NAME, read_study, study_texts

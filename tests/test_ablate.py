@@ -14,7 +14,7 @@ from humar_bench.costs import Point
 from humar_bench.in_turn import timing_run
 from humar_bench.inputs import make_inputs
 from humar_bench.options import Plan
-from humar_bench.record import AGAIN, Run
+from humar_bench.records.record import AGAIN, Run
 from humar_bench.registry import Architecture, build, load_builder
 from humar_bench.report.study import study_csv, study_markdown
 from tests.golden import check_golden

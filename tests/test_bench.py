@@ -17,7 +17,7 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.bench import benchmark, timing_plan
 from humar_bench.children import Child
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.record import MEASURES, RECORDS_NAME, Record, RecordWriter, Run, load
+from humar_bench.records.record import MEASURES, RECORDS_NAME, Record, RecordWriter, Run, load
 
 DATA = Path(__file__).parent / "data"
 FAKE = (sys.executable, str(DATA / "fake_worker.py"))
@@ -260,7 +260,7 @@ def test_an_interrupt_keeps_what_was_written_and_leaves_no_child(children, tmp_p
 def test_a_killed_parent_loses_at_most_one_measurement_and_a_resumed_run_doubles_none(children, tmp_path):
     script = (
         "import sys, humar_bench.bench as m; from humar_bench.children import Child; from humar_bench.args import *\n"
-        "from humar_bench.record import RecordWriter, load\n"
+        "from humar_bench.records.record import RecordWriter, load\n"
         f"m.Child = lambda request, **more: Child(request, **more, command={FAKE!r})\n"
         f"m.benchmark({foreign('build', 'wider')!r}, ModelArgs(), Workload.tiny(), run=RunArgs(device='cpu', processes=3, control=False),"
         f" sink=RecordWriter({str(tmp_path)!r}))\n"

@@ -21,7 +21,7 @@ from humar_bench.inputs import make_inputs
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import predict_peak
 from humar_bench.measures.params import count_parameters
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 from humar_bench.registry import build, parse_architecture
 from humar_bench.report import claims as shown
 from humar_bench.report.study import study_csv, study_json, study_markdown
@@ -332,7 +332,7 @@ def test_the_defaults_of_the_command_differ_from_a_comparisons_where_they_say_so
 
 
 def test_gather_measures_everything_for_real_in_small(tmp_path):
-    from humar_bench.record import RecordWriter
+    from humar_bench.records.record import RecordWriter
 
     small = ModelArgs(hidden_dim=16, nheads=2, dim_feedforward=32, dec_layers=2, enc_layers=1, efficient_nheads=2, efficient_enc_layers=2)
     run = RunArgs(device="cpu", threads=1, processes=1, min_runs=1, budget=0.1, control=False)

@@ -20,7 +20,7 @@ from humar_bench import cli, options
 from humar_bench.args import ModelArgs, RunArgs
 from humar_bench.errors import MeasurementError
 from humar_bench.progress import Tracker
-from humar_bench.record import Run, load
+from humar_bench.records.record import Run, load
 from humar_bench.registry import BUILT_IN
 from tests.golden.records import failed, flops, fps, memory, params
 

@@ -10,7 +10,7 @@ import pytest
 
 from humar_bench.comparison import asked_text, built_text, compare
 from humar_bench.errors import UsageError
-from humar_bench.record import Run
+from humar_bench.records.record import Run
 from humar_bench.table import Column, Table, fewer, less, percent, ratio, times
 from tests.golden.records import COMPONENTS, FLOPS, WORKLOAD, failed, flops, fps, made_up_run, memory, params
 

@@ -14,7 +14,7 @@ import torch
 
 from humar_bench import environment as module
 from humar_bench.environment import cpu_model, environment, load_1min, package_versions, source_state, total_memory_bytes, usable_cores
-from humar_bench.record import plain
+from humar_bench.records.record import plain
 
 
 def test_the_environment_names_versions_machine_and_threads():

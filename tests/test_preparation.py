@@ -10,12 +10,12 @@ import torch
 
 from humar_bench import backends, preparation
 from humar_bench.args import RunArgs, Workload
-from humar_bench.audit import contradictions
 from humar_bench.device import CpuDevice
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.footprint import Footprint
 from humar_bench.preparation import missing_instructions, set_formats
-from humar_bench.record import plain
+from humar_bench.records.audit import contradictions
+from humar_bench.records.record import plain
 from humar_bench.registry import parse_architectures
 from humar_bench.speed_worker import measure_fps
 from humar_bench.task import Task

@@ -11,7 +11,7 @@ import pytest
 
 from humar_bench.comparison import compare
 from humar_bench.errors import EXIT_FAILED, HumarBenchError, UsageError
-from humar_bench.record import RecordWriter, Run, load
+from humar_bench.records.record import RecordWriter, Run, load
 from humar_bench.report import (
     check_folder,
     check_writable,

@@ -14,7 +14,7 @@ import pytest
 from humar_bench import bench, cli
 from humar_bench.calibrate import Settings, cite, make_certificate
 from humar_bench.children import Child
-from humar_bench.record import RECORDS_NAME, Run, load
+from humar_bench.records.record import RECORDS_NAME, Run, load
 from humar_bench.report import report_texts, write_report
 from humar_bench.report.calibration import write_calibration
 from humar_bench.verify import verify

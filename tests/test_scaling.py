@@ -14,7 +14,7 @@ from humar_bench.costs import EXACT, Point, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.growth import CLAIMED, THEORY, claim_holds, fit_power_law
 from humar_bench.options import Plan
-from humar_bench.record import Run
+from humar_bench.records.record import Run
 from humar_bench.registry import Architecture
 from humar_bench.report.study import study_csv, study_json, study_markdown
 from humar_bench.scaling import AXES, measure_scaling, parse_count, square_pyramid, values_of, work_at

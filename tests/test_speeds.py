@@ -13,7 +13,7 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.comparison import compare
 from humar_bench.errors import UsageError
 from humar_bench.judging import _rows, judge, look_at, spent_s
-from humar_bench.record import AGAIN, Record, Run
+from humar_bench.records.record import AGAIN, Record, Run
 from humar_bench.report.data import to_json
 from humar_bench.statistics import ALPHA, LookPlan
 

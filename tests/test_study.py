@@ -9,7 +9,7 @@ import pytest
 
 from humar_bench import cli
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, InvalidMeasurement, UsageError
-from humar_bench.record import load
+from humar_bench.records.record import load
 from humar_bench.report.study import MAKERS, STUDY_NAME, read_study, study_texts
 
 SMALL = ["--device", "cpu", "--no-time", *(part for each in (

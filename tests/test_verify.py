@@ -13,7 +13,7 @@ import pytest
 
 from humar_bench import cli
 from humar_bench.errors import UsageError
-from humar_bench.record import RECORDS_NAME, RecordWriter, Run
+from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run
 from humar_bench.report import write_report
 from humar_bench.verify import Difference, compare_file, verify
 from tests.golden.records import failed, flops, fps, made_up, made_up_run, memory, params

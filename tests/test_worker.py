@@ -17,7 +17,7 @@ from humar_bench import speed_worker, worker
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.bench import benchmark
 from humar_bench.measures.speed import Progress
-from humar_bench.record import Run, plain
+from humar_bench.records.record import Run, plain
 from humar_bench.registry import NotFiniteOutputs, build, parse_architectures
 from humar_bench.speed_worker import Arm, NewInputs, construction_order
 from humar_bench.task import Task, failure

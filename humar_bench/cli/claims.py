@@ -9,7 +9,7 @@ from humar_bench.cli.app import command, command_text
 from humar_bench.cli.shared import FolderOptions, check_paths, records_place, show_study
 from humar_bench.evidence import ClaimsOptions, ClaimsRun, gather
 from humar_bench.options import Output
-from humar_bench.record import RecordWriter
+from humar_bench.records.record import RecordWriter
 from humar_bench.registry import check_architecture
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from humar_bench.cli.app import command, say
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID
 from humar_bench.options import option
-from humar_bench.record import load
+from humar_bench.records.record import load
 
 
 @dataclass(frozen=True)

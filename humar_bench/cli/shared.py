@@ -13,7 +13,7 @@ from humar_bench.args import RunArgs
 from humar_bench.cli.app import say
 from humar_bench.errors import UsageError
 from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option, scaled_for_cpu
-from humar_bench.record import RECORDS_NAME, Run, load, records_path
+from humar_bench.records.record import RECORDS_NAME, Run, load, records_path
 
 if TYPE_CHECKING:
     from humar_bench.report.study import Study

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from humar_bench.comparison import compare
 from humar_bench.errors import HumarBenchError, UsageError
-from humar_bench.record import Run
+from humar_bench.records.record import Run
 from humar_bench.report.data import to_csv
 from humar_bench.report.markdown import to_markdown
 

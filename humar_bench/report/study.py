@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from humar_bench.errors import InvalidMeasurement, UsageError
-from humar_bench.record import Run, plain
+from humar_bench.records.record import Run, plain
 from humar_bench.report.data import to_csv
 from humar_bench.report.files import write_text
 from humar_bench.report.markdown import table_to_markdown

@@ -21,7 +21,7 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.comparison import compare
 from humar_bench.device import Device
 from humar_bench.measures import memory
-from humar_bench.record import Run
+from humar_bench.records.record import Run
 from humar_bench.virtual_device import VirtualDevice
 from tests.faults import models
 

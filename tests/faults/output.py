@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from humar_bench import cli, speeds, worker
-from humar_bench.record import RECORDS_NAME, Record, RecordWriter, load
+from humar_bench.records.record import RECORDS_NAME, Record, RecordWriter, load
 from humar_bench.report import write_report
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, flags, measured

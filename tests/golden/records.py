@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.record import Record, Run
+from humar_bench.records.record import Record, Run
 
 ARGS, WORKLOAD = ModelArgs(), Workload.uniphd(batch=2)
 COMPONENTS = {

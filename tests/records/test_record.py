@@ -13,7 +13,7 @@ import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.record import RECORDS_NAME, Record, RecordWriter, Run, load, plain
+from humar_bench.records.record import RECORDS_NAME, Record, RecordWriter, Run, load, plain
 
 
 def a_record(architecture="original", measure="params", **changes) -> Record:
@@ -176,7 +176,7 @@ def test_a_half_written_record_is_taken_back_when_the_disk_fills_up(tmp_path, mo
 
 
 def test_reading_and_writing_records_does_not_import_torch():
-    code = "import sys, humar_bench.record; sys.exit('torch' in sys.modules)"
+    code = "import sys, humar_bench.records.record; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

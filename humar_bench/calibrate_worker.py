@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from humar_bench.device import Device, open_device
-from humar_bench.environment import environment, load_1min
+from humar_bench.devices.device import Device
+from humar_bench.devices.environment import environment, load_1min
+from humar_bench.devices.opening import open_device
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.measures.speed import SpeedSample, TimingPlan, time_architectures
 from humar_bench.worker import serve

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from humar_bench.args import RunArgs
-from humar_bench.device import open_device
-from humar_bench.environment import environment
+from humar_bench.devices.environment import environment
+from humar_bench.devices.opening import open_device
 from humar_bench.errors import UsageError
 from humar_bench.measures.ceilings import measure_ceilings
 from humar_bench.records.record import MACHINE, plain

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from humar_bench.device import open_device
-from humar_bench.environment import environment
+from humar_bench.devices.environment import environment
+from humar_bench.devices.opening import open_device
 from humar_bench.errors import HumarBenchError
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import MemoryPeak, predict_peak, track_peak

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from humar_bench import backends
-from humar_bench.device import Device
+from humar_bench.devices.device import Device
 from humar_bench.measures.footprint import Footprint
 from humar_bench.registry import Architecture
 from humar_bench.task import Task

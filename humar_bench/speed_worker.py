@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from humar_bench import knife_edge
-from humar_bench.device import Device
+from humar_bench.devices.device import Device
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.agreement import Agreement, agree, expected_outputs
 from humar_bench.measures.conditions import conditions, watch_inside

@@ -25,7 +25,7 @@ from humar_bench.task import Task, failure, success
 if TYPE_CHECKING:
     import torch
 
-    from humar_bench.device import Device
+    from humar_bench.devices.device import Device
 
 
 def measure_params(task: Task, architecture: Architecture, device: Device) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Do what a request asks."""
     import torch
 
-    from humar_bench.device import open_device
-    from humar_bench.environment import environment
+    from humar_bench.devices.environment import environment
+    from humar_bench.devices.opening import open_device
 
     task = Task.read(request)
     if task.run.threads:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from humar_bench.calibrate_worker import TOKENS, WIDTH, build_arms, check_outputs, construction_order, raw_times, time_arms
-from humar_bench.device import open_device
+from humar_bench.devices.opening import open_device
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.speed import SpeedSample
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from humar_bench.args import RunArgs, Workload
 from humar_bench.bench import benchmark
-from humar_bench.device import open_device
+from humar_bench.devices.opening import open_device
 from humar_bench.measures.memory import Memory, measure_memory
 
 MIB = 2**20

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from humar_bench.devices.virtual import EnergyMeter
 from humar_bench.energies import read_energies
 from humar_bench.measures.energy import Energy
 from humar_bench.records.record import AGAIN, Run
 from humar_bench.speed_table import fps_data, fps_table
 from humar_bench.speeds import read_speeds
-from humar_bench.virtual_device import EnergyMeter
 from tests.faults.harness import VirtualGpu, measured
 from tests.test_speeds import a_run, fps
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from humar_bench.device import CpuDevice
+from humar_bench.devices.device import CpuDevice
+from humar_bench.devices.virtual import EnergyMeter, VirtualDevice
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.energy import WINDOW_STEPS, Energy, Idle, measure_energies, measure_energy, measure_idle
-from humar_bench.virtual_device import EnergyMeter, VirtualDevice
 
 MS = 1e-3
 

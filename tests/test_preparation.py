@@ -10,7 +10,8 @@ import torch
 
 from humar_bench import backends, preparation
 from humar_bench.args import RunArgs, Workload
-from humar_bench.device import CpuDevice
+from humar_bench.devices.device import CpuDevice
+from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.footprint import Footprint
 from humar_bench.preparation import missing_instructions, set_formats
@@ -19,7 +20,6 @@ from humar_bench.records.record import plain
 from humar_bench.registry import parse_architectures
 from humar_bench.speed_worker import measure_fps
 from humar_bench.task import Task
-from humar_bench.virtual_device import VirtualDevice
 
 MIB = 2**20
 PLAN = {"min_runs": 3, "max_runs": 3, "budget_s": 0.1, "warmup_max_s": 0.1, "warmup_window_s": 0.01}

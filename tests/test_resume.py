@@ -36,7 +36,7 @@ import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
-sys.modules["humar_bench.device"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
+sys.modules["humar_bench.devices.opening"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
 from humar_bench import bench, cli, comparison, regression, report, speeds, verify
 from humar_bench.children import Child
 
@@ -193,7 +193,7 @@ FULL_DISK = """
 import json, resource, sys
 from types import SimpleNamespace
 
-sys.modules["humar_bench.device"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
+sys.modules["humar_bench.devices.opening"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
 from humar_bench import bench, cli
 from humar_bench.children import Child
 
@@ -291,7 +291,7 @@ def test_a_run_of_another_machine_or_version_is_not_gone_on_with(children, tmp_p
 
 @needs_linux
 def test_times_under_a_certificate_cite_it_and_go_on_under_the_same_one_only(children, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("humar_bench.environment.environment", lambda device: HERE)
+    monkeypatch.setattr("humar_bench.devices.environment.environment", lambda device: HERE)
     made = write_calibration(make_certificate(processes_of_a_calibration(processes=3, rounds=9), Settings(), HERE), tmp_path)
     path, under = tmp_path / "r.jsonl", ["--certificate", str(tmp_path)]
     assert cli.main(["fps", *WORK, *under, "--records", str(path)]) == 0
@@ -300,7 +300,7 @@ def test_times_under_a_certificate_cite_it_and_go_on_under_the_same_one_only(chi
     assert cli.main(["fps", *WORK, *under, "--resume", str(path)]) == 0 and capsys.readouterr().out == screen
     assert cli.main(["fps", *WORK, "--resume", str(path)]) == 2
     assert f"was measured under certificate {cite(made)} and none is asked now; ask the same again." in capsys.readouterr().err
-    monkeypatch.setattr("humar_bench.environment.environment", lambda device: {**HERE, "torch": "2.14"})
+    monkeypatch.setattr("humar_bench.devices.environment.environment", lambda device: {**HERE, "torch": "2.14"})
     (tmp_path / "jobs.log").unlink()
     assert cli.main(["report", *WORK, *under, "-o", str(tmp_path / "run")]) == 2
     assert "was made with torch 2.13.0 and 2.14 is measured with here" in capsys.readouterr().err

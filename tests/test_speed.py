@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from humar_bench.device import Device
+from humar_bench.devices.device import Device
+from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.errors import UsageError
 from humar_bench.measures.speed import SpeedSample, TimingPlan, time_architectures
-from humar_bench.virtual_device import VirtualDevice
 
 MS = 1e-3
 US = 1e-6

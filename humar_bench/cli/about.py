@@ -74,8 +74,8 @@ def env(options: EnvOptions) -> int:
     import json
 
     RunArgs(device=options.device)
-    from humar_bench.device import open_device
-    from humar_bench.environment import environment
+    from humar_bench.devices.environment import environment
+    from humar_bench.devices.opening import open_device
     from humar_bench.report import make_console, print_table
     from humar_bench.table import Column, Table
 

@@ -52,7 +52,7 @@ def backends(selection: Selection, options: BackendsOptions, run: RunArgs, outpu
       humar-bench backends --backend eager --backend openvino --dtype float32
     """
     from humar_bench import matrix
-    from humar_bench.device import open_device
+    from humar_bench.devices.opening import open_device
 
     plan = resolve(small_batch(selection, run), run)
     kind = open_device(run.device).kind

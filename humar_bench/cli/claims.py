@@ -24,7 +24,7 @@ def claims(options: ClaimsOptions, run: ClaimsRun, place: FolderOptions, output:
       humar-bench claims
       humar-bench claims --architecture my_model.py:build --no-time
     """
-    from humar_bench.device import open_device
+    from humar_bench.devices.opening import open_device
     from humar_bench.progress import shown_bar
     from humar_bench.registry import parse_architecture
     from humar_bench.report.claims import Claims

@@ -148,8 +148,8 @@ def measure_and_show(
 def _cited(certificate: str, device: str) -> dict[str, Any]:
     """The certificate as records cite it; refused when it is of another machine."""
     from humar_bench.calibrate import cited_here
-    from humar_bench.device import open_device
-    from humar_bench.environment import environment
+    from humar_bench.devices.environment import environment
+    from humar_bench.devices.opening import open_device
 
     return cited_here(certificate, environment(open_device(device)))
 

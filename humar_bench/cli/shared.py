@@ -30,7 +30,7 @@ class FolderOptions:
 
 def small_batch(selection: Selection, run: RunArgs) -> Selection:
     """On a CPU the default workload at batch 1, so that a whole report or study ends within minutes."""
-    from humar_bench.device import open_device
+    from humar_bench.devices.opening import open_device
 
     return scaled_for_cpu(selection) if open_device(run.device).kind == "cpu" else selection
 
@@ -38,7 +38,7 @@ def small_batch(selection: Selection, run: RunArgs) -> Selection:
 def check_device(name: str) -> None:
     """Refuse a device that is not there before anything starts; without torch where the answer is known."""
     if name not in ("auto", "cpu"):
-        from humar_bench.device import open_device
+        from humar_bench.devices.opening import open_device
 
         open_device(name)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from humar_bench.device import Device
+from humar_bench.devices.device import Device
 from humar_bench.errors import MeasurementError, UsageError
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

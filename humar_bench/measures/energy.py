@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
-from humar_bench.device import StreamDevice
+from humar_bench.devices.device import StreamDevice
 from humar_bench.errors import MeasurementError
 
 Call = Callable[[], Any]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from humar_bench.measures.memory import resident_bytes
 
 if TYPE_CHECKING:
-    from humar_bench.device import Device
+    from humar_bench.devices.device import Device
 
 CLEAR_PEAK = "5"  # written to clear_refs it resets VmHWM (proc_pid_clear_refs(5), since Linux 4.0)
 

@@ -24,7 +24,7 @@ from humar_bench.measures.allocator import allocation_trace, allocator_peak, rep
 from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
 
 if TYPE_CHECKING:
-    from humar_bench.device import Device
+    from humar_bench.devices.device import Device
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-from humar_bench.device import Device
+from humar_bench.devices.device import Device
 from humar_bench.errors import UsageError
 from humar_bench.statistics import windows_agree
 

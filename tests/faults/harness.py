@@ -16,13 +16,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from humar_bench import bench, children, device, environment, worker
+from humar_bench import bench, children, worker
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.comparison import compare
-from humar_bench.device import Device
+from humar_bench.devices import device, environment
+from humar_bench.devices.device import Device
+from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.measures import memory
 from humar_bench.records.record import Run
-from humar_bench.virtual_device import VirtualDevice
 from tests.faults import models
 
 Patch = Callable[[pytest.MonkeyPatch], None]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from humar_bench.virtual_device import VirtualDevice
+from humar_bench.devices.virtual import VirtualDevice
 from tests.data.foreign_models import SmallPose
 
 MS = 1e-3

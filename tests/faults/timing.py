@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from humar_bench import speed_worker
-from humar_bench.device import Timing
+from humar_bench.devices.device import Timing
+from humar_bench.devices.virtual import _Event
 from humar_bench.measures import speed
-from humar_bench.virtual_device import _Event
 from tests.faults import models
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, VirtualCpu, VirtualGpu, flags, measured

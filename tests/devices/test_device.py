@@ -9,10 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from humar_bench import device as device_module
-from humar_bench.device import CpuDevice, CudaDevice, clock_reasons, open_device
+from humar_bench.devices import device as device_module
+from humar_bench.devices.cuda import CudaDevice
+from humar_bench.devices.device import CpuDevice
+from humar_bench.devices.opening import open_device
+from humar_bench.devices.telemetry import Nvml, clock_reasons
+from humar_bench.devices.virtual import EnergyMeter, VirtualDevice
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.virtual_device import EnergyMeter, VirtualDevice
 
 US = 1e-6
 MIB = 2**20
@@ -49,7 +52,7 @@ def test_auto_is_the_cpu_where_there_is_no_cuda_and_cuda_where_there_is(monkeypa
 
 
 def test_opening_the_cpu_imports_no_torch():
-    code = "import sys; from humar_bench.device import open_device as o; o('cpu'); o('virtual'); print('torch' in sys.modules)"
+    code = "import sys; from humar_bench.devices.opening import open_device as o; o('cpu'); o('virtual'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
@@ -260,7 +263,7 @@ def fake_cuda(monkeypatch, devices=2):
     }
     for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(device_module._Nvml, "open", classmethod(lambda cls, index, uuid: None))
+    monkeypatch.setattr(Nvml, "open", classmethod(lambda cls, index, uuid: None))
     monkeypatch.setattr(CudaDevice, "now_s", lambda self: virtual.now_s())
     monkeypatch.setattr(CudaDevice, "cpu_now_s", lambda self: virtual.cpu_now_s())
     return virtual, chosen
@@ -318,7 +321,7 @@ def nvml_library(**answers):
 
 
 def test_telemetry_has_units_and_words():
-    read = device_module._Nvml(nvml_library(), "handle").read()
+    read = Nvml(nvml_library(), "handle").read()
     assert read == {
         "name": "Fake GPU", "driver": "550.1", "sm_clock_mhz": 1980, "temperature_c": 41, "power_w": 123.456,
         "throttle_reasons": ["idle", "software power cap"], "throttled": True,
@@ -329,20 +332,20 @@ def test_a_reading_the_driver_does_not_support_is_none_and_the_older_name_is_tri
     library = nvml_library(
         nvmlDeviceGetPowerUsage=None, nvmlDeviceGetCurrentClocksEventReasons=None, nvmlDeviceGetCurrentClocksThrottleReasons=0x1
     )
-    read = device_module._Nvml(library, "handle").read()
+    read = Nvml(library, "handle").read()
     assert read["power_w"] is None and read["throttle_reasons"] == ["idle"] and read["throttled"] is False
-    nothing = device_module._Nvml(SimpleNamespace(NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0), "handle").read()
+    nothing = Nvml(SimpleNamespace(NVML_CLOCK_SM=1, NVML_TEMPERATURE_GPU=0), "handle").read()
     assert set(nothing.values()) == {None}
 
 
 def test_energy_is_in_joules_and_none_where_nothing_counts_it(monkeypatch):
-    assert device_module._Nvml(nvml_library(nvmlDeviceGetTotalEnergyConsumption=1_234_567), "handle").energy_j() == 1234.567
-    assert device_module._Nvml(nvml_library(), "handle").energy_j() is None  # before Volta, or a slice of a GPU
+    assert Nvml(nvml_library(nvmlDeviceGetTotalEnergyConsumption=1_234_567), "handle").energy_j() == 1234.567
+    assert Nvml(nvml_library(), "handle").energy_j() is None  # before Volta, or a slice of a GPU
     assert open_device("cpu").energy_j() is None and VirtualDevice().energy_j() is None
     fake_cuda(monkeypatch)
     assert open_device("cuda").energy_j() is None  # no NVML
-    nvml = device_module._Nvml(nvml_library(nvmlDeviceGetTotalEnergyConsumption=7000), "handle")
-    monkeypatch.setattr(device_module._Nvml, "open", classmethod(lambda cls, index, uuid: nvml))
+    nvml = Nvml(nvml_library(nvmlDeviceGetTotalEnergyConsumption=7000), "handle")
+    monkeypatch.setattr(Nvml, "open", classmethod(lambda cls, index, uuid: nvml))
     assert open_device("cuda").energy_j() == 7.0
 
 
@@ -361,7 +364,7 @@ def test_a_virtual_meter_stands_still_between_updates_and_counts_overlapping_str
 
 def test_only_this_process_counts_in_the_drivers_memory():
     processes = [SimpleNamespace(pid=1, usedGpuMemory=7), SimpleNamespace(pid=2, usedGpuMemory=9)]
-    nvml = device_module._Nvml(nvml_library(nvmlDeviceGetComputeRunningProcesses=processes), "handle")
+    nvml = Nvml(nvml_library(nvmlDeviceGetComputeRunningProcesses=processes), "handle")
     assert nvml.process_memory_bytes(2) == 9 and nvml.process_memory_bytes(3) is None
 
 
@@ -371,13 +374,13 @@ def test_nvml_is_found_by_uuid_then_by_index_and_its_absence_is_no_error(monkeyp
 
     library = SimpleNamespace(nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=str, nvmlDeviceGetHandleByIndex=int)
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    assert device_module._Nvml.open(1, "GPU-7")._handle == "GPU-7"
+    assert Nvml.open(1, "GPU-7")._handle == "GPU-7"
     library.nvmlDeviceGetHandleByUUID = refuse
-    assert device_module._Nvml.open(1, "GPU-7")._handle == 1
+    assert Nvml.open(1, "GPU-7")._handle == 1
     library.nvmlInit = refuse
-    assert device_module._Nvml.open(1, "GPU-7") is None
+    assert Nvml.open(1, "GPU-7") is None
     monkeypatch.setitem(sys.modules, "pynvml", None)  # import fails
-    assert device_module._Nvml.open(1, "GPU-7") is None
+    assert Nvml.open(1, "GPU-7") is None
 
 
 def test_clock_bits_become_words_and_unknown_ones_keep_their_number():

@@ -12,8 +12,16 @@ from pathlib import Path
 
 import torch
 
-from humar_bench import environment as module
-from humar_bench.environment import cpu_model, environment, load_1min, package_versions, source_state, total_memory_bytes, usable_cores
+from humar_bench.devices import environment as module
+from humar_bench.devices.environment import (
+    cpu_model,
+    environment,
+    load_1min,
+    package_versions,
+    source_state,
+    total_memory_bytes,
+    usable_cores,
+)
 from humar_bench.records.record import plain
 
 

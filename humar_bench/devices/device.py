@@ -1,4 +1,4 @@
-"""Devices: synchronise, read the clocks, time a call, ask the allocator and the driver. CPU, CUDA, and a virtual one for the tests.
+"""Devices: synchronise, read the clocks, time a call, ask the allocator and the driver. The interface, the CPU, the protocol of streams.
 
 On the CPU a call is timed by wall clock and process CPU time. On an asynchronous device it is run twice: once between two
 synchronisations for the wall time a user waits, once queued behind a gate for the time between two device events. The gate (a kernel
@@ -9,7 +9,6 @@ says whether it held long enough. The habit is nvbench's (NVIDIA/nvbench, `nvben
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import statistics
 import time
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.errors import MeasurementError
 
 EVENT_RESOLUTION_S = 0.5e-6  # CUDA's own figure: "a resolution of around 0.5 microseconds" (runtime API, cudaEventElapsedTime)
 GATE_MARGIN_S = 0.5e-3  # the gate lasts three times what the host needed to enqueue the same work, and this
@@ -25,14 +24,6 @@ GATE_MAX_S = 2.0
 GATE_FACTOR = 3.0
 COARSEST_CLOCK_S = 1e-4  # a clock that moves in larger steps cannot time a forward
 CLOCK_READS = 20_000  # after so many readings a clock that has not moved is taken to be a test's
-
-# What NVML's clock-event bits mean, and which of them say that the clock was held below what the chip would run at
-# (nvml.h, nvmlClocksEventReasons). Idle, user-set clocks and display clocks are no throttling.
-CLOCK_REASONS = {
-    0x1: "idle", 0x2: "clocks set by a user", 0x4: "software power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
-    0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "hardware power brake", 0x100: "display clocks",
-}
-THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 
 
 @dataclass(frozen=True)
@@ -229,146 +220,6 @@ class StreamDevice(Device):
         return self.elapsed_s(start, end), held, read
 
 
-class CudaDevice(StreamDevice):
-    """One CUDA device, made the current one."""
-
-    kind = "cuda"
-
-    def __init__(self, index: int) -> None:
-        import torch
-
-        self._cuda = torch.cuda
-        self._index = index
-        self._cycles_per_s: float | None = None
-        self.name = f"cuda:{index}"
-        torch.cuda.set_device(index)
-        self.label = torch.cuda.get_device_name(index)
-        uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
-        self._nvml = _Nvml.open(index, None if uuid is None else f"GPU-{uuid}")
-
-    def synchronize(self) -> None:
-        self._cuda.synchronize(self._index)
-
-    def idle(self) -> bool:
-        return self._cuda.current_stream(self._index).query()
-
-    def record_event(self) -> Any:
-        event = self._cuda.Event(enable_timing=True)
-        event.record(self._cuda.current_stream(self._index))
-        return event
-
-    def wait_event(self, event: Any) -> None:
-        event.synchronize()
-
-    def event_done(self, event: Any) -> bool:
-        return event.query()
-
-    def elapsed_s(self, start: Any, end: Any) -> float:
-        return start.elapsed_time(end) / 1e3  # elapsed_time is in milliseconds
-
-    def hold(self, seconds: float) -> None:
-        spin = getattr(self._cuda, "_sleep", None)  # torch's own tests use it for the same purpose; without it no gate holds
-        if spin is None:
-            return
-        if self._cycles_per_s is None:
-            self._cycles_per_s = self._calibrate(spin)
-        spin(int(seconds * self._cycles_per_s))
-
-    def _calibrate(self, spin: Callable[[int], None], cycles: int = 1_000_000) -> float:
-        """Cycles per second of the spinning kernel: the median of nine tries after one that warms up."""
-        rates = []
-        for _ in range(10):
-            start = self.record_event()
-            spin(cycles)
-            end = self.record_event()
-            self.wait_event(end)
-            rates.append(cycles / self.elapsed_s(start, end))
-        return statistics.median(rates[1:])
-
-    def reset_peak_memory(self) -> None:
-        self._cuda.reset_peak_memory_stats(self._index)
-
-    def memory(self) -> DeviceMemory:
-        stats = self._cuda.memory_stats(self._index)
-        now = (stats.get(f"{what}_bytes.all.current", 0) for what in ("allocated", "requested", "reserved"))
-        peak = (stats.get(f"{what}_bytes.all.peak", 0) for what in ("allocated", "requested", "reserved"))
-        return DeviceMemory(*now, *peak)
-
-    def release_cache(self) -> None:
-        self._cuda.empty_cache()
-
-    def process_memory_bytes(self) -> int | None:
-        return self._nvml.process_memory_bytes(os.getpid()) if self._nvml else None
-
-    def telemetry(self) -> dict[str, Any] | None:
-        return self._nvml.read() if self._nvml else None
-
-    def energy_j(self) -> float | None:
-        return self._nvml.energy_j() if self._nvml else None
-
-
-class _Nvml:
-    """The driver's own readings of one GPU. A reading the driver does not support is None; nothing here ever raises."""
-
-    def __init__(self, library: Any, handle: Any) -> None:
-        self._library, self._handle = library, handle
-
-    @classmethod
-    def open(cls, index: int, uuid: str | None) -> _Nvml | None:
-        """The GPU by its UUID (CUDA_VISIBLE_DEVICES renumbers), else by its index; None without NVML."""
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-        except Exception:  # no package, no library, no driver: a machine without telemetry is no error
-            return None
-        for find, key in ((pynvml.nvmlDeviceGetHandleByUUID, uuid), (pynvml.nvmlDeviceGetHandleByIndex, index)):
-            with contextlib.suppress(Exception):
-                if key is not None:
-                    return cls(pynvml, find(key))
-        return None
-
-    def _ask(self, question: str, *arguments: Any) -> Any:
-        with contextlib.suppress(Exception):
-            answer = getattr(self._library, question)(*arguments)
-            return answer.decode() if isinstance(answer, bytes) else answer
-        return None
-
-    def read(self) -> dict[str, Any]:
-        library, handle = self._library, self._handle
-        power_mw = self._ask("nvmlDeviceGetPowerUsage", handle)
-        bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
-        if bits is None:  # the name before driver 535
-            bits = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
-        return {
-            "name": self._ask("nvmlDeviceGetName", handle),
-            "driver": self._ask("nvmlSystemGetDriverVersion"),
-            "sm_clock_mhz": self._ask("nvmlDeviceGetClockInfo", handle, library.NVML_CLOCK_SM),
-            "temperature_c": self._ask("nvmlDeviceGetTemperature", handle, library.NVML_TEMPERATURE_GPU),
-            "power_w": None if power_mw is None else power_mw / 1e3,
-            "throttle_reasons": None if bits is None else clock_reasons(bits),
-            "throttled": None if bits is None else bool(bits & THROTTLE_BITS),
-        }
-
-    def energy_j(self) -> float | None:
-        """The board's total energy counter (NVML: millijoules since the driver was loaded; Volta or newer)."""
-        energy_mj = self._ask("nvmlDeviceGetTotalEnergyConsumption", self._handle)
-        return None if energy_mj is None else energy_mj / 1e3
-
-    def process_memory_bytes(self, pid: int) -> int | None:
-        for process in self._ask("nvmlDeviceGetComputeRunningProcesses", self._handle) or []:
-            if process.pid == pid and process.usedGpuMemory is not None:
-                return int(process.usedGpuMemory)
-        return None  # a container may hide the process's id from the driver
-
-
-def clock_reasons(bits: int) -> list[str]:
-    """NVML's clock-event bits in words; an unknown bit keeps its number."""
-    words = [word for bit, word in CLOCK_REASONS.items() if bits & bit]
-    unknown = bits & ~sum(CLOCK_REASONS)
-    return [*words, *([f"unknown {unknown:#x}"] if unknown else [])]
-
-
 def _cpu_label() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         for line in lines:
@@ -377,27 +228,3 @@ def _cpu_label() -> str:
     import platform
 
     return platform.processor() or platform.machine() or "CPU"
-
-
-def open_device(name: str = "auto") -> Device:
-    """The device called `name`: cpu, cuda, cuda:N, auto (cuda where there is one, else cpu) or virtual. Raises UsageError."""
-    if name == "cpu":
-        return CpuDevice()
-    if name == "virtual":
-        from humar_bench.virtual_device import VirtualDevice
-
-        return VirtualDevice()
-    kind, colon, number = name.partition(":")
-    if name != "auto" and (kind != "cuda" or (colon and not number.isascii()) or (colon and not number.isdigit())):
-        raise UsageError(f"the device {name!r} does not exist; choose cpu, cuda, cuda:N or auto.")
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return CudaDevice(torch.cuda.current_device()) if count else CpuDevice()
-    if not count:
-        raise UsageError(f"the device {name!r} was asked for and torch {torch.__version__} finds no CUDA device here; use --device cpu.")
-    index = int(number) if number else torch.cuda.current_device()
-    if index >= count:
-        raise UsageError(f"the device {name!r} does not exist; the highest CUDA device here is cuda:{count - 1}.")
-    return CudaDevice(index)

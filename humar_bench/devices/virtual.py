@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from humar_bench.device import DeviceMemory, StreamDevice
+from humar_bench.devices.device import DeviceMemory, StreamDevice
 
 BLOCK_BYTES = 512  # torch's CUDA allocator: c10/core/AllocatorConfig.h, kMinBlockSize, kSmallSize, kSmallBuffer, kRoundLarge
 SMALL_BYTES = 2**20

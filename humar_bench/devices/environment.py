@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from humar_bench.device import Device
+    from humar_bench.devices.device import Device
 
 PACKAGES = ("humar-bench", "torch", "numpy", "scipy", "pandas", "typer", "rich", "fvcore", "thop", "nvidia-ml-py")
 _SOURCES = ("humar_bench", "baselines", "efficient", "pyproject.toml")
@@ -103,7 +103,7 @@ def total_memory_bytes() -> int | None:
 
 def source_state(folder: Path | None = None) -> tuple[str | None, bool | None]:
     """Commit of the checkout this package runs from, and whether its sources differ from it; (None, None) when it is no checkout."""
-    folder = folder or Path(__file__).resolve().parent.parent
+    folder = folder or Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():  # an installed copy that happens to lie below somebody else's checkout is not ours
         return None, None
     commit = _said("git", "-C", str(folder), "rev-parse", "HEAD")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from humar_bench.args import ModelArgs, Workload
-from humar_bench.device import open_device
+from humar_bench.devices.opening import open_device
 from humar_bench.inputs import make_inputs
 from humar_bench.measures.agreement import agree
 from humar_bench.measures.energy import measure_energy, measure_idle

@@ -22,10 +22,10 @@ from humar_bench.comparison import asked_text, environment_text, failures_of, ma
 from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.in_turn import time_in_turn, timing_run
+from humar_bench.judging.speeds import Speeds, read_speeds
 from humar_bench.options import Plan, parse_settings
 from humar_bench.records.record import Record, Run
 from humar_bench.registry import Architecture, load_builder
-from humar_bench.speeds import Speeds, read_speeds
 from humar_bench.table import MIB, Column, Table, ratio
 
 DEFAULT, DESIGN = "default", "efficient"

@@ -182,7 +182,7 @@ def make_certificate(
     elapsed_s: float = 0.0, command: str = "", made: str | None = None,
 ) -> dict[str, Any]:
     """Analyse the raw data and stamp everything."""
-    from humar_bench.statistics import ALPHA, MARGINS
+    from humar_bench.judging.statistics import ALPHA, MARGINS
 
     asked = {
         "budget_s": settings.budget, "device": settings.device, "threads": settings.threads, "seed": settings.seed,
@@ -251,7 +251,7 @@ def cited_here(path: str | os.PathLike, environment: Mapping[str, Any]) -> dict[
     Raises UsageError when it is of another machine, version or way to decide, and InvalidMeasurement when it was changed or says that
     this machine tells identical stacks apart.
     """
-    from humar_bench.statistics import ALPHA, MARGINS
+    from humar_bench.judging.statistics import ALPHA, MARGINS
 
     path = Path(path)
     document = verify_certificate(path / CERTIFICATE_NAME if path.is_dir() else path, again=False)

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from humar_bench import energies, statistics
-from humar_bench.judging import METRICS
-from humar_bench.speeds import LAUNCH_BOUND, Speeds
+from humar_bench.judging import energies, statistics
+from humar_bench.judging.speeds import LAUNCH_BOUND, Speeds
+from humar_bench.judging.verdicts import METRICS
 from humar_bench.table import Column, Table, percent, times
 
 

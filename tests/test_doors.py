@@ -172,7 +172,7 @@ def test_every_import_goes_through_a_door(module, path):
     ("humar_bench.comparison", "import torch"),
     ("humar_bench.cli", "from torch import nn"),
     ("humar_bench.args", "def f():\n    import pandas"),
-    ("humar_bench.statistics", "from humar_bench import bench"),
+    ("humar_bench.judging.statistics", "from humar_bench import bench"),
     ("humar_bench.measures.params", "from humar_bench.registry import build"),
     ("humar_bench.measures.params", "import baselines.transformer"),
     ("humar_bench.registry", "import efficient.transformer"),
@@ -189,7 +189,7 @@ def test_the_check_can_fail(module, source):
     ("humar_bench.comparison", "import json, collections.abc\nfrom humar_bench.errors import UsageError"),
     ("humar_bench.registry", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
     ("efficient.transformer", "import torch.nn.functional\nfrom humar_bench.skeleton.layers import MLP"),
-    ("humar_bench.statistics", "from statistics import median"),
+    ("humar_bench.judging.statistics", "from statistics import median"),
 ])
 def test_the_check_lets_the_right_ones_through(module, source):
     assert not wrong_doors(module, source)

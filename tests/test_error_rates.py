@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from humar_bench import statistics
 from humar_bench.calibrate import ARMS
 from humar_bench.error_rates import (
     AGAIN,
@@ -32,6 +31,7 @@ from humar_bench.error_rates import (
     usual_size,
 )
 from humar_bench.errors import UsageError
+from humar_bench.judging import statistics
 from humar_bench.rules import RULES
 
 ANALYSIS = Analysis(ARMS, margin=0.02, comparisons=300, replays=60)

@@ -14,7 +14,7 @@ from humar_bench.bench import benchmark
 from humar_bench.children import Child
 from humar_bench.comparison import compare
 from humar_bench.errors import UsageError
-from humar_bench.judging import hold_varied, judge
+from humar_bench.judging.verdicts import hold_varied, judge
 from humar_bench.measures.speed import TimingPlan, Varied, spent_by_payer, time_architectures
 from humar_bench.records.record import AGAIN, Run
 from tests.test_speed import MS, Model, VirtualCpu

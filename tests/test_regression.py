@@ -13,9 +13,9 @@ import pytest
 
 from humar_bench import cli
 from humar_bench.errors import UsageError
+from humar_bench.judging.unpaired import EXCEEDED, KEPT, UNDECIDED, Shift, paired, unpaired
 from humar_bench.records.record import RecordWriter, Run
 from humar_bench.regression import DEFAULT_LIMITS, compare_runs, parse_limits
-from humar_bench.unpaired import EXCEEDED, KEPT, UNDECIDED, Shift, paired, unpaired
 from tests.golden.records import BUILT, ENVIRONMENT, SECONDS, WORKLOAD, failed, flops, fps, memory, params
 
 NAMES = ("original", "efficient")

@@ -12,7 +12,7 @@ from humar_bench import cli, scaling
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.costs import EXACT, Point, exact_records
 from humar_bench.errors import UsageError
-from humar_bench.growth import CLAIMED, THEORY, claim_holds, fit_power_law
+from humar_bench.judging.growth import CLAIMED, THEORY, claim_holds, fit_power_law
 from humar_bench.options import Plan
 from humar_bench.records.record import Run
 from humar_bench.registry import Architecture

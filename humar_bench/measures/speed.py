@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from humar_bench.devices.device import Device
 from humar_bench.errors import UsageError
-from humar_bench.statistics import windows_agree
+from humar_bench.judging.statistics import windows_agree
 
 Call = Callable[[], Any]
 BLOCKS_PER_WINDOW = 5  # a warm-up window is up to this many blocks; a forward longer than the whole window is one block of one call

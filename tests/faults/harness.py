@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from humar_bench import bench, children, worker
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.comparison import compare
-from humar_bench.devices import device, environment
+from humar_bench.devices import environment, opening
 from humar_bench.devices.device import Device
 from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.measures import memory
@@ -111,7 +111,7 @@ def measured(
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(bench, "run_children", in_this_process)
-        patches.setattr(device, "open_device", opened)
+        patches.setattr(opening, "open_device", opened)
         patches.setattr(environment, "source_state", lambda: (None, None))
         patches.setattr(environment, "package_versions", dict)
         if "memory" in measures:

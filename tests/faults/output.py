@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from humar_bench import cli, speeds, worker
+from humar_bench import cli, worker
+from humar_bench.judging import speeds
 from humar_bench.records.record import RECORDS_NAME, Record, RecordWriter, load
 from humar_bench.report import write_report
 from tests.faults.fault import Fault

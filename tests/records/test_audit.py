@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from humar_bench.errors import InvalidMeasurement
-from humar_bench.oddities import oddities, stray_fault
+from humar_bench.judging.oddities import oddities, stray_fault
 from humar_bench.records.audit import audited, contradictions, readable
 from tests.golden.records import ENVIRONMENT, WORKLOAD, flops, fps, made_up, made_up_run, memory, params
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from humar_bench import statistics as st
 from humar_bench.errors import UsageError
-from humar_bench.statistics import ProcessSample, compare_processes, judge_table
+from humar_bench.judging import statistics as st
+from humar_bench.judging.statistics import ProcessSample, compare_processes, judge_table
 
 # Six kinds of noise on the logarithm of a time, shape (trials, processes, 2 arms, rounds). 5 % from round to round and 0.8 % from start
 # to start are what a busy 2-core machine showed.

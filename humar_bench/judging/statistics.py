@@ -16,7 +16,7 @@ Verdicts, with a practical margin d and a level alpha:
   invalid    the data cannot be used: clocks differ, throttling, a control arm that differs, times that are no positive numbers.
 
 alpha defaults to 0.005: half of the 1 % of false alarms that is promised, so that noise which is not normal keeps the promise too
-(`tests/test_statistics.py` measures it). The interval shown is 95 %, the usual one; a verdict therefore asks for more than that the
+(`tests/judging/test_statistics.py` measures it). The interval shown is 95 %, the usual one; a verdict therefore asks for more than that the
 shown interval excludes 1.
 """
 

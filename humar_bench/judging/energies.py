@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from humar_bench import statistics
+from humar_bench.judging import statistics
 from humar_bench.records.record import Run
 from humar_bench.table import percent
 

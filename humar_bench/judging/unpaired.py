@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from humar_bench.statistics import ALPHA, CONFIDENCE, decide
+from humar_bench.judging.statistics import ALPHA, CONFIDENCE, decide
 
 KEPT, EXCEEDED, UNDECIDED = "kept", "exceeded", "undecided"
 

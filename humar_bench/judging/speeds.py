@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from humar_bench import statistics
-from humar_bench.energies import Drawn, read_energies
-from humar_bench.judging import Judged, Look, Row, judge
-from humar_bench.oddities import oddities
+from humar_bench.judging import statistics
+from humar_bench.judging.energies import Drawn, read_energies
+from humar_bench.judging.oddities import oddities
+from humar_bench.judging.verdicts import Judged, Look, Row, judge
 from humar_bench.records.record import Record, Run
 from humar_bench.table import times
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from humar_bench.devices.virtual import EnergyMeter
-from humar_bench.energies import read_energies
+from humar_bench.judging.energies import read_energies
+from humar_bench.judging.speeds import read_speeds
 from humar_bench.measures.energy import Energy
 from humar_bench.records.record import AGAIN, Run
 from humar_bench.speed_table import fps_data, fps_table
-from humar_bench.speeds import read_speeds
 from tests.faults.harness import VirtualGpu, measured
-from tests.test_speeds import a_run, fps
+from tests.judging.test_speeds import a_run, fps
 
 
 def drawn(per_image_j: float, *, seconds=2.0, batch=2, call_s=0.1, idle_w=100.0) -> dict:

@@ -8,7 +8,7 @@ that a wall time too noisy to tell hides no waiting.
 A difference of exactly the margin is called "same" by at most the level of all looks together, 0.5 %, on whichever clock it lies. By Monte
 Carlo with +2.0 % and looks after 5 to 15 processes that are 0.8 % apart: work, slower 100 % and same 0.0 %; waiting, with means of wall
 time 1 % apart beside that, slower 94 %, same 0.2 %, the rest undecided; were "same" by CPU time enough, it would be said of 85 %
-(`tests/test_speeds.py`). The price: on a machine whose wall times are 3 % apart, equal architectures mostly stay undecided.
+(`tests/judging/test_speeds.py`). The price: on a machine whose wall times are 3 % apart, equal architectures mostly stay undecided.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from humar_bench import statistics
 from humar_bench.args import RunArgs
-from humar_bench.oddities import stray_fault
+from humar_bench.judging import statistics
+from humar_bench.judging.oddities import stray_fault
+from humar_bench.judging.statistics import DECIDED, FASTER, INVALID, SAME, SLOWER, UNDECIDED, Comparison, LookPlan, ProcessSample
 from humar_bench.records.record import Record, Run, other_machine
-from humar_bench.statistics import DECIDED, FASTER, INVALID, SAME, SLOWER, UNDECIDED, Comparison, LookPlan, ProcessSample
 
 CLEAN_ROUNDS, CLEAN_PROCESSES = 5, 3  # fewer rounds without preemption in a process, or fewer such processes, say nothing
 VARIED_MARGIN, VARIED_CONFIDENCE = 0.03, 0.99  # time on one input against time on inputs never seen

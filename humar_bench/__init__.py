@@ -15,10 +15,10 @@ _DOORS = {
     "RunArgs": "humar_bench.args",
     "Workload": "humar_bench.args",
     "benchmark": "humar_bench.bench",
-    "build": "humar_bench.registry",
+    "build": "humar_bench.subjects.registry",
     "compare": "humar_bench.comparison",
     "load": "humar_bench.records.record",
-    "load_checkpoint": "humar_bench.checkpoint",
+    "load_checkpoint": "humar_bench.subjects.checkpoint",
 }
 __all__ = sorted(_DOORS)
 

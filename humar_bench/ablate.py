@@ -25,7 +25,7 @@ from humar_bench.in_turn import time_in_turn, timing_run
 from humar_bench.judging.speeds import Speeds, read_speeds
 from humar_bench.options import Plan, parse_settings
 from humar_bench.records.record import Record, Run
-from humar_bench.registry import Architecture, load_builder
+from humar_bench.subjects.registry import Architecture, load_builder
 from humar_bench.table import MIB, Column, Table, ratio
 
 DEFAULT, DESIGN = "default", "efficient"

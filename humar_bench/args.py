@@ -15,6 +15,12 @@ from typing import Any
 from humar_bench.errors import UsageError
 
 EFFICIENT_PREFIX = "efficient_"
+BUILT_IN = {  # architecture -> its builder
+    "original": "baselines.transformer:build_transformer",
+    "original-fused": "baselines.fused:build_fused_transformer",
+    "efficient": "efficient.transformer:build_efficient_conv_attention_transformer",
+    "efficient-fused": "efficient.fused:build_fused_efficient_transformer",
+}
 
 
 def _option(default: Any, help: str, *, low: float | None = None, choices: tuple | None = None, flags: tuple[str, ...] = ()) -> Any:

@@ -19,7 +19,7 @@ from humar_bench.errors import UsageError
 from humar_bench.judging.verdicts import judge
 from humar_bench.records.audit import audited
 from humar_bench.records.record import AGAIN, MEASURES, Record, Run, other_machine
-from humar_bench.registry import Architecture, check_architecture, parse_architectures
+from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
 
 WARMUP_MAX_S = 10.0
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from humar_bench.errors import HumarBenchError
-from humar_bench.inputs import Inputs
-from humar_bench.registry import one_line
+from humar_bench.errors import HumarBenchError, one_line
+from humar_bench.subjects.transformer import Inputs
 from humar_bench.task import Task
 from humar_bench.worker import serve
 

@@ -15,7 +15,7 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import UsageError
 from humar_bench.records.record import Record, Run
-from humar_bench.registry import Architecture
+from humar_bench.subjects.registry import Architecture
 
 EXACT = ("params", "flops", "memory")
 COMMAND = (sys.executable, "-m", "humar_bench.cost_worker")

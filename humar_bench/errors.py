@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_REGRESSION, EXIT_UNDECIDED, EXIT_INVALID = range(6)
 
 
@@ -25,3 +27,19 @@ class InvalidMeasurement(HumarBenchError):
     """A measurement that finished and cannot be trusted (a control arm that differs, throttled clocks)."""
 
     exit_code = EXIT_INVALID
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's, the CPU allocator's or the accelerator's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(said in text for said in ("can't allocate memory", "not enough memory", "out of memory"))
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as part of one sentence: its type and the first line of what it says."""
+    said = " ".join(str(error).strip().splitlines()[:1]).strip().rstrip(".")
+    said = re.sub(r"^\[enforce fail at \S+\] \S+ == \S+\. (?=\S)", "", said)  # where in its source torch's allocator noticed
+    said = said if len(said) <= 200 else said[:197] + "..."
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

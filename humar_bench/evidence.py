@@ -16,7 +16,7 @@ from humar_bench.costs import EXACT, Point, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.options import help_of, option, parse_settings, read_args_file
 from humar_bench.records.record import Record, Run
-from humar_bench.registry import Architecture, parse_architecture
+from humar_bench.subjects.registry import Architecture, parse_architecture
 
 CANDIDATE, ORIGINAL = "candidate", "original"
 SIZES: tuple[Size, ...] = ((50, 50),) * 3  # the published speed test's maps

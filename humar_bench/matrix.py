@@ -20,7 +20,7 @@ from humar_bench.errors import UsageError
 from humar_bench.matrix_table import Matrix
 from humar_bench.options import Plan
 from humar_bench.records.record import Record, Run
-from humar_bench.registry import Architecture
+from humar_bench.subjects.registry import Architecture
 
 PROCESSES = 3  # of each cell where the budget allows; two give a wide interval, one none
 START_S = 10.0  # about what a process needs before it times: torch, building, preparing, checks

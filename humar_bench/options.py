@@ -83,7 +83,7 @@ class Output:
 class Plan:
     """Everything a command measures. Level count and query count agree between `args` and `workload`."""
 
-    architectures: tuple[Any, ...]  # of humar_bench.registry.Architecture
+    architectures: tuple[Any, ...]  # of humar_bench.subjects.registry.Architecture
     reference: str
     args: ModelArgs
     workload: Workload
@@ -92,7 +92,7 @@ class Plan:
 
 def resolve(selection: Selection, run: RunArgs | None = None) -> Plan:
     """Raises UsageError with one sentence when what was typed cannot be measured."""
-    from humar_bench.registry import parse_architectures
+    from humar_bench.subjects.registry import parse_architectures
 
     architectures = tuple(parse_architectures(list(selection.arch or DEFAULT_ARCHITECTURES)))
     args, workload = resolve_work(selection)

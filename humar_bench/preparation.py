@@ -13,7 +13,7 @@ import torch
 from humar_bench import backends
 from humar_bench.devices.device import Device
 from humar_bench.measures.footprint import Footprint
-from humar_bench.registry import Architecture
+from humar_bench.subjects.registry import Architecture
 from humar_bench.task import Task
 
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from humar_bench import knife_edge
 from humar_bench.devices.device import Device
-from humar_bench.errors import MeasurementError
+from humar_bench.errors import MeasurementError, is_out_of_memory, one_line
 from humar_bench.measures.agreement import Agreement, agree, expected_outputs
 from humar_bench.measures.conditions import conditions, watch_inside
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
 from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
 from humar_bench.preparation import Ready, make_ready, missing_instructions, set_formats
 from humar_bench.records.record import AGAIN
-from humar_bench.registry import Architecture, build, is_out_of_memory, one_line
+from humar_bench.subjects import knife_edge
+from humar_bench.subjects.registry import Architecture, build
 from humar_bench.task import Task, failure, success
 
 EVENT_EVERY_S = 1.0  # a running measurement says so at most this often, between two rounds

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import HELD_IN_FLOAT32, ModelArgs, RunArgs, Workload
-from humar_bench.errors import HumarBenchError
-from humar_bench.registry import Architecture, NotFiniteOutputs, build, check_outputs, is_out_of_memory, one_line
+from humar_bench.errors import HumarBenchError, is_out_of_memory, one_line
+from humar_bench.subjects.registry import Architecture, build
+from humar_bench.subjects.transformer import NotFiniteOutputs, check_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ class Task:
 
     def inputs(self, device: str, *, other: int = 0) -> Any:
         """The inputs of the run; with `other` 1, 2, ... other ones of the same shapes."""
-        from humar_bench.inputs import make_inputs
+        from humar_bench.subjects.transformer import make_inputs
 
         return make_inputs(self.args, self.workload, device=device, dtype=self.dtype, seed=self.run.seed + other)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from humar_bench.backends import why_not
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.records.record import plain
-from humar_bench.registry import Architecture
+from humar_bench.subjects.registry import Architecture
 from humar_bench.task import Task, failure, success
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from baselines import build_fused_transformer, build_transformer
 from efficient import build_efficient_conv_attention_transformer, build_fused_efficient_transformer
-from humar_bench.inputs import Inputs
+from humar_bench.subjects.transformer import Inputs
 
 BUILDERS = {
     "original": build_transformer,

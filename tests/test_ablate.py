@@ -12,11 +12,11 @@ from humar_bench.ablate import DEFAULT, Ablation, Switch, measure_ablation, othe
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, RunArgs, Workload
 from humar_bench.costs import Point
 from humar_bench.in_turn import timing_run
-from humar_bench.inputs import make_inputs
 from humar_bench.options import Plan
 from humar_bench.records.record import AGAIN, Run
-from humar_bench.registry import Architecture, build, load_builder
 from humar_bench.report.study import study_csv, study_markdown
+from humar_bench.subjects.registry import Architecture, build, load_builder
+from humar_bench.subjects.transformer import make_inputs
 from tests.golden import check_golden
 from tests.golden.records import ENVIRONMENT, TIME
 from tests.models import at_valid_places, shaken, with_noise_under_padding

@@ -10,7 +10,7 @@ import torch
 
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.errors import UsageError
-from humar_bench.inputs import Inputs, make_inputs
+from humar_bench.subjects.transformer import Inputs, make_inputs
 from tests.models import BUILDERS, SWITCHES, at_valid_places, outputs_by_name, shaken, with_noise_under_padding
 
 PADDED = dataclasses.replace(Workload.tiny(batch=3), padded=True)

@@ -16,9 +16,9 @@ from humar_bench import backends
 from humar_bench.args import BACKENDS, DTYPES, ModelArgs, Workload
 from humar_bench.backends import Prepared, compiled, cuda_graph, prepare, why_not
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.inputs import make_inputs
 from humar_bench.measures.agreement import TOLERANCES, agree
-from humar_bench.registry import build
+from humar_bench.subjects.registry import build
+from humar_bench.subjects.transformer import make_inputs
 from tests.models import shaken
 
 ARGS = ModelArgs(

@@ -17,14 +17,14 @@ from humar_bench.args import ModelArgs, RunArgs
 from humar_bench.claims import CANDIDATE, CLAIMS, FAILS, HOLDS, ORIGINAL, UNDECIDED, Finding, Limit, decide, exit_code
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_REGRESSION, UsageError
 from humar_bench.evidence import ClaimsOptions, ClaimsRun, Evidence, steps
-from humar_bench.inputs import make_inputs
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import predict_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import Record, Run
-from humar_bench.registry import build, parse_architecture
 from humar_bench.report import claims as shown
 from humar_bench.report.study import study_csv, study_json, study_markdown
+from humar_bench.subjects.registry import build, parse_architecture
+from humar_bench.subjects.transformer import make_inputs
 from tests.golden.records import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,11 +17,10 @@ import pytest
 
 import humar_bench
 from humar_bench import cli, options
-from humar_bench.args import ModelArgs, RunArgs
+from humar_bench.args import BUILT_IN, ModelArgs, RunArgs
 from humar_bench.errors import MeasurementError
 from humar_bench.progress import Tracker
 from humar_bench.records.record import Run, load
-from humar_bench.registry import BUILT_IN
 from tests.golden.records import failed, flops, fps, memory, params
 
 COMMANDS = (
@@ -302,7 +301,7 @@ def test_list_names_architectures_arguments_and_workloads(capsys):
 
 
 def test_list_says_what_the_builders_really_make_of_the_arguments():
-    from humar_bench.registry import build
+    from humar_bench.subjects.registry import build
 
     other = {
         "hidden_dim": 64, "nheads": 2, "dim_feedforward": 96, "enc_layers": 3, "dec_layers": 2, "enc_n_points": 3, "dec_n_points": 2,

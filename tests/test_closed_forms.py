@@ -8,10 +8,10 @@ import random
 import pytest
 import torch
 
-from humar_bench.args import ModelArgs, Workload
-from humar_bench.inputs import make_inputs
+from humar_bench.args import BUILT_IN, ModelArgs, Workload
 from humar_bench.measures.flops import count_flops
-from humar_bench.registry import BUILT_IN, load_builder
+from humar_bench.subjects.registry import load_builder
+from humar_bench.subjects.transformer import make_inputs
 from tests import closed_forms
 
 CONFIGURATIONS = 200

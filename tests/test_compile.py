@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from humar_bench.args import ModelArgs, Workload
-from humar_bench.inputs import make_inputs
-from humar_bench.registry import BUILT_IN, build
+from humar_bench.args import BUILT_IN, ModelArgs, Workload
+from humar_bench.subjects.registry import build
+from humar_bench.subjects.transformer import make_inputs
 from tests.models import shaken
 
 ARGS = ModelArgs(

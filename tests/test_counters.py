@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from humar_bench.args import BUILT_IN
 from humar_bench.errors import UsageError
 from humar_bench.measures import counters
 from humar_bench.measures.counters import cross_check
 from humar_bench.measures.flops import count_flops
-from humar_bench.registry import BUILT_IN, build
+from humar_bench.subjects.registry import build
 from tests.small_modules import Calls, same, shapes, state
 
 COUNTERS = ["fvcore", "thop", "profiler", "flop_counter"]
@@ -181,7 +182,7 @@ def test_a_shared_module_is_counted_four_times_by_thop_and_the_surplus_is_named(
 @pytest.mark.parametrize("counter", COUNTERS)
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_the_built_in_architectures_are_explained_without_a_rest(name: str, counter: str, tiny_args, tiny_workload) -> None:
-    from humar_bench.inputs import make_inputs
+    from humar_bench.subjects.transformer import make_inputs
 
     model, inputs = build(name, tiny_args), make_inputs(tiny_args, tiny_workload)
     ours = count_flops(model, inputs, strict=True)

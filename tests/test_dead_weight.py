@@ -180,7 +180,7 @@ def test_measured_holds_plain_values() -> None:
 
 def test_the_original_carries_only_the_heads_the_outer_model_reads(tiny_args, tiny_workload) -> None:
     from baselines.transformer import build_transformer
-    from humar_bench.inputs import make_inputs
+    from humar_bench.subjects.transformer import make_inputs
 
     dead = find_dead_weight(build_transformer(tiny_args), make_inputs(tiny_args, tiny_workload))
     # asked for its attention weights, nn.MultiheadAttention averages them over the heads, and nobody looks
@@ -191,7 +191,7 @@ def test_the_original_carries_only_the_heads_the_outer_model_reads(tiny_args, ti
 def test_the_original_at_published_sizes_never_reads_798756_parameters() -> None:
     from baselines.transformer import build_transformer
     from humar_bench.args import ModelArgs, Workload
-    from humar_bench.inputs import make_inputs
+    from humar_bench.subjects.transformer import make_inputs
 
     args = ModelArgs()
     with torch.device("meta"):

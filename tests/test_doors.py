@@ -173,9 +173,9 @@ def test_every_import_goes_through_a_door(module, path):
     ("humar_bench.cli", "from torch import nn"),
     ("humar_bench.args", "def f():\n    import pandas"),
     ("humar_bench.judging.statistics", "from humar_bench import bench"),
-    ("humar_bench.measures.params", "from humar_bench.registry import build"),
+    ("humar_bench.measures.params", "from humar_bench.subjects.registry import build"),
     ("humar_bench.measures.params", "import baselines.transformer"),
-    ("humar_bench.registry", "import efficient.transformer"),
+    ("humar_bench.subjects.registry", "import efficient.transformer"),
     ("baselines.transformer", "from efficient.layers import EfficientLinearAttention"),
     ("efficient.transformer", "class A:\n    from humar_bench.bench import benchmark"),
     ("humar_bench.records.record", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
@@ -187,7 +187,7 @@ def test_the_check_can_fail(module, source):
 
 @pytest.mark.parametrize(("module", "source"), [
     ("humar_bench.comparison", "import json, collections.abc\nfrom humar_bench.errors import UsageError"),
-    ("humar_bench.registry", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
+    ("humar_bench.subjects.registry", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
     ("efficient.transformer", "import torch.nn.functional\nfrom humar_bench.skeleton.layers import MLP"),
     ("humar_bench.judging.statistics", "from statistics import median"),
 ])

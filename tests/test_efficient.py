@@ -11,7 +11,7 @@ from efficient import build_efficient_conv_attention_transformer
 from efficient.canvas import Canvas
 from efficient.layers import DepthwiseConv, EfficientGraphAttention, EfficientLinearAttention, linear_attention
 from humar_bench.args import ModelArgs, Workload
-from humar_bench.inputs import make_inputs
+from humar_bench.subjects.transformer import make_inputs
 from tests.models import shaken
 
 

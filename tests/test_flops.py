@@ -367,7 +367,7 @@ def test_measured_holds_what_the_record_needs() -> None:
 def test_the_original_has_the_published_flops() -> None:
     from baselines.transformer import build_transformer
     from humar_bench.args import ModelArgs, Workload
-    from humar_bench.inputs import make_inputs
+    from humar_bench.subjects.transformer import make_inputs
 
     args = ModelArgs(num_feature_levels=3)
     with torch.device("meta"):

@@ -13,9 +13,9 @@ from baselines import build_fused_transformer, build_transformer
 from baselines.deformable_attention import deformable_attention
 from baselines.weighted_rows import weighted_rows
 from humar_bench.args import ModelArgs, Workload
-from humar_bench.inputs import make_inputs
 from humar_bench.measures.flops import count_flops
-from humar_bench.registry import build
+from humar_bench.subjects.registry import build
+from humar_bench.subjects.transformer import make_inputs
 from tests.models import fill_from_names, outputs_by_name, shaken
 
 

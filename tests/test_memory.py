@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from humar_bench.args import BUILT_IN
 from humar_bench.devices.device import CpuDevice
 from humar_bench.devices.virtual import VirtualDevice
-from humar_bench.inputs import make_inputs
 from humar_bench.measures.allocator import Allocation, Replay, allocator_peak, replay
 from humar_bench.measures.memory import measure_memory, measure_peak, predict_peak, resident_bytes, track_peak
 from humar_bench.measures.storages import LiveStorages, current_component, storage_bytes
 from humar_bench.records.record import plain
-from humar_bench.registry import BUILT_IN, build
+from humar_bench.subjects.registry import build
+from humar_bench.subjects.transformer import make_inputs
 
 MIB = 2**20
 B, N, C = 2, 120, 64

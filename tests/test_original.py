@@ -79,7 +79,7 @@ def test_the_switches_change_the_state_dict_as_described(tiny_args):
 
 
 def test_pre_norm_normalises_the_memory(tiny_args, tiny_workload):
-    from humar_bench.inputs import make_inputs
+    from humar_bench.subjects.transformer import make_inputs
 
     model = build_transformer(dataclasses.replace(tiny_args, pre_norm=True)).eval()
     memory = model(*make_inputs(tiny_args, tiny_workload))[4][0]
@@ -135,7 +135,7 @@ def test_deformable_attention_equals_a_sum_written_out_by_hand():
 
 
 def test_the_outer_model_may_put_its_own_heads_in_place(tiny_args, tiny_workload):
-    from humar_bench.inputs import make_inputs
+    from humar_bench.subjects.transformer import make_inputs
 
     model = build_transformer(tiny_args).eval()
     zero = torch.nn.ModuleList(torch.nn.Linear(32, 2) for _ in range(3))

@@ -17,8 +17,8 @@ from humar_bench.measures.footprint import Footprint
 from humar_bench.preparation import missing_instructions, set_formats
 from humar_bench.records.audit import contradictions
 from humar_bench.records.record import plain
-from humar_bench.registry import parse_architectures
 from humar_bench.speed_worker import measure_fps
+from humar_bench.subjects.registry import parse_architectures
 from humar_bench.task import Task
 
 MIB = 2**20

@@ -15,10 +15,10 @@ from humar_bench.errors import UsageError
 from humar_bench.judging.growth import CLAIMED, THEORY, claim_holds, fit_power_law
 from humar_bench.options import Plan
 from humar_bench.records.record import Run
-from humar_bench.registry import Architecture
 from humar_bench.report.study import study_csv, study_json, study_markdown
 from humar_bench.scaling import AXES, measure_scaling, parse_count, square_pyramid, values_of, work_at
 from humar_bench.scaling_tables import COSTS, Scaling
+from humar_bench.subjects.registry import Architecture
 from tests import closed_forms
 from tests.golden import check_golden
 from tests.golden.records import ENVIRONMENT, TIME

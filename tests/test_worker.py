@@ -18,8 +18,9 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.bench import benchmark
 from humar_bench.measures.speed import Progress
 from humar_bench.records.record import Run, plain
-from humar_bench.registry import NotFiniteOutputs, build, parse_architectures
 from humar_bench.speed_worker import Arm, NewInputs, construction_order
+from humar_bench.subjects.registry import build, parse_architectures
+from humar_bench.subjects.transformer import NotFiniteOutputs
 from humar_bench.task import Task, failure
 
 FOREIGN = f"{Path(__file__).parent}/data/foreign_models.py"
@@ -97,9 +98,9 @@ def test_nothing_a_child_prints_reaches_the_user(capfd):
 
 
 def test_parameters_and_flops_are_those_of_the_measures_themselves(counted):
-    from humar_bench.inputs import make_inputs
     from humar_bench.measures.flops import count_flops
     from humar_bench.measures.params import count_parameters
+    from humar_bench.subjects.transformer import make_inputs
 
     model = build("efficient", ARGS, device="meta")
     count = count_flops(model, make_inputs(ARGS, Workload.tiny(), device="meta"), strict=True)

@@ -6,11 +6,10 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 
-from humar_bench.args import WORKLOADS, ModelArgs, RunArgs
+from humar_bench.args import BUILT_IN, WORKLOADS, ModelArgs, RunArgs
 from humar_bench.cli.app import command
 from humar_bench.errors import EXIT_DONE
 from humar_bench.options import DEFAULT_ARCHITECTURES, help_of, option, use_of
-from humar_bench.registry import BUILT_IN
 
 
 @command("list")

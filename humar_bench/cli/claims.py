@@ -10,7 +10,7 @@ from humar_bench.cli.shared import FolderOptions, check_paths, records_place, sh
 from humar_bench.evidence import ClaimsOptions, ClaimsRun, gather
 from humar_bench.options import Output
 from humar_bench.records.record import RecordWriter
-from humar_bench.registry import check_architecture
+from humar_bench.subjects.registry import check_architecture
 
 
 @command("claims", ClaimsOptions, ClaimsRun, FolderOptions, Output, leave_out=("control", "resume"))
@@ -26,8 +26,8 @@ def claims(options: ClaimsOptions, run: ClaimsRun, place: FolderOptions, output:
     """
     from humar_bench.devices.opening import open_device
     from humar_bench.progress import shown_bar
-    from humar_bench.registry import parse_architecture
     from humar_bench.report.claims import Claims
+    from humar_bench.subjects.registry import parse_architecture
 
     check_architecture(candidate := parse_architecture(options.architecture))
     model, batch = options.model, options.batch or (1 if open_device(run.device).kind == "cpu" else 2)

@@ -16,7 +16,7 @@ from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from humar_bench.options import Output, Plan, Selection, option, resolve
 from humar_bench.records.audit import readable
 from humar_bench.records.record import MEASURES, RUN_FIELDS, RecordWriter, Run, load, plain
-from humar_bench.registry import check_architecture
+from humar_bench.subjects.registry import check_architecture
 
 if TYPE_CHECKING:
     from humar_bench.comparison import Comparison

@@ -15,7 +15,7 @@ from humar_bench.cli.shared import TIMING, check_paths, records_place, show_stud
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from humar_bench.options import Output, Plan, Selection, option, resolve
 from humar_bench.records.record import RecordWriter
-from humar_bench.registry import check_architecture
+from humar_bench.subjects.registry import check_architecture
 
 
 @dataclass(frozen=True)

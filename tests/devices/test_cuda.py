@@ -10,11 +10,11 @@ import torch
 
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.devices.opening import open_device
-from humar_bench.inputs import make_inputs
 from humar_bench.measures.agreement import agree
 from humar_bench.measures.energy import measure_energy, measure_idle
 from humar_bench.measures.speed import TimingPlan, time_architectures
-from humar_bench.registry import build
+from humar_bench.subjects.registry import build
+from humar_bench.subjects.transformer import make_inputs
 from tests.models import fill_from_names
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -17,8 +17,8 @@ from efficient import build_efficient_conv_attention_transformer, build_fused_ef
 from efficient.kernel_ops import depthwise_conv_op, linear_attention_op
 from efficient.layers import NO_WEIGHT, linear_attention, merge_heads, split_heads
 from humar_bench.args import ModelArgs, Workload
-from humar_bench.inputs import make_inputs
 from humar_bench.skeleton.kernels import INTERPRETED
+from humar_bench.subjects.transformer import make_inputs
 from tests.models import SWITCHES, fill_from_names, outputs_by_name, shaken
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")

@@ -17,7 +17,7 @@ from baselines import build_transformer
 from efficient import build_efficient_conv_attention_transformer
 from tests.models import shaken
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BUILDERS = {"original": build_transformer, "efficient": build_efficient_conv_attention_transformer}
 SIZES = ((12, 10), (6, 5), (3, 3), (2, 2))
 BATCH = 2

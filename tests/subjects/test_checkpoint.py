@@ -11,8 +11,8 @@ import torch
 
 import humar_bench
 from baselines import build_transformer
-from humar_bench.checkpoint import load_into
 from humar_bench.errors import UsageError
+from humar_bench.subjects.checkpoint import load_into
 
 
 class TouchesAFile:

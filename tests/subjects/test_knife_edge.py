@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from humar_bench import knife_edge
 from humar_bench.args import Workload
-from humar_bench.inputs import make_inputs
 from humar_bench.measures.agreement import agree
-from humar_bench.registry import build
 from humar_bench.skeleton import pose_transformer
 from humar_bench.skeleton.geometry import token_centres
 from humar_bench.speed_worker import Arm
+from humar_bench.subjects import knife_edge
+from humar_bench.subjects.registry import build
+from humar_bench.subjects.transformer import make_inputs
 
 SHAPES = [(50, 4), (3, 50)]
 

@@ -11,23 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.inputs import make_inputs
-from humar_bench.registry import (
+from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
+from humar_bench.subjects.registry import (
     BUILT_IN,
     Architecture,
-    NotFiniteOutputs,
     build,
     check_architecture,
-    check_outputs,
-    is_out_of_memory,
     load_builder,
-    one_line,
     parse_architecture,
     parse_architectures,
 )
+from humar_bench.subjects.transformer import NotFiniteOutputs, check_outputs, make_inputs
 
-FOREIGN = str(Path(__file__).parent / "data" / "foreign_models.py")
+FOREIGN = str(Path(__file__).parents[1] / "data" / "foreign_models.py")
 
 
 def foreign(builder: str) -> str:
@@ -264,7 +260,10 @@ def test_the_built_in_architectures_answer_the_shared_call(tiny_args, tiny_workl
 
 
 def test_the_registry_and_its_parser_do_not_import_torch():
-    code = "import sys, humar_bench.registry as r; r.parse_architectures(['original', 'a=b.c:d']); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, humar_bench.subjects.registry as r\n"
+        "r.parse_architectures(['original', 'a=b.c:d']); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0
 
 

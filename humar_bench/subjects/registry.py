@@ -17,18 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import ModelArgs, Workload
-from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.args import BUILT_IN, ModelArgs
+from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
 
 if TYPE_CHECKING:
     import torch
 
-BUILT_IN = {
-    "original": "baselines.transformer:build_transformer",
-    "original-fused": "baselines.fused:build_fused_transformer",
-    "efficient": "efficient.transformer:build_efficient_conv_attention_transformer",
-    "efficient-fused": "efficient.fused:build_fused_efficient_transformer",
-}
 _WANTED = "name a function that takes the arguments and returns a model"
 _FORMS = f"choose {', '.join(BUILT_IN)}, package.module:builder or path/file.py:builder"
 
@@ -40,10 +34,6 @@ class Architecture:
     name: str
     spec: str
     foreign: bool
-
-
-class NotFiniteOutputs(MeasurementError):
-    """A model whose outputs hold NaN or infinity."""
 
 
 def parse_architecture(text: str | Architecture) -> Architecture:
@@ -194,68 +184,6 @@ def _converted(model: torch.nn.Module, device: torch.device, dtype: torch.dtype 
                     made[id(old)] = torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
                 own[name] = made[id(old)]
     return model
-
-
-def check_outputs(outputs: Any, args: ModelArgs, workload: Workload, *, name: str = "the model") -> None:
-    """Hold a model's outputs against the call both architectures share: five parts, their shapes, every number finite.
-
-    Expected, with B batch, Q queries, K keypoints, C width, D decoder iterations, L levels: hs_pose D of [B, Q, K+1, C];
-    refpoint_pose D+1 of [B, Q, 2(K+1)]; mix_refpoint [B, Q, 2K]; mix_embedding [B, Q, C]; memory_features L-1 of [B, C, H_l, W_l].
-    On the meta device only shapes are checked. Raises MeasurementError, for NaN and infinity its subclass NotFiniteOutputs.
-    """
-    import torch
-
-    parts = ("hs_pose", "refpoint_pose", "mix_refpoint", "mix_embedding", "memory_features")
-    if not isinstance(outputs, (tuple, list)) or len(outputs) != len(parts):
-        got = f"{len(outputs)} outputs" if isinstance(outputs, (tuple, list)) else f"a {type(outputs).__name__}"
-        raise MeasurementError(f"{name} returned {got}; it must return {', '.join(parts)}.")
-    batch, queries, width = workload.batch, workload.num_queries, args.hidden_dim
-    tokens = args.num_body_points + 1
-    expected = {
-        "hs_pose": [(batch, queries, tokens, width)] * args.dec_layers,
-        "refpoint_pose": [(batch, queries, 2 * tokens)] * (args.dec_layers + 1),
-        "mix_refpoint": (batch, queries, 2 * args.num_body_points),
-        "mix_embedding": (batch, queries, width),
-        "memory_features": [(batch, width, *size) for size in workload.feature_sizes[:-1]],
-    }
-    named: dict[str, Any] = {}
-    for part, output in zip(parts, outputs, strict=True):
-        if isinstance(expected[part], tuple):
-            named[part] = (output, expected[part])
-            continue
-        if not isinstance(output, (tuple, list)) or len(output) != len(expected[part]):
-            got = f"of {len(output)}" if isinstance(output, (tuple, list)) else f"that is a {type(output).__name__}"
-            raise MeasurementError(f"{name} returned {part} {got}; it must be a list of {len(expected[part])}.")
-        named.update({f"{part}[{index}]": pair for index, pair in enumerate(zip(output, expected[part], strict=True))})
-    for part, (output, shape) in named.items():
-        if not isinstance(output, torch.Tensor):
-            raise MeasurementError(f"{name} returned {part} as a {type(output).__name__}; it must be a tensor of shape {list(shape)}.")
-        if output.device.type != "meta" and type(output).__module__.partition(".")[0] != "torch":
-            raise MeasurementError(
-                f"{name} returned {part} as a {type(output).__name__}; it must be a plain tensor, whose numbers are there when it returns."
-            )
-        if tuple(output.shape) != shape:
-            raise MeasurementError(f"{name} returned {part} of shape {list(output.shape)}; it must be {list(shape)}.")
-    for part, (output, _) in named.items():
-        if output.device.type != "meta" and not bool(torch.isfinite(output).all()):
-            bad = int((~torch.isfinite(output)).sum())
-            raise NotFiniteOutputs(f"{name} returned {part} with {bad} of {output.numel()} numbers NaN or infinite.")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: Python's, the CPU allocator's or the accelerator's."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(said in text for said in ("can't allocate memory", "not enough memory", "out of memory"))
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as part of one sentence: its type and the first line of what it says."""
-    said = " ".join(str(error).strip().splitlines()[:1]).strip().rstrip(".")
-    said = re.sub(r"^\[enforce fail at \S+\] \S+ == \S+\. (?=\S)", "", said)  # where in its source torch's allocator noticed
-    said = said if len(said) <= 200 else said[:197] + "..."
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _is_file(where: str) -> bool:

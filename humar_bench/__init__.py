@@ -16,7 +16,7 @@ _DOORS = {
     "Workload": "humar_bench.args",
     "benchmark": "humar_bench.bench",
     "build": "humar_bench.subjects.registry",
-    "compare": "humar_bench.comparison",
+    "compare": "humar_bench.report.comparison",
     "load": "humar_bench.records.record",
     "load_checkpoint": "humar_bench.subjects.checkpoint",
 }

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import special
 
-from humar_bench.comparison import asked_text, environment_text, made_by, work_text
 from humar_bench.judging.speeds import reason_of
 from humar_bench.judging.statistics import CONFIDENCE
 from humar_bench.judging.unpaired import unpaired
 from humar_bench.records.record import Record, Run
+from humar_bench.report.comparison import asked_text, environment_text, made_by, work_text
 from humar_bench.table import MIB, Column, Table, percent
 
 FORMAT = 1  # of the JSON document. 1: rows, conditions, failures

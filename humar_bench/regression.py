@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from humar_bench.comparison import compare
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, EXIT_REGRESSION, EXIT_UNDECIDED, UsageError
 from humar_bench.judging.speeds import read_speeds, reason_of
 from humar_bench.judging.statistics import FASTER, INVALID, MARGINS, SAME, SLOWER, UNDECIDED, ProcessSample, clock_fault
@@ -23,6 +22,7 @@ from humar_bench.judging.unpaired import EXCEEDED, KEPT, Shift, paired, unpaired
 from humar_bench.judging.verdicts import mixture_fault
 from humar_bench.records.audit import readable, wrong_times
 from humar_bench.records.record import FACTS, MEASURES, Record, Run
+from humar_bench.report.comparison import compare
 from humar_bench.table import MIB, Column, Table, fewer, less, percent, times
 
 LIMIT_OF = {"params": "params", "flops": "flops", "memory": "memory", "fps": "slower"}

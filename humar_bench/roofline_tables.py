@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.breakdown import flop_unit
+from humar_bench.report.breakdown import flop_unit
 from humar_bench.table import MIB, Column, Table
 
 if TYPE_CHECKING:

@@ -169,7 +169,7 @@ def test_every_import_goes_through_a_door(module, path):
 
 
 @pytest.mark.parametrize(("module", "source"), [
-    ("humar_bench.comparison", "import torch"),
+    ("humar_bench.report.comparison", "import torch"),
     ("humar_bench.cli", "from torch import nn"),
     ("humar_bench.args", "def f():\n    import pandas"),
     ("humar_bench.judging.statistics", "from humar_bench import bench"),
@@ -186,7 +186,7 @@ def test_the_check_can_fail(module, source):
 
 
 @pytest.mark.parametrize(("module", "source"), [
-    ("humar_bench.comparison", "import json, collections.abc\nfrom humar_bench.errors import UsageError"),
+    ("humar_bench.report.comparison", "import json, collections.abc\nfrom humar_bench.errors import UsageError"),
     ("humar_bench.subjects.registry", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
     ("efficient.transformer", "import torch.nn.functional\nfrom humar_bench.skeleton.layers import MLP"),
     ("humar_bench.judging.statistics", "from statistics import median"),

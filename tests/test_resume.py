@@ -37,7 +37,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 sys.modules["humar_bench.devices.opening"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
-from humar_bench import bench, cli, comparison, regression, report, verify
+from humar_bench import bench, cli, regression, report, verify
+from humar_bench.report import comparison
 from humar_bench.judging import speeds
 from humar_bench.children import Child
 

@@ -19,7 +19,7 @@ from humar_bench.records.record import MEASURES, RUN_FIELDS, RecordWriter, Run, 
 from humar_bench.subjects.registry import check_architecture
 
 if TYPE_CHECKING:
-    from humar_bench.comparison import Comparison
+    from humar_bench.report.comparison import Comparison
 
 COUNTERS = ("fvcore", "thop", "profiler", "flop_counter")
 
@@ -119,7 +119,7 @@ def measure_and_show(
 ) -> int:
     """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too. Returns the exit code."""
     from humar_bench import report as writers
-    from humar_bench.comparison import compare
+    from humar_bench.report.comparison import compare
 
     for each in plan.architectures:
         check_architecture(each)

@@ -8,8 +8,8 @@ import io
 import json
 from typing import Any
 
-from humar_bench.comparison import Comparison
 from humar_bench.records.record import plain
+from humar_bench.report.comparison import Comparison
 from humar_bench.table import Table
 
 # History of the JSON document, newest first. 1: measure -> architecture -> status, reason and what its record measured.

@@ -6,9 +6,9 @@ import contextlib
 import os
 from pathlib import Path
 
-from humar_bench.comparison import compare
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.records.record import Run
+from humar_bench.report.comparison import compare
 from humar_bench.report.data import to_csv
 from humar_bench.report.markdown import to_markdown
 

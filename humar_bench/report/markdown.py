@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from humar_bench.comparison import Comparison
+from humar_bench.report.comparison import Comparison
 from humar_bench.table import Table
 
 

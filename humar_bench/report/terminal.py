@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from humar_bench.comparison import Comparison
+from humar_bench.report.comparison import Comparison
 from humar_bench.table import Column, Table
 
 WIDEST = 10_000  # for measuring how wide a table wants to be

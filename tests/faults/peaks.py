@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from humar_bench import breakdown, cli
+from humar_bench import cli
 from humar_bench.measures import memory
 from humar_bench.records.record import RECORDS_NAME, RecordWriter
-from humar_bench.report import write_report
+from humar_bench.report import breakdown, write_report
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, VirtualCpu, VirtualGpu, flags, measured
 

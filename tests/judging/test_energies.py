@@ -9,7 +9,7 @@ from humar_bench.judging.energies import read_energies
 from humar_bench.judging.speeds import read_speeds
 from humar_bench.measures.energy import Energy
 from humar_bench.records.record import AGAIN, Run
-from humar_bench.speed_table import fps_data, fps_table
+from humar_bench.report.speed_table import fps_data, fps_table
 from tests.faults.harness import VirtualGpu, measured
 from tests.judging.test_speeds import a_run, fps
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.comparison import compare
 from humar_bench.errors import UsageError
 from humar_bench.judging.statistics import ALPHA, LookPlan
 from humar_bench.judging.verdicts import _rows, judge, look_at, spent_s
 from humar_bench.records.record import AGAIN, Record, Run
+from humar_bench.report.comparison import compare
 from humar_bench.report.data import to_json
 
 RUN = RunArgs(device="cpu", processes=5)

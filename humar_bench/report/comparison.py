@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from humar_bench import breakdown
 from humar_bench.args import BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
 from humar_bench.records.record import MEASURES, Record, Run, other_machine
-from humar_bench.speed_table import fps_data, fps_table
+from humar_bench.report import breakdown
+from humar_bench.report.speed_table import fps_data, fps_table
 from humar_bench.table import MIB, Column, Table, fewer, joined, less, ratio
 
 if TYPE_CHECKING:

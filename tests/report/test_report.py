@@ -9,7 +9,6 @@ import os
 
 import pytest
 
-from humar_bench.comparison import compare
 from humar_bench.errors import EXIT_FAILED, HumarBenchError, UsageError
 from humar_bench.records.record import RecordWriter, Run, load
 from humar_bench.report import (
@@ -24,6 +23,7 @@ from humar_bench.report import (
     write_report,
     write_text,
 )
+from humar_bench.report.comparison import compare
 from humar_bench.table import Column, Table
 from tests.golden import check_golden
 from tests.golden.records import COMPONENTS, FLOPS, failed, flops, fps, made_up_run, memory, params

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from humar_bench.comparison import asked_text, built_text, compare
 from humar_bench.errors import UsageError
 from humar_bench.records.record import Run
+from humar_bench.report.comparison import asked_text, built_text, compare
 from humar_bench.table import Column, Table, fewer, less, percent, ratio, times
 from tests.golden.records import COMPONENTS, FLOPS, WORKLOAD, failed, flops, fps, made_up_run, memory, params
 
@@ -249,7 +249,7 @@ def test_a_table_turned_on_its_side_holds_the_same_cells():
 
 
 def test_comparing_needs_no_torch():
-    code = "import sys, humar_bench.comparison, humar_bench.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, humar_bench.report.comparison, humar_bench.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

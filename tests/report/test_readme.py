@@ -23,7 +23,7 @@ from humar_bench.records.record import load
 from humar_bench.verify import verify
 from tests.golden import OVERWRITE
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 SUMMARY = re.compile(r"(<!-- summary: (\S+) -->\n).*?(<!-- /summary -->)", re.DOTALL)

@@ -14,7 +14,7 @@ _DOORS = {
     "ModelArgs": "humar_bench.args",
     "RunArgs": "humar_bench.args",
     "Workload": "humar_bench.args",
-    "benchmark": "humar_bench.bench",
+    "benchmark": "humar_bench.running.bench",
     "build": "humar_bench.subjects.registry",
     "compare": "humar_bench.report.comparison",
     "load": "humar_bench.records.record",

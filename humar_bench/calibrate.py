@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from humar_bench.args import RunArgs
-from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
 from humar_bench.options import help_of, option
+from humar_bench.running.children import Child, Outcome, run_children
 
 # History of the certificate, newest first. 1: kind, made, command, environment, settings, raw, results, sha256.
 FORMAT = 1

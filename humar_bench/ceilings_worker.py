@@ -18,8 +18,8 @@ from humar_bench.devices.opening import open_device
 from humar_bench.errors import UsageError
 from humar_bench.measures.ceilings import measure_ceilings
 from humar_bench.records.record import MACHINE, plain
-from humar_bench.task import failure, success
-from humar_bench.worker import serve
+from humar_bench.running.task import failure, success
+from humar_bench.running.worker import serve
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from humar_bench.errors import HumarBenchError, one_line
+from humar_bench.running.task import Task
+from humar_bench.running.worker import serve
 from humar_bench.subjects.transformer import Inputs
-from humar_bench.task import Task
-from humar_bench.worker import serve
 
 NOISE = 10.0  # of what stands under the padding, in standard deviations of the maps
 SHAKE = 0.05

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from humar_bench.args import ModelArgs, RunArgs, Size, Workload, parse_size
-from humar_bench.costs import EXACT, Point, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.options import help_of, option, parse_settings, read_args_file
 from humar_bench.records.record import Record, Run
+from humar_bench.running.costs import EXACT, Point, exact_records
 from humar_bench.subjects.registry import Architecture, parse_architecture
 
 CANDIDATE, ORIGINAL = "candidate", "original"
@@ -174,7 +174,7 @@ def gather(
     progress: Callable[[float, str], None] | None = None, command: str = "",
 ) -> Evidence:
     """Measure what the claims need, the candidate against the original. A measurement that fails is part of the evidence."""
-    from humar_bench.bench import benchmark
+    from humar_bench.running.bench import benchmark
 
     args, run, candidate = ModelArgs.of(args if args is not None else ModelArgs()), run or RunArgs(), parse_architecture(candidate)
     original = Architecture("original" if candidate.name != "original" else "the original", "original", foreign=False)
@@ -209,7 +209,7 @@ def _count(
 
 def _behave(sides: Mapping[str, Architecture], args: ModelArgs, run: RunArgs) -> dict[str, dict[str, Any]]:
     """Each side's small probe, in a child process of its own."""
-    from humar_bench.children import Child, run_children
+    from humar_bench.running.children import Child, run_children
 
     maps = ((13, 11), (7, 6), (4, 3))
     args = dataclasses.replace(args, num_feature_levels=len(maps), num_queries=5)

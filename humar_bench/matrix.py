@@ -15,11 +15,11 @@ from typing import Any
 
 from humar_bench.args import BACKENDS, DTYPES, RunArgs
 from humar_bench.backends import check_backend, check_installed, why_not
-from humar_bench.costs import Point, Progress
 from humar_bench.errors import UsageError
 from humar_bench.matrix_table import Matrix
 from humar_bench.options import Plan
 from humar_bench.records.record import Record, Run
+from humar_bench.running.costs import Point, Progress
 from humar_bench.subjects.registry import Architecture
 
 PROCESSES = 3  # of each cell where the budget allows; two give a wide interval, one none
@@ -99,7 +99,7 @@ def measure_matrix(
 
 
 def _one_process(*given: Any, **named: Any) -> Record:
-    from humar_bench.bench import one_speed_process
+    from humar_bench.running.bench import one_speed_process
 
     return one_speed_process(*given, **named)
 

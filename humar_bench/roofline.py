@@ -16,15 +16,15 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from humar_bench.args import RunArgs
-from humar_bench.children import Child, run_children
-from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import UsageError
-from humar_bench.in_turn import time_in_turn, timing_run
 from humar_bench.judging.speeds import LAUNCH_BOUND, Speed, Speeds, read_speeds
 from humar_bench.options import Plan
 from humar_bench.records.record import CEILINGS, MACHINE, Record, Run
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by, work_text
 from humar_bench.roofline_tables import ceilings_data, ceilings_table, roofline_data, roofline_table
+from humar_bench.running.children import Child, run_children
+from humar_bench.running.costs import Point, Progress, exact_records
+from humar_bench.running.in_turn import time_in_turn, timing_run
 from humar_bench.table import Table, percent, ratio
 
 FORMAT = 1  # of the JSON document. 1: rows, ceilings, environment, conditions, failures

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from humar_bench.args import ModelArgs, Size, Workload, pyramid
-from humar_bench.costs import Point, Progress, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.options import Plan
 from humar_bench.records.record import Record, Run
+from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.scaling_tables import AXES, Axis, Scaling, place, where
 from humar_bench.subjects.registry import Architecture
 
@@ -101,7 +101,7 @@ def measure_scaling(
 
 
 def _benchmark(*given: Any, **named: Any) -> Run:
-    from humar_bench.bench import benchmark
+    from humar_bench.running.bench import benchmark
 
     return benchmark(*given, **named)
 

@@ -25,9 +25,9 @@ from humar_bench.calibrate import (
     verify_certificate,
     written,
 )
-from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
 from humar_bench.report.calibration import calibration_markdown, calibration_tables, conditions, write_calibration
+from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.verify import verify
 from tests.test_error_rates import made_up
 

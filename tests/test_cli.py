@@ -61,7 +61,7 @@ class Stub:
 def bench(monkeypatch) -> Stub:
     stub = Stub()
     module = SimpleNamespace(benchmark=stub)
-    monkeypatch.setitem(sys.modules, "humar_bench.bench", module)
+    monkeypatch.setitem(sys.modules, "humar_bench.running.bench", module)
     monkeypatch.setattr(humar_bench, "bench", module, raising=False)
     return stub
 

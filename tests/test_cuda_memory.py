@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from humar_bench.args import RunArgs, Workload
-from humar_bench.bench import benchmark
 from humar_bench.devices.opening import open_device
 from humar_bench.measures.memory import Memory, measure_memory
+from humar_bench.running.bench import benchmark
 
 MIB = 2**20
 ROUNDED = 512  # bytes; torch's allocator hands out multiples of it

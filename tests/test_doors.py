@@ -177,7 +177,7 @@ def test_every_import_goes_through_a_door(module, path):
     ("humar_bench.measures.params", "import baselines.transformer"),
     ("humar_bench.subjects.registry", "import efficient.transformer"),
     ("baselines.transformer", "from efficient.layers import EfficientLinearAttention"),
-    ("efficient.transformer", "class A:\n    from humar_bench.bench import benchmark"),
+    ("efficient.transformer", "class A:\n    from humar_bench.running.bench import benchmark"),
     ("humar_bench.records.record", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
     ("humar_bench.newroom", "import os"),
 ])

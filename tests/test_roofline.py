@@ -9,13 +9,13 @@ import pytest
 
 from humar_bench import ceilings_worker, cli, roofline
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.costs import Point
 from humar_bench.errors import UsageError
 from humar_bench.measures.ceilings import CeilingPlan
 from humar_bench.options import Plan
 from humar_bench.records.record import CEILINGS, MACHINE, Run, load
 from humar_bench.report.study import study_csv, study_json, study_markdown
 from humar_bench.roofline import floor_of, measure_roofline, precision_of, read_ceilings
+from humar_bench.running.costs import Point
 from humar_bench.subjects.registry import Architecture
 from tests.golden import check_golden
 from tests.golden.records import ENVIRONMENT, TIME

@@ -10,12 +10,12 @@ import pytest
 
 from humar_bench import cli, scaling
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.costs import EXACT, Point, exact_records
 from humar_bench.errors import UsageError
 from humar_bench.judging.growth import CLAIMED, THEORY, claim_holds, fit_power_law
 from humar_bench.options import Plan
 from humar_bench.records.record import Run
 from humar_bench.report.study import study_csv, study_json, study_markdown
+from humar_bench.running.costs import EXACT, Point, exact_records
 from humar_bench.scaling import AXES, measure_scaling, parse_count, square_pyramid, values_of, work_at
 from humar_bench.scaling_tables import COSTS, Scaling
 from humar_bench.subjects.registry import Architecture
@@ -251,7 +251,7 @@ def test_exact_costs_of_a_real_child_are_those_of_closed_arithmetic(tiny_args):
 
 
 def test_a_child_that_dies_is_a_failed_record_for_each_of_its_points():
-    from humar_bench.children import Outcome
+    from humar_bench.running.children import Outcome
 
     crashed = Outcome(None, "crash", "it crashed.")
     records = exact_records(points((10,)), RunArgs(), children=lambda children: [(group, crashed) for group, _ in children])

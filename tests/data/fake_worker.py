@@ -1,4 +1,4 @@
-"""Stands in for humar_bench.worker in tests of the parent: no torch, each builder's name says what happens."""
+"""Stands in for humar_bench.running.worker in tests of the parent: no torch, each builder's name says what happens."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Stands in for humar_bench.worker in tests/test_resume.py: no torch, answers with prepared values, logs each job it begins and dies with
+"""Stands in for humar_bench.running.worker in tests/running/test_resume.py: no torch, answers with prepared values, logs each job it begins and dies with
 its parent."""
 
 import ctypes

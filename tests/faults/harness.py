@@ -16,7 +16,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from humar_bench import bench, children, worker
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.devices import environment, opening
 from humar_bench.devices.device import Device
@@ -24,6 +23,7 @@ from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.measures import memory
 from humar_bench.records.record import Run
 from humar_bench.report.comparison import compare
+from humar_bench.running import bench, children, worker
 from tests.faults import models
 
 Patch = Callable[[pytest.MonkeyPatch], None]

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from humar_bench import cli, worker
+from humar_bench import cli
 from humar_bench.judging import speeds
 from humar_bench.records.record import RECORDS_NAME, Record, RecordWriter, load
 from humar_bench.report import write_report
+from humar_bench.running import worker
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, flags, measured
 from tests.golden.records import made_up_run, params

@@ -8,10 +8,10 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from humar_bench import speed_worker
 from humar_bench.devices.device import Timing
 from humar_bench.devices.virtual import _Event
 from humar_bench.measures import speed
+from humar_bench.running import speed_worker
 from tests.faults import models
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, VirtualCpu, VirtualGpu, flags, measured

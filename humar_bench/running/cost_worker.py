@@ -19,9 +19,9 @@ from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import MemoryPeak, predict_peak, track_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import plain
+from humar_bench.running.task import Task, failure, success
+from humar_bench.running.worker import serve
 from humar_bench.subjects.registry import Architecture
-from humar_bench.task import Task, failure, success
-from humar_bench.worker import serve
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

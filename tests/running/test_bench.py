@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-import humar_bench.bench as module
+import humar_bench.running.bench as module
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.bench import benchmark, timing_plan
-from humar_bench.children import Child
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.records.record import MEASURES, RECORDS_NAME, Record, RecordWriter, Run, load
+from humar_bench.running.bench import benchmark, timing_plan
+from humar_bench.running.children import Child
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 FAKE = (sys.executable, str(DATA / "fake_worker.py"))
 
 
@@ -259,13 +259,13 @@ def test_an_interrupt_keeps_what_was_written_and_leaves_no_child(children, tmp_p
 
 def test_a_killed_parent_loses_at_most_one_measurement_and_a_resumed_run_doubles_none(children, tmp_path):
     script = (
-        "import sys, humar_bench.bench as m; from humar_bench.children import Child; from humar_bench.args import *\n"
+        "import sys, humar_bench.running.bench as m; from humar_bench.running.children import Child; from humar_bench.args import *\n"
         "from humar_bench.records.record import RecordWriter, load\n"
         f"m.Child = lambda request, **more: Child(request, **more, command={FAKE!r})\n"
         f"m.benchmark({foreign('build', 'wider')!r}, ModelArgs(), Workload.tiny(), run=RunArgs(device='cpu', processes=3, control=False),"
         f" sink=RecordWriter({str(tmp_path)!r}))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2]), "TMPDIR": str(tmp_path)}
     path = tmp_path / RECORDS_NAME
     for wanted in (1, 4, 8):
         path.write_bytes(b"")

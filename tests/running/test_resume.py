@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from humar_bench import bench, cli
+from humar_bench import cli
 from humar_bench.calibrate import Settings, cite, make_certificate
-from humar_bench.children import Child
 from humar_bench.records.record import RECORDS_NAME, Run, load
 from humar_bench.report import report_texts, write_report
 from humar_bench.report.calibration import write_calibration
+from humar_bench.running import bench
+from humar_bench.running.children import Child
 from humar_bench.verify import verify
 from tests.golden.records import ENVIRONMENT as HERE
 from tests.golden.records import flops, fps, memory, params
 from tests.test_error_rates import made_up as processes_of_a_calibration
 
-ROOT = Path(__file__).resolve().parent.parent
-WORKER = Path(__file__).parent / "data" / "killed_worker.py"
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = Path(__file__).parents[1] / "data" / "killed_worker.py"
 FAKE = (sys.executable, "-S", "-E", str(WORKER))
 KILLS, MOST_IN_A_ROW = 50, 4
 NAMES = ("original", "efficient")
@@ -37,10 +38,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 sys.modules["humar_bench.devices.opening"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
-from humar_bench import bench, cli, regression, report, verify
+from humar_bench import cli, regression, report, verify
+from humar_bench.running import bench
 from humar_bench.report import comparison
 from humar_bench.judging import speeds
-from humar_bench.children import Child
+from humar_bench.running.children import Child
 
 fake, work, kills, most, place = json.loads(sys.argv[1])
 bench.Child = lambda request, **more: Child(request, **more, command=tuple(fake))
@@ -196,8 +198,9 @@ import json, resource, sys
 from types import SimpleNamespace
 
 sys.modules["humar_bench.devices.opening"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
-from humar_bench import bench, cli
-from humar_bench.children import Child
+from humar_bench import cli
+from humar_bench.running import bench
+from humar_bench.running.children import Child
 
 fake, limit_bytes, argv = json.loads(sys.argv[1])
 bench.Child = lambda request, **more: Child(request, **more, command=tuple(fake))

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import UsageError
 from humar_bench.records.record import Record, Run
+from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.registry import Architecture
 
 EXACT = ("params", "flops", "memory")
-COMMAND = (sys.executable, "-m", "humar_bench.cost_worker")
+COMMAND = (sys.executable, "-m", "humar_bench.running.cost_worker")
 Progress = Callable[[float, str], None]  # share of the work from 0 to 1, what is being done
 Children = Callable[[list[tuple[Any, Child]]], Iterable[tuple[Any, Outcome]]]
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from humar_bench import speed_worker, worker
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.bench import benchmark
 from humar_bench.measures.speed import Progress
 from humar_bench.records.record import Run, plain
-from humar_bench.speed_worker import Arm, NewInputs, construction_order
+from humar_bench.running import speed_worker, worker
+from humar_bench.running.bench import benchmark
+from humar_bench.running.speed_worker import Arm, NewInputs, construction_order
+from humar_bench.running.task import Task, failure
 from humar_bench.subjects.registry import build, parse_architectures
 from humar_bench.subjects.transformer import NotFiniteOutputs
-from humar_bench.task import Task, failure
 
-FOREIGN = f"{Path(__file__).parent}/data/foreign_models.py"
+FOREIGN = f"{Path(__file__).parents[1]}/data/foreign_models.py"
 ARGS = ModelArgs(
     hidden_dim=32, nheads=4, dim_feedforward=48, enc_layers=2, dec_layers=3, num_queries=5, num_body_points=6, efficient_nheads=2,
     efficient_enc_layers=2, efficient_encoder_sets=1,
@@ -149,11 +149,11 @@ def test_a_device_that_is_not_there_is_a_wrong_command_line_and_not_a_row():
 
 def test_a_worker_whose_parent_is_killed_ends_too(tmp_path):
     script = (
-        "import sys; from humar_bench.bench import benchmark; from humar_bench.args import *\n"
+        "import sys; from humar_bench.running.bench import benchmark; from humar_bench.args import *\n"
         f"benchmark(['hangs={FOREIGN}:hangs'], ModelArgs(), Workload.tiny(), ['memory'], RunArgs(device='cpu'),"
         f" progress=lambda event: open({str(tmp_path / 'said')!r}, 'w').write(event['status']))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(worker.__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(worker.__file__).parents[2]), "TMPDIR": str(tmp_path)}
     parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
         give_up = time.monotonic() + 60

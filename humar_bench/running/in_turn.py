@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from humar_bench.args import RunArgs
-from humar_bench.costs import Point, Progress
 from humar_bench.records.record import Record, Run
+from humar_bench.running.costs import Point, Progress
 
 FEWEST, MOST = 3, 7  # processes: fewer give no interval worth the name; each builds every architecture
 PROCESS_S = 50.0  # of the budget a process is worth starting for, beyond the fewest
@@ -35,7 +35,7 @@ def time_in_turn(
     A process is begun only when it would end within the budget if it took as long as the longest so far; the first always is.
     """
     if bench is None:
-        from humar_bench.bench import benchmark as bench
+        from humar_bench.running.bench import benchmark as bench
     kept, clock = _Keep(sink), _Clock(budget_s, now)
 
     def hear(event: Mapping[str, Any]) -> None:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-import humar_bench.bench as module
+import humar_bench.running.bench as module
 from humar_bench.args import ModelArgs, RunArgs, Workload
-from humar_bench.bench import benchmark
-from humar_bench.children import Child
 from humar_bench.errors import UsageError
 from humar_bench.judging.verdicts import hold_varied, judge
 from humar_bench.measures.speed import TimingPlan, Varied, spent_by_payer, time_architectures
 from humar_bench.records.record import AGAIN, Run
 from humar_bench.report.comparison import compare
+from humar_bench.running.bench import benchmark
+from humar_bench.running.children import Child
 from tests.test_speed import MS, Model, VirtualCpu
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 FAKE = (sys.executable, str(DATA / "fake_worker.py"))
 
 

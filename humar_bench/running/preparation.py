@@ -13,8 +13,8 @@ import torch
 from humar_bench import backends
 from humar_bench.devices.device import Device
 from humar_bench.measures.footprint import Footprint
+from humar_bench.running.task import Task
 from humar_bench.subjects.registry import Architecture
-from humar_bench.task import Task
 
 
 @dataclass

@@ -21,7 +21,7 @@ from humar_bench.errors import MeasurementError
 LOOK_EVERY_S = 1.0  # the pipe says at once that a child ended, unless a grandchild still holds its other end
 TAIL_BYTES = 8192
 _OUT_OF_MEMORY = ("bad_alloc", "out of memory", "cannot allocate memory", "can't allocate memory", "memoryerror")
-_SOURCES = str(Path(__file__).resolve().parent.parent)
+_SOURCES = str(Path(__file__).resolve().parents[2])
 Tag = TypeVar("Tag")
 
 
@@ -36,12 +36,12 @@ class Outcome:
 
 
 class Child:
-    """One `python -m humar_bench.worker`, with a pipe on which it says what it does. Call `start`, then `listen` when `events` is
+    """One `python -m humar_bench.running.worker`, with a pipe on which it says what it does. Call `start`, then `listen` when `events` is
     readable or time has passed, until it returns an Outcome; `kill` at any time."""
 
     def __init__(
         self, request: dict[str, Any], *, timeout_s: float, hear: Callable[[dict[str, Any]], None], names: tuple[str, ...] = (),
-        command: tuple[str, ...] = (sys.executable, "-m", "humar_bench.worker"),
+        command: tuple[str, ...] = (sys.executable, "-m", "humar_bench.running.worker"),
     ) -> None:
         self.request, self.timeout_s, self.hear, self.names, self.command = request, timeout_s, hear, names, command
         self.events = -1

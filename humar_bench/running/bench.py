@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.backends import check_installed
-from humar_bench.children import Child, Outcome, run_children
 from humar_bench.errors import UsageError
 from humar_bench.judging.verdicts import judge
 from humar_bench.records.audit import audited
 from humar_bench.records.record import AGAIN, MEASURES, Record, Run, other_machine
+from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
 
 WARMUP_MAX_S = 10.0

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from humar_bench import children
-from humar_bench.children import LOOK_EVERY_S, Child, run_children
 from humar_bench.devices.device import Device
 from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.measures.speed import TimingPlan, time_architectures
+from humar_bench.running import children
+from humar_bench.running.children import LOOK_EVERY_S, Child, run_children
 
-WORKER = (sys.executable, str(Path(__file__).parent / "data" / "fake_worker.py"))
+WORKER = (sys.executable, str(Path(__file__).parents[1] / "data" / "fake_worker.py"))
 MOST_READS = 12  # of any clock, for one sample: a block's two ends on wall and CPU clock, the stream's end, the budget
 
 

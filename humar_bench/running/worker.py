@@ -1,4 +1,4 @@
-"""The child process in which one measurement runs: `python -m humar_bench.worker`.
+"""The child process in which one measurement runs: `python -m humar_bench.running.worker`.
 
 Reads one JSON request on standard input, writes one JSON reply to the file the request names, and says on the pipe it names what it
 is doing, so that the parent knows whom to blame when this process dies. Request: measure, architectures, asked, workload, run,
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from humar_bench.backends import why_not
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.records.record import plain
+from humar_bench.running.task import Task, failure, success
 from humar_bench.subjects.registry import Architecture
-from humar_bench.task import Task, failure, success
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +126,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if why := why_not(task.run.backend, task.run.dtype, device.kind):
         return {"usage_error": why}
     if task.measure == "fps":
-        from humar_bench.speed_worker import measure_fps
+        from humar_bench.running.speed_worker import measure_fps
 
         try:
             results = measure_fps(task, device)

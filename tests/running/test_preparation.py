@@ -8,18 +8,19 @@ import sys
 import pytest
 import torch
 
-from humar_bench import backends, preparation
+from humar_bench import backends
 from humar_bench.args import RunArgs, Workload
 from humar_bench.devices.device import CpuDevice
 from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.footprint import Footprint
-from humar_bench.preparation import missing_instructions, set_formats
 from humar_bench.records.audit import contradictions
 from humar_bench.records.record import plain
-from humar_bench.speed_worker import measure_fps
+from humar_bench.running import preparation
+from humar_bench.running.preparation import missing_instructions, set_formats
+from humar_bench.running.speed_worker import measure_fps
+from humar_bench.running.task import Task
 from humar_bench.subjects.registry import parse_architectures
-from humar_bench.task import Task
 
 MIB = 2**20
 PLAN = {"min_runs": 3, "max_runs": 3, "budget_s": 0.1, "warmup_max_s": 0.1, "warmup_window_s": 0.01}
@@ -84,7 +85,7 @@ def test_outputs_that_the_next_call_overwrites_are_not_taken_for_changed_ones(ti
         return backends.Prepared(call, overwrites=True)
 
     monkeypatch.setattr(preparation.backends, "prepare", prepare)
-    monkeypatch.setattr("humar_bench.speed_worker.SLOW_S", 0.0)
+    monkeypatch.setattr("humar_bench.running.speed_worker.SLOW_S", 0.0)
     [result] = measure_fps(a_task(tiny_args), CpuDevice()).values()
     assert result["status"] == "ok", result["reason"]
 

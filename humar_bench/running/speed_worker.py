@@ -20,11 +20,11 @@ from humar_bench.measures.agreement import Agreement, agree, expected_outputs
 from humar_bench.measures.conditions import conditions, watch_inside
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
 from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
-from humar_bench.preparation import Ready, make_ready, missing_instructions, set_formats
 from humar_bench.records.record import AGAIN
+from humar_bench.running.preparation import Ready, make_ready, missing_instructions, set_formats
+from humar_bench.running.task import Task, failure, success
 from humar_bench.subjects import knife_edge
 from humar_bench.subjects.registry import Architecture, build
-from humar_bench.task import Task, failure, success
 
 EVENT_EVERY_S = 1.0  # a running measurement says so at most this often, between two rounds
 CHECK_SHARE = 0.2  # of a process's budget: more than this the float32 forwards may not cost, but in the first process

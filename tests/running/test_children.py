@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from humar_bench.children import Child, run_children
 from humar_bench.errors import MeasurementError
+from humar_bench.running.children import Child, run_children
 
-FAKE = (sys.executable, str(Path(__file__).parent / "data" / "fake_worker.py"))
+FAKE = (sys.executable, str(Path(__file__).parents[1] / "data" / "fake_worker.py"))
 
 
 def a_child(*builders: str, timeout_s: float = 20.0, heard: list | None = None, command=FAKE) -> Child:

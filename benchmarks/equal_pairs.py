@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from humar_bench.error_rates import upper_bound
+from humar_bench.studies.calibrate.error_rates import upper_bound
 
 ARCHITECTURES = ("original", "efficient")
 OPTIONS = ["--workload", "tiny", "--threads", "1", "--processes", "5", "--budget", "4", "--device", "cpu"]

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from humar_bench import __version__
-from humar_bench.calibrate import CERTIFICATE_NAME, MARKDOWN_NAME, RAW_NAME, cite, verify_certificate
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.records.audit import contradictions
 from humar_bench.records.record import RECORDS_NAME, Record, Run, records_path
 from humar_bench.report import report_texts
-from humar_bench.report.calibration import calibration_markdown
 from humar_bench.report.study import STUDY_NAME, read_study, study_texts
+from humar_bench.studies import MAKERS
+from humar_bench.studies.calibrate.calibrate import CERTIFICATE_NAME, MARKDOWN_NAME, RAW_NAME, cite, verify_certificate
+from humar_bench.studies.calibrate.tables import calibration_markdown
 
 CHECKED = (".csv", ".md")  # files of these kinds in a report's folder have to come from its records
 WIDEST = 60  # characters of a cell that a sentence shows
@@ -117,7 +118,7 @@ def _hold(folder: Path, run: Run, reference: str, damage: Sequence[Difference]) 
 def _hold_study(folder: Path, run: Run, damage: Sequence[Difference]) -> Proof:
     """A study's tables against its settings and records."""
     try:
-        texts = study_texts(read_study(folder, run))
+        texts = study_texts(read_study(folder, run, MAKERS))
     except _UNREADABLE as error:
         said = str(error) if isinstance(error, HumarBenchError) else f"no tables can be made from it: {type(error).__name__}: {error}"
         texts, damage = {}, [*damage, Difference(STUDY_NAME, said=said)]

@@ -51,8 +51,8 @@ def backends(selection: Selection, options: BackendsOptions, run: RunArgs, outpu
       humar-bench backends --budget 1200 -o backends
       humar-bench backends --backend eager --backend openvino --dtype float32
     """
-    from humar_bench import matrix
     from humar_bench.devices.opening import open_device
+    from humar_bench.studies.backends import matrix
 
     plan = resolve(small_batch(selection, run), run)
     kind = open_device(run.device).kind

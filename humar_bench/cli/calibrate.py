@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from humar_bench import calibrate as calibration
 from humar_bench.cli.app import command, command_text, say
 from humar_bench.cli.shared import check_device, check_paths, write_formats
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID
 from humar_bench.options import Output, option
+from humar_bench.studies.calibrate import calibrate as calibration
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def calibrate(settings: calibration.Settings, options: CalibrateOptions, output:
       humar-bench calibrate --budget 60
     """
     from humar_bench.progress import shown_bar
-    from humar_bench.report import calibration as tables
     from humar_bench.report import make_console
+    from humar_bench.studies.calibrate import tables
 
     check_paths(output, ("markdown", "json"))
     check_device(settings.device)

@@ -7,9 +7,9 @@ import sys
 
 from humar_bench.cli.app import command, command_text
 from humar_bench.cli.shared import FolderOptions, check_paths, records_place, show_study
-from humar_bench.evidence import ClaimsOptions, ClaimsRun, gather
 from humar_bench.options import Output
 from humar_bench.records.record import RecordWriter
+from humar_bench.studies.claims.evidence import ClaimsOptions, ClaimsRun, gather
 from humar_bench.subjects.registry import check_architecture
 
 
@@ -26,7 +26,7 @@ def claims(options: ClaimsOptions, run: ClaimsRun, place: FolderOptions, output:
     """
     from humar_bench.devices.opening import open_device
     from humar_bench.progress import shown_bar
-    from humar_bench.report.claims import Claims
+    from humar_bench.studies.claims.tables import Claims
     from humar_bench.subjects.registry import parse_architecture
 
     check_architecture(candidate := parse_architecture(options.architecture))

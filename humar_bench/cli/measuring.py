@@ -147,9 +147,9 @@ def measure_and_show(
 
 def _cited(certificate: str, device: str) -> dict[str, Any]:
     """The certificate as records cite it; refused when it is of another machine."""
-    from humar_bench.calibrate import cited_here
     from humar_bench.devices.environment import environment
     from humar_bench.devices.opening import open_device
+    from humar_bench.studies.calibrate.calibrate import cited_here
 
     return cited_here(certificate, environment(open_device(device)))
 

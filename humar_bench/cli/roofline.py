@@ -20,7 +20,7 @@ def roofline(selection: Selection, study: StudyOptions, run: RunArgs, output: Ou
       humar-bench roofline
       humar-bench roofline --device cuda --dtype bfloat16 -o roofline
     """
-    from humar_bench import roofline as rooms
+    from humar_bench.studies.roofline import measure as rooms
 
     rooms.check_dtype(run.dtype)
     plan = resolve(small_batch(selection, run), run)

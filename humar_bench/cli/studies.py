@@ -53,9 +53,9 @@ def scaling(selection: Selection, options: ScalingOptions, study: StudyOptions, 
       humar-bench scaling --over tokens --csv -
       humar-bench scaling --over queries --no-time --plot queries.png
     """
-    from humar_bench import scaling as rooms
     from humar_bench.report import check_writable
     from humar_bench.report.plot import check_plot, write_plot
+    from humar_bench.studies.scaling import scaling as rooms
 
     if options.over not in rooms.AXES:
         raise UsageError(f"over is {options.over!r}; choose one of {', '.join(rooms.AXES)}.")
@@ -87,7 +87,7 @@ def ablate(selection: Selection, study: StudyOptions, run: RunArgs, output: Outp
       humar-bench ablate --no-time
       humar-bench ablate --budget 300 -o ablation
     """
-    from humar_bench import ablate as rooms
+    from humar_bench.studies import ablate as rooms
 
     plan = resolve(small_batch(selection, run), run)
     return run_study(plan, study, output, lambda **given: rooms.measure_ablation(plan, **given))

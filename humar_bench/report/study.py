@@ -28,14 +28,6 @@ from humar_bench.table import Table
 
 STUDY_NAME = "study.json"
 FORMAT = 1
-# Study -> what makes it again: called with the records in their order and the settings.
-MAKERS = {
-    "scaling": "humar_bench.scaling_tables:restore",
-    "ablate": "humar_bench.ablate:restore",
-    "roofline": "humar_bench.roofline:restore",
-    "claims": "humar_bench.report.claims:restore",
-    "backends": "humar_bench.matrix_table:restore",
-}
 
 
 class Study(Protocol):
@@ -106,8 +98,8 @@ def _stamp(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def read_study(directory: str | os.PathLike, run: Run) -> Study:
-    """The study that a folder's study.json and records say.
+def read_study(directory: str | os.PathLike, run: Run, makers: Mapping[str, str]) -> Study:
+    """The study that a folder's study.json and records say; `makers` names the function that makes each kind of study again.
 
     Raises UsageError when study.json cannot be read or is of another version, InvalidMeasurement when it was changed or names a record
     that is not there.
@@ -117,13 +109,13 @@ def read_study(directory: str | os.PathLike, run: Run) -> Study:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(f"{STUDY_NAME} cannot be read: {error}; put the file back or make the study again.") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("study") not in MAKERS:
+    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("study") not in makers:
         raise UsageError(f"{STUDY_NAME} is of no study that this version of humar-bench makes; make the study again.")
     if document.pop("sha256", None) != _stamp(document):
         raise InvalidMeasurement(f"{STUDY_NAME} was changed after it was written: its SHA-256 is not the one it carries.")
     known = {record.id: record for record in run}
     if missing := [each for each in document["records"] if each not in known]:
         raise InvalidMeasurement(f"record {missing[0]}, which {STUDY_NAME} names, is missing.")
-    module, _, maker = MAKERS[document["study"]].partition(":")
+    module, _, maker = makers[document["study"]].partition(":")
     own = Run(tuple(known[each] for each in document["records"]), tuple(document["notes"]))
     return getattr(importlib.import_module(module), maker)(own, document["settings"])

@@ -1,5 +1,5 @@
-"""Stands in for humar_bench.running.worker in tests/running/test_resume.py: no torch, answers with prepared values, logs each job it begins and dies with
-its parent."""
+"""Stands in for humar_bench.running.worker in tests/running/test_resume.py: no torch, answers with prepared values,
+logs each job it begins and dies with its parent."""
 
 import ctypes
 import json

@@ -18,8 +18,8 @@ import pytest
 from benchmarks.equal_pairs import NAME as PAIRS_NAME
 from benchmarks.equal_pairs import read_rows, summary
 from humar_bench.args import ModelArgs
-from humar_bench.calibrate import CERTIFICATE_NAME
 from humar_bench.records.record import load
+from humar_bench.studies.calibrate.calibrate import CERTIFICATE_NAME
 from humar_bench.verify import verify
 from tests.golden import OVERWRITE
 

@@ -10,7 +10,8 @@ import pytest
 from humar_bench import cli
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, InvalidMeasurement, UsageError
 from humar_bench.records.record import load
-from humar_bench.report.study import MAKERS, STUDY_NAME, read_study, study_texts
+from humar_bench.report.study import STUDY_NAME, read_study, study_texts
+from humar_bench.studies import MAKERS
 
 SMALL = ["--device", "cpu", "--no-time", *(part for each in (
     "hidden_dim=16", "nheads=2", "dim_feedforward=32", "dec_layers=2", "enc_layers=1", "efficient_nheads=2", "efficient_enc_layers=2"
@@ -39,7 +40,7 @@ def folder(request, folders, tmp_path):
 
 
 def test_what_a_study_wrote_is_made_again_from_its_records(folder):
-    texts = study_texts(read_study(folder, load(folder)))
+    texts = study_texts(read_study(folder, load(folder), MAKERS))
     assert len(texts) >= 2
     assert {name: (folder / name).read_text(encoding="utf-8") for name in texts} == texts
 
@@ -58,13 +59,13 @@ def test_verify_finds_a_settings_file_that_was_changed_and_a_record_that_is_gone
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('"notes": []', '"notes": ["all is well"]'), encoding="utf-8")
     with pytest.raises(InvalidMeasurement, match="its SHA-256 is not the one it carries"):
-        read_study(folder, load(folder))
+        read_study(folder, load(folder), MAKERS)
     assert cli.main(["verify", str(folder)]) == EXIT_INVALID
     path.write_text(text, encoding="utf-8")
     records = folder / "records.jsonl"
     records.write_text("".join(records.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
     with pytest.raises(InvalidMeasurement, match="which study.json names, is missing"):
-        read_study(folder, load(folder))
+        read_study(folder, load(folder), MAKERS)
     assert cli.main(["verify", str(folder)]) == EXIT_INVALID
     assert "study.json names" in capsys.readouterr().out
 
@@ -73,7 +74,7 @@ def test_verify_finds_a_settings_file_that_was_changed_and_a_record_that_is_gone
 def test_a_settings_file_of_nothing_known_is_refused_in_a_sentence(tmp_path, content):
     (tmp_path / STUDY_NAME).write_text(content, encoding="utf-8")
     with pytest.raises(UsageError, match="study.json"):
-        read_study(tmp_path, [])
+        read_study(tmp_path, [], MAKERS)
 
 
 def test_every_study_has_a_folder_tested_here():

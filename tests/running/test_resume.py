@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from humar_bench import cli
-from humar_bench.calibrate import Settings, cite, make_certificate
 from humar_bench.records.record import RECORDS_NAME, Run, load
 from humar_bench.report import report_texts, write_report
-from humar_bench.report.calibration import write_calibration
 from humar_bench.running import bench
 from humar_bench.running.children import Child
+from humar_bench.studies.calibrate.calibrate import Settings, cite, make_certificate
+from humar_bench.studies.calibrate.tables import write_calibration
 from humar_bench.verify import verify
 from tests.golden.records import ENVIRONMENT as HERE
 from tests.golden.records import flops, fps, memory, params
-from tests.test_error_rates import made_up as processes_of_a_calibration
+from tests.studies.test_error_rates import made_up as processes_of_a_calibration
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).parents[1] / "data" / "killed_worker.py"

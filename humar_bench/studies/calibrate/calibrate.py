@@ -152,7 +152,7 @@ def calibrate(
 
 def _children(settings: Settings, clock: Clock) -> Iterator[tuple[int, Child]]:
     """One child after the other, as long as the budget has room."""
-    command = (sys.executable, "-m", "humar_bench.calibrate_worker")
+    command = (sys.executable, "-m", "humar_bench.studies.calibrate.worker")
     process = 0
     while clock.another():
         yield process, Child(
@@ -204,7 +204,7 @@ def settings_kind(environment: Mapping[str, Any], settings: Settings) -> str:
 
 def results_of(raw: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Every result of a certificate, from its raw data and settings alone."""
-    from humar_bench.error_rates import Analysis, analyse
+    from humar_bench.studies.calibrate.error_rates import Analysis, analyse
 
     names = ("arms", "margin", "alpha", "seed", "comparisons", "replays")
     return analyse(raw, Analysis(**{name: settings[name] for name in names}))

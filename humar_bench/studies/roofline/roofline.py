@@ -7,114 +7,20 @@ Patterson's roofline (Communications of the ACM 52(4), 2009); the rates are meas
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from humar_bench.args import RunArgs
-from humar_bench.errors import UsageError
 from humar_bench.judging.speeds import LAUNCH_BOUND, Speed, Speeds, read_speeds
-from humar_bench.options import Plan
-from humar_bench.records.record import CEILINGS, MACHINE, Record, Run
+from humar_bench.records.record import CEILINGS, Run
+from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by, work_text
-from humar_bench.roofline_tables import ceilings_data, ceilings_table, roofline_data, roofline_table
-from humar_bench.running.children import Child, run_children
-from humar_bench.running.costs import Point, Progress, exact_records
-from humar_bench.running.in_turn import time_in_turn, timing_run
-from humar_bench.table import Table, percent, ratio
+from humar_bench.table import MIB, Column, Table, percent, ratio
 
 FORMAT = 1  # of the JSON document. 1: rows, ceilings, environment, conditions, failures
-DTYPES = ("float32", "tf32", "bfloat16", "float16")  # that a matmul rate is measured for
-CEILING_S, STATIC_S = 12.0, 2.0  # about what one of them takes, and counting one architecture; only the progress bar depends on it
 OVERHEAD_BOUND = 0.5  # on a device in step with the host: share of a forward that calling its operators takes
 MOVED = 0.1  # ceilings of two processes that differ by more than this are said to
-COMMAND = (sys.executable, "-m", "humar_bench.ceilings_worker")
-
-
-# Measuring ------------------------------------------------------------------------------------------------------------------------
-
-
-def measure_roofline(
-    plan: Plan, *, timed: bool = True, budget_s: float = 120.0, done: Run | None = None, sink: Any = None,
-    progress: Progress = lambda share, text: None, command: str = "", exact: Callable[..., list[Record]] = exact_records,
-    bench: Callable[..., Run] | None = None, ceilings: Callable[[RunArgs], dict[str, Any]] | None = None,
-    now: Callable[[], float] = time.monotonic,
-) -> Roofline:
-    """Count every architecture, measure the ceilings, time the forwards in turn, measure the ceilings again: a neighbour that came or went
-    in between shows.
-
-    `exact`, `bench`, `ceilings` and `now` stand in for tests. Raises UsageError for a dtype without a rate.
-    """
-    check_dtype(plan.run.dtype)
-    done = done or Run()
-    points = [Point(each, plan.args, plan.workload) for each in plan.architectures]
-    static_s = len(points) * STATIC_S
-    whole_s = static_s + CEILING_S + (budget_s + CEILING_S if timed else 0)
-
-    def keep(*made: Record) -> None:
-        if sink is not None:
-            sink.write(*made)
-
-    def ceiling(process: int, begun_s: float) -> Record:
-        def hear(said: str) -> None:
-            progress(min(1.0, begun_s / whole_s), f"ceilings, {said}")
-
-        wanted = _ceilings_record(plan, process, {"measured": {}}, {}, command)
-        earlier = [record for record in done if record.ok and record.key == wanted.key]
-        if earlier:
-            return earlier[-1]
-        reply = ceilings(plan.run) if ceilings is not None else ask_ceilings(plan.run, hear)
-        record = _ceilings_record(plan, process, reply["result"], reply["environment"], command)
-        keep(record)
-        return record
-
-    records = exact(
-        points, plan.run, done=done, keep=keep, progress=lambda share, text: progress(static_s * share / whole_s, text), command=command,
-    )
-    records.append(ceiling(0, static_s))
-    if timed:
-        records += time_in_turn(
-            points, timing_run(plan.run, budget_s, len(points), control=False), budget_s, reference=plan.reference, done=done, sink=sink,
-            command=command, bench=bench, now=now,
-            progress=lambda share, text: progress((static_s + CEILING_S + budget_s * share) / whole_s, text),
-        )
-        records.append(ceiling(1, whole_s - CEILING_S))
-    return Roofline(Run(tuple(records)), plan.reference)
-
-
-def check_dtype(dtype: str) -> None:
-    """Raises UsageError for a number type whose matmul rate nobody measures here."""
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype is {dtype!r}; roofline measures the matmul rate of {', '.join(DTYPES)}, choose one of these.")
-
-
-def ask_ceilings(run: RunArgs, hear: Callable[[str], None]) -> dict[str, Any]:
-    """Environment and result of one child process that measures the ceilings. Raises UsageError when none can."""
-    child = Child(
-        {"run": dataclasses.asdict(run)}, timeout_s=run.timeout, hear=lambda event: hear(event["stage"]), names=(MACHINE,), command=COMMAND
-    )
-    [(_, outcome)] = run_children([(None, child)], at_once=1)
-    if outcome.reply is None:
-        lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
-        return {"environment": {}, "result": lost}
-    if "usage_error" in outcome.reply:
-        raise UsageError(outcome.reply["usage_error"])
-    return outcome.reply
-
-
-def _ceilings_record(plan: Plan, process: int, result: Mapping[str, Any], environment: Mapping[str, Any], command: str) -> Record:
-    """Of the machine alone: neither arguments nor a workload take part."""
-    return Record(
-        measure=CEILINGS, architecture=MACHINE, spec="", foreign=False, asked={}, workload={}, run=dataclasses.asdict(plan.run),
-        process=process, environment=dict(environment), command=command, **result,
-    )
-
-
-# Arithmetic -----------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -343,3 +249,82 @@ def _launch_bound(wall_per_device: float | None, overhead_share: float | None) -
     if wall_per_device is not None:
         return "yes" if wall_per_device > LAUNCH_BOUND else "no"
     return "" if overhead_share is None else "yes" if overhead_share > OVERHEAD_BOUND else "no"
+
+
+# Tables ------------------------------------------------------------------------------------------------------------------------------
+
+_DATA = (
+    "architecture", "precision", "matmul_flops", "weights_bytes", "buffers_bytes", "inputs_bytes", "outputs_bytes", "unavoidable_bytes",
+    "flop_per_byte", "compute_floor_s", "memory_floor_s", "floor_s", "bound",
+)
+_TIMED = (
+    "median_s", "min_s", "device_median_s", "wall_per_device", "processes", "achieved", "times_floor", "achieved_flops_per_s", "overhead_s",
+    "overhead_share", "launch_bound",
+)
+_RATES = (("TFLOP/s", 1e12), ("GFLOP/s", 1e9))
+
+
+def roofline_data(found: Roofline) -> Table:
+    keys = (*_DATA, "operators", *(_TIMED if found.speeds else ()))
+    return Table("roofline", "roofline", tuple(Column(key) for key in keys), found.rows)
+
+
+def ceilings_data(found: Roofline) -> Table:
+    keys = ("ceiling", "kind", "fastest", "median", "unit", "at", "blocks", "by")
+    return Table("ceilings", "ceilings", tuple(Column(key) for key in keys), found.ceiling.rows if found.ceiling else ())
+
+
+def roofline_table(found: Roofline) -> Table:
+    """For people: the floor, what was measured, and what stands in between."""
+    scale, unit = flop_unit([row.get("matmul_flops") for row in found.rows])
+    columns = [
+        Column("architecture", text=True), Column("precision", text=True),
+        Column("matmul_flops", "matmul and conv", unit, "less", 2 if scale > 1 else 0, scale),
+        Column("unavoidable_bytes", "unavoidable", "MiB", "less", 1, MIB), Column("flop_per_byte", "FLOP/byte"),
+        Column("floor_s", "floor", "ms", "less", 2, 1e-3), Column("bound", "bound by", text=True),
+        Column("median_s", "forward", "ms", "less", 2, 1e-3), Column("device_median_s", "on the device", "ms", "less", 2, 1e-3),
+        Column("achieved", "of the ceiling", "%", "more", 1, 0.01), Column("times_floor", "x floor", "", "less", 1),
+        Column("operators", "operators", better="less"), Column("overhead_share", "calling them", "%", "less", 1, 0.01),
+        Column("launch_bound", "launch-bound", text=True), Column("why_not", "not timed", text=True),
+    ]
+    used = tuple(each for each in columns if any(row.get(each.key) not in (None, "") for row in found.rows))
+    return Table("roofline", "Roofline: the least time on this machine, and the time it took", used, found.rows, tuple(_feet(found)))
+
+
+def _feet(found: Roofline) -> list[str]:
+    feet = ["Floor: the larger of FLOPs at the matmul rate and unavoidable bytes at the copy rate. Unavoidable: weights, buffers and "
+            "inputs read once, outputs written once."]
+    if found.speeds:
+        processes = max((row.get("processes") or 0 for row in found.rows), default=0)
+        feet.append(f"Forward: median wall time from {processes} fresh process{'es' * (processes != 1)}. Of the ceiling: floor / forward, "
+                    "the share that is reached of the rate that binds.")
+    if any(row.get("overhead_share") is not None for row in found.rows):
+        device = found.ceiling.launch_s is not None
+        feet.append(
+            "Calling them: operators x an empty kernel's launch; launch-bound: wall time is 1.1 x device time or more." if device else
+            "Calling them: operators x one operator on a tiny tensor; launch-bound: that is more than half of the forward."
+        )
+    return [*feet, *found.failures]
+
+
+def ceilings_table(found: Roofline) -> Table:
+    """For people: what the machine itself was seen to do at most."""
+    measured = found.ceiling.rows if found.ceiling else ()
+    rows = [{**row, "fastest": _said(row, row["fastest"]), "median": _said(row, row["median"])} for row in measured]
+    columns = (
+        Column("ceiling", text=True), Column("fastest", "fastest block", text=True), Column("median", "median block", text=True),
+        Column("at", text=True), Column("blocks"), Column("by", "timed by", text=True),
+    )
+    feet = ("Measured here, in processes of their own; the fastest block of all counts. Copied bytes are counted as "
+            "read and as written.",)
+    return Table("ceilings", "This machine's own ceilings", columns, tuple(rows), feet)
+
+
+def _said(row: dict[str, Any], value: float) -> str:
+    """5.3e10 FLOP/s -> '53.0 GFLOP/s'."""
+    if row["unit"] == "s":
+        return f"{1e6 * value:.2f} us"
+    if row["unit"] == "bytes/s":
+        return f"{value / 2**30:.1f} GiB/s"
+    unit, scale = next((each for each in _RATES if value >= each[1]), _RATES[-1])
+    return f"{value / scale:.1f} {unit}"

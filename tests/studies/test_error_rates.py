@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from humar_bench.calibrate import ARMS
-from humar_bench.error_rates import (
+from humar_bench.errors import UsageError
+from humar_bench.judging import statistics
+from humar_bench.studies.calibrate.calibrate import ARMS
+from humar_bench.studies.calibrate.error_rates import (
     AGAIN,
     CPU,
     DEVICE,
@@ -30,9 +32,7 @@ from humar_bench.error_rates import (
     upper_bound,
     usual_size,
 )
-from humar_bench.errors import UsageError
-from humar_bench.judging import statistics
-from humar_bench.rules import RULES
+from humar_bench.studies.calibrate.rules import RULES
 
 ANALYSIS = Analysis(ARMS, margin=0.02, comparisons=300, replays=60)
 

@@ -7,9 +7,11 @@ import random
 
 import pytest
 
-from humar_bench import calibrate as room
 from humar_bench import cli
-from humar_bench.calibrate import (
+from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
+from humar_bench.running.children import Child, Outcome, run_children
+from humar_bench.studies.calibrate import calibrate as room
+from humar_bench.studies.calibrate.calibrate import (
     ARMS,
     Clock,
     RawWriter,
@@ -25,11 +27,9 @@ from humar_bench.calibrate import (
     verify_certificate,
     written,
 )
-from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
-from humar_bench.report.calibration import calibration_markdown, calibration_tables, conditions, write_calibration
-from humar_bench.running.children import Child, Outcome, run_children
+from humar_bench.studies.calibrate.tables import calibration_markdown, calibration_tables, conditions, write_calibration
 from humar_bench.verify import verify
-from tests.test_error_rates import made_up
+from tests.studies.test_error_rates import made_up
 
 ENVIRONMENT = {"device": "cpu", "device_label": "a CPU", "cores": 2, "torch": "2.13", "commit": "abc", "dirty": False, "load_1min": 0.5}
 
@@ -404,7 +404,7 @@ def test_a_real_child_times_its_stacks_in_shuffled_order_and_says_where():
     request["plan"] |= {"budget_s": 0.05, "min_runs": 4, "warmup_window_s": 0.01}
     children = [
         (device, Child({**request, "device": device}, timeout_s=120, hear=lambda event: None, command=(
-            room.sys.executable, "-m", "humar_bench.calibrate_worker"))) for device in ("cpu", "cuda:99")
+            room.sys.executable, "-m", "humar_bench.studies.calibrate.worker"))) for device in ("cpu", "cuda:99")
     ]
     outcomes = dict(run_children(iter(children), at_once=2))
     raw, environment = outcomes["cpu"].reply["raw"], outcomes["cpu"].reply["environment"]

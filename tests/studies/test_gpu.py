@@ -20,7 +20,7 @@ from humar_bench.cli.app import app
 from humar_bench.verify import verify
 from tests.golden.records import made_up_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Fake:

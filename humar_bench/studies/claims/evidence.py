@@ -220,7 +220,7 @@ def _behave(sides: Mapping[str, Architecture], args: ModelArgs, run: RunArgs) ->
             "measure": "behaviour", "architectures": [dataclasses.asdict(architecture)], "asked": dataclasses.asdict(args),
             "workload": dataclasses.asdict(work), "run": dataclasses.asdict(dataclasses.replace(run, device="cpu", dtype="float32")),
         }
-        command = (sys.executable, "-m", "humar_bench.claims_worker")
+        command = (sys.executable, "-m", "humar_bench.studies.claims.worker")
         children.append((side, Child(request, timeout_s=run.timeout, hear=lambda event: None, names=(architecture.name,), command=command)))
     told = {}
     for side, outcome in run_children(children, at_once=2):

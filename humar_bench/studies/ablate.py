@@ -3,7 +3,7 @@
 The switches are every `efficient_` field of ModelArgs, so a new one cannot be forgotten: a flag is turned over, a choice takes its other
 values, a number those of `OTHER_VALUES`, or twice its value where none are named. `COMBINED` adds rows that turn several at once.
 
-A row is an architecture of its own, the builder `humar_bench.ablate:FIELD__VALUE` (joined by `__and__`), so that all rows are built
+A row is an architecture of its own, the builder `humar_bench.studies.ablate:FIELD__VALUE` (joined by `__and__`), so that all rows are built
 from the same arguments and timed in turn in the same processes.
 """
 
@@ -235,7 +235,7 @@ def restore(run: Run, settings: Mapping[str, Any]) -> Ablation:
 
 
 def settings_of(spec: str) -> list[str]:
-    """'humar_bench.ablate:efficient_graph_bias__false' -> ['efficient_graph_bias=false']."""
+    """'humar_bench.studies.ablate:efficient_graph_bias__false' -> ['efficient_graph_bias=false']."""
     name = spec.partition(":")[2]
     return ["=".join(each.rsplit(IS, 1)) for each in name.split(AND)] if name else []
 

@@ -7,14 +7,15 @@ import dataclasses
 import pytest
 import torch
 
-from humar_bench import ablate, cli
-from humar_bench.ablate import DEFAULT, Ablation, Switch, measure_ablation, other_values, settings_of, switches_of
+from humar_bench import cli
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, RunArgs, Workload
 from humar_bench.options import Plan
 from humar_bench.records.record import AGAIN, Run
 from humar_bench.report.study import study_csv, study_markdown
 from humar_bench.running.costs import Point
 from humar_bench.running.in_turn import timing_run
+from humar_bench.studies import ablate
+from humar_bench.studies.ablate import DEFAULT, Ablation, Switch, measure_ablation, other_values, settings_of, switches_of
 from humar_bench.subjects.registry import Architecture, build, load_builder
 from humar_bench.subjects.transformer import make_inputs
 from tests.golden import check_golden
@@ -74,7 +75,7 @@ def test_every_row_builds_what_its_name_says(row):
 
 def test_a_row_can_be_built_by_its_spec_from_anywhere_and_read_back():
     spec = Switch("x", {"efficient_graph_bias": False, "efficient_memory_stride": 4}).architecture.spec
-    assert spec == "humar_bench.ablate:efficient_graph_bias__false__and__efficient_memory_stride__4"
+    assert spec == "humar_bench.studies.ablate:efficient_graph_bias__false__and__efficient_memory_stride__4"
     assert settings_of(spec) == ["efficient_graph_bias=false", "efficient_memory_stride=4"] and settings_of("efficient") == []
     assert load_builder(spec)(ModelArgs(hidden_dim=32, nheads=4)).built["efficient_memory_stride"] == 4
 

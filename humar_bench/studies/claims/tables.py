@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from humar_bench.args import ModelArgs
-from humar_bench.claims import CANDIDATE, FAILS, HOLDS, ORIGINAL, UNDECIDED, Verdict, decide, exit_code
-from humar_bench.evidence import Evidence
 from humar_bench.records.record import Run
 from humar_bench.report.comparison import asked_text, environment_text, made_by, sizes_text
+from humar_bench.studies.claims.claims import CANDIDATE, FAILS, HOLDS, ORIGINAL, UNDECIDED, Verdict, decide, exit_code
+from humar_bench.studies.claims.evidence import Evidence
 from humar_bench.table import Column, Table
 
 FORMAT = 1  # of the JSON document

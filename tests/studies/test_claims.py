@@ -12,22 +12,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from humar_bench import claims, cli, evidence
+from humar_bench import cli
 from humar_bench.args import ModelArgs, RunArgs
-from humar_bench.claims import CANDIDATE, CLAIMS, FAILS, HOLDS, ORIGINAL, UNDECIDED, Finding, Limit, decide, exit_code
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_REGRESSION, UsageError
-from humar_bench.evidence import ClaimsOptions, ClaimsRun, Evidence, steps
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import predict_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import Record, Run
-from humar_bench.report import claims as shown
 from humar_bench.report.study import study_csv, study_json, study_markdown
+from humar_bench.studies.claims import claims, evidence
+from humar_bench.studies.claims import tables as shown
+from humar_bench.studies.claims.claims import CANDIDATE, CLAIMS, FAILS, HOLDS, ORIGINAL, UNDECIDED, Finding, Limit, decide, exit_code
+from humar_bench.studies.claims.evidence import ClaimsOptions, ClaimsRun, Evidence, steps
 from humar_bench.subjects.registry import build, parse_architecture
 from humar_bench.subjects.transformer import make_inputs
 from tests.golden.records import ENVIRONMENT
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LITERAL = f"literal={ROOT / 'tests/data/literal_architecture.py'}:build"
 FOREIGN = f"{ROOT / 'tests/data/foreign_models.py'}"
 WELL = {"iterations": 6, "tokens": 18, "start_distance": 0.0, "proposals_move": 0.9, "padding_leak": 0.0}

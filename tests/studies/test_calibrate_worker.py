@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from humar_bench.calibrate_worker import TOKENS, WIDTH, build_arms, check_outputs, construction_order, raw_times, time_arms
 from humar_bench.devices.opening import open_device
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.speed import SpeedSample
+from humar_bench.studies.calibrate.worker import TOKENS, WIDTH, build_arms, check_outputs, construction_order, raw_times, time_arms
 
 ARMS = {"3": 3, "3 again": 3, "5": 5}
 
@@ -59,7 +59,7 @@ def test_an_arm_that_breaks_while_it_is_timed_is_an_error_and_no_short_data(monk
     def broken(stacks, arms, x):
         stacks["5"][0].forward = None
 
-    monkeypatch.setattr("humar_bench.calibrate_worker.check_outputs", broken)
+    monkeypatch.setattr("humar_bench.studies.calibrate.worker.check_outputs", broken)
     plan = {"budget_s": 0.01, "min_runs": 2, "warmup_window_s": 0.001}
     with pytest.raises(MeasurementError, match="the stack 5 could not be timed: .*TypeError"):
         time_arms({"arms": ARMS, "seed": 0, "process": 0, "plan": plan}, open_device("cpu"))

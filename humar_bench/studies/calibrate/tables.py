@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from humar_bench.calibrate import CERTIFICATE_NAME, MARKDOWN_NAME, RAW_NAME, cite, with_raw_beside, written
 from humar_bench.errors import UsageError
 from humar_bench.report.files import check_folder, write_text
 from humar_bench.report.markdown import table_to_markdown
 from humar_bench.report.terminal import print_table
+from humar_bench.studies.calibrate.calibrate import CERTIFICATE_NAME, MARKDOWN_NAME, RAW_NAME, cite, with_raw_beside, written
 from humar_bench.table import Column, Table, percent
 
 METRIC_WORDS = {

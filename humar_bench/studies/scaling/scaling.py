@@ -18,7 +18,7 @@ from humar_bench.errors import UsageError
 from humar_bench.options import Plan
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import Point, Progress, exact_records
-from humar_bench.scaling_tables import AXES, Axis, Scaling, place, where
+from humar_bench.studies.scaling.tables import AXES, Axis, Scaling, place, where
 from humar_bench.subjects.registry import Architecture
 
 __all__ = ["AXES", "Scaling", "measure_scaling", "parse_count", "square_pyramid", "values_of", "work_at"]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_REGRESSION
-from humar_bench.evidence import CANDIDATE, ORIGINAL, Evidence, Missing
 from humar_bench.judging import statistics
+from humar_bench.studies.claims.evidence import CANDIDATE, ORIGINAL, Evidence, Missing
 from humar_bench.table import times
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "cannot be decided here"

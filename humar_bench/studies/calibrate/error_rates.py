@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from humar_bench import rules
 from humar_bench.errors import UsageError
 from humar_bench.judging import statistics
 from humar_bench.judging.statistics import FASTER, SAME, SLOWER, UNDECIDED, ProcessSample
+from humar_bench.studies.calibrate import rules
 
 Raw = Mapping[str, Any]
 REFERENCE, AGAIN = "100", "100 again"

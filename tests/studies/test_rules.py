@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from humar_bench import rules
-from humar_bench.rules import FASTER, NO_CALL, RULES, SLOWER
+from humar_bench.studies.calibrate import rules
+from humar_bench.studies.calibrate.rules import FASTER, NO_CALL, RULES, SLOWER
 
 BY_NAME = {rule.name: rule.decide for rule in RULES}
 

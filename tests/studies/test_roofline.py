@@ -7,15 +7,18 @@ import json
 
 import pytest
 
-from humar_bench import ceilings_worker, cli, roofline
+from humar_bench import cli
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
 from humar_bench.measures.ceilings import CeilingPlan
 from humar_bench.options import Plan
 from humar_bench.records.record import CEILINGS, MACHINE, Run, load
 from humar_bench.report.study import study_csv, study_json, study_markdown
-from humar_bench.roofline import floor_of, measure_roofline, precision_of, read_ceilings
 from humar_bench.running.costs import Point
+from humar_bench.studies.roofline import measure, roofline
+from humar_bench.studies.roofline import worker as ceilings_worker
+from humar_bench.studies.roofline.measure import measure_roofline
+from humar_bench.studies.roofline.roofline import floor_of, precision_of, read_ceilings
 from humar_bench.subjects.registry import Architecture
 from tests.golden import check_golden
 from tests.golden.records import ENVIRONMENT, TIME
@@ -221,7 +224,7 @@ def test_a_dtype_without_a_rate_is_refused_before_anything_starts():
 def small_ceilings(monkeypatch):
     """The worker in this process, with matrices and buffers that take no time."""
     monkeypatch.setattr(CeilingPlan, "of", classmethod(lambda cls, device: CeilingPlan((32, 64), 2**16, 0.005)))
-    monkeypatch.setattr(roofline, "ask_ceilings", lambda run, hear: ceilings_worker.answer({"run": dataclasses.asdict(run)}))
+    monkeypatch.setattr(measure, "ask_ceilings", lambda run, hear: ceilings_worker.answer({"run": dataclasses.asdict(run)}))
 
 
 def test_the_command_counts_and_measures_and_writes_its_folder(capsys, tmp_path, small_ceilings):

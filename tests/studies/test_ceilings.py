@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from humar_bench import ceilings_worker
 from humar_bench.args import RunArgs
 from humar_bench.devices.device import CpuDevice
 from humar_bench.devices.opening import open_device
@@ -15,6 +14,7 @@ from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.measures import ceilings
 from humar_bench.measures.ceilings import CeilingPlan, Work, measure_ceilings, precisions_of
+from humar_bench.studies.roofline import worker as ceilings_worker
 
 PLAN = CeilingPlan((64, 128, 256), 2**20, 0.02)
 FLOPS_PER_S, BYTES_PER_S, LAUNCH_S, OPERATOR_S = 4e12, 5e10, 2e-6, 6e-6

@@ -68,9 +68,9 @@ class Step:
 
 STEPS = (
     Step("cuda-tests", "what only a GPU can prove: clocks, kernels, graphs, no synchronisation", 50, 20,
-         ("pytest", "-m", "cuda", "-q", "-rs", "tests", "--ignore", "tests/test_cuda_memory.py")),
+         ("pytest", "-m", "cuda", "-q", "-rs", "tests", "--ignore", "tests/measures/test_cuda_memory.py")),
     Step("memory-exact", "peaks to the byte: planted tensors, any order, prediction", 40, 15,
-         ("pytest", "-m", "cuda", "-q", "-rs", "tests/test_cuda_memory.py")),
+         ("pytest", "-m", "cuda", "-q", "-rs", "tests/measures/test_cuda_memory.py")),
     Step("report-speed-test", "both architectures on the published workload: parameters, FLOPs, speed, energy, memory", 80, 45,
          ("humar-bench", "report", *_SPEED_TEST, *_TIMING, "--out", "{out}"), 6),
     Step("backends-speed-test", "eager and CUDA graphs in three number types", 55, 25,

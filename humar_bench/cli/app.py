@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from humar_bench import __version__, typer_options
+from humar_bench import __version__
 from humar_bench.args import RunArgs
+from humar_bench.cli import typer_options
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError
 from humar_bench.options import Output, Selection
 

@@ -31,7 +31,7 @@ def calibrate(settings: calibration.Settings, options: CalibrateOptions, output:
       humar-bench calibrate -o results/calibration
       humar-bench calibrate --budget 60
     """
-    from humar_bench.progress import shown_bar
+    from humar_bench.cli.progress import shown_bar
     from humar_bench.report import make_console
     from humar_bench.studies.calibrate import tables
 

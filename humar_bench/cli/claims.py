@@ -24,8 +24,8 @@ def claims(options: ClaimsOptions, run: ClaimsRun, place: FolderOptions, output:
       humar-bench claims
       humar-bench claims --architecture my_model.py:build --no-time
     """
+    from humar_bench.cli.progress import shown_bar
     from humar_bench.devices.opening import open_device
-    from humar_bench.progress import shown_bar
     from humar_bench.studies.claims.tables import Claims
     from humar_bench.subjects.registry import parse_architecture
 

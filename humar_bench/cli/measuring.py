@@ -192,7 +192,7 @@ def _measure(
     measures: Sequence[str], plan: Plan, counters: Sequence[str], records: str | None, done: Run | None,
     cited: Mapping[str, Any] | None, *, quiet: bool,
 ) -> Run:
-    from humar_bench.progress import shown_progress
+    from humar_bench.cli.progress import shown_progress
     from humar_bench.running import bench
 
     with contextlib.ExitStack() as stack:

@@ -27,7 +27,7 @@ def verify(options: VerifyOptions) -> int:
       humar-bench verify results
       humar-bench verify results/calibration
     """
-    from humar_bench.verify import verify as prove
+    from humar_bench.saved.verify import verify as prove
 
     proof = prove(options.dir)
     for line in (*proof.differences, *proof.notes):
@@ -61,8 +61,8 @@ def compare(options: CompareOptions) -> int:
       humar-bench compare results/before results/after
       humar-bench compare before after --fail-on slower:5%,memory:1%
     """
-    from humar_bench.regression import compare_runs, parse_limits
     from humar_bench.report import make_console, print_table
+    from humar_bench.saved.regression import compare_runs, parse_limits
 
     limits = None if options.fail_on is None else parse_limits(options.fail_on)
     found = compare_runs(

@@ -95,7 +95,7 @@ def ablate(selection: Selection, study: StudyOptions, run: RunArgs, output: Outp
 
 def run_study(plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any]) -> int:
     """Check every path, measure, write what was asked for. Returns the exit code."""
-    from humar_bench.progress import shown_bar
+    from humar_bench.cli.progress import shown_bar
 
     for each in plan.architectures:
         check_architecture(each)

@@ -20,7 +20,7 @@ from humar_bench.measures.conditions import plain_float32
 # The largest difference of one number that is accepted, as a share of the root mean square of its part of the outputs.
 # Measured on both architectures at default arguments with random weights: float16 0.007, bfloat16 0.06 (memory maps and, where the
 # selection is the same, all parts), int8 0.15 (torch's dynamic quantisation; onnxruntime's 0.09) with 80 % of 20 rows in common; a
-# forward without its last encoder layer is off by more than 0.5 (tests/test_agreement.py). Float32 through other runtimes: 2e-5.
+# forward without its last encoder layer is off by more than 0.5 (tests/measures/test_agreement.py). Float32 through other runtimes: 2e-5.
 # TF32 has float16's 10 bits of mantissa in each factor and float32's sums; some slack, since it was not measured.
 TOLERANCES = {"float32": 1e-3, "tf32": 5e-2, "float16": 3e-2, "bfloat16": 2e-1, "int8": 3e-1}
 MIN_COMMON = {"float32": 1.0, "tf32": 0.8, "float16": 0.8, "bfloat16": 0.5, "int8": 0.5}  # of the selected rows, in every image

@@ -11,7 +11,7 @@ INTRODUCTION = """\
 # Seeded faults
 
 A benchmark is wrong in ways that look like results. Each of these {count} faults is put into the product on purpose
-(`tests/test_faults.py`): into the harness, into a model that cheats, into a machine in a bad state, into a file that was damaged.
+(`tests/faults/test_faults.py`): into the harness, into a model that cheats, into a machine in a bad state, into a file that was damaged.
 A virtual device with its own clock, streams, allocator and driver makes the GPU ones happen on any machine, in seconds. Each must end
 in a flag that names it (a verdict that is invalid, a note below a table, a failed row) or in an exit code that is not 0; and its clean
 twin, the same thing done right, must raise none.

@@ -1,4 +1,5 @@
-"""The kernels against plain PyTorch, run by Triton's interpreter. `tests/test_kernels.py` starts this file with TRITON_INTERPRET=1."""
+"""The kernels against plain PyTorch, run by Triton's interpreter: tests/baselines/test_kernels.py starts this file with
+TRITON_INTERPRET=1."""
 
 from __future__ import annotations
 

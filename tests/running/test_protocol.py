@@ -17,7 +17,7 @@ from humar_bench.records.record import AGAIN, Run
 from humar_bench.report.comparison import compare
 from humar_bench.running.bench import benchmark
 from humar_bench.running.children import Child
-from tests.test_speed import MS, Model, VirtualCpu
+from tests.measures.test_speed import MS, Model, VirtualCpu
 
 DATA = Path(__file__).parents[1] / "data"
 FAKE = (sys.executable, str(DATA / "fake_worker.py"))

@@ -16,9 +16,9 @@ from humar_bench.records.record import RECORDS_NAME, Run, load
 from humar_bench.report import report_texts, write_report
 from humar_bench.running import bench
 from humar_bench.running.children import Child
+from humar_bench.saved.verify import verify
 from humar_bench.studies.calibrate.calibrate import Settings, cite, make_certificate
 from humar_bench.studies.calibrate.tables import write_calibration
-from humar_bench.verify import verify
 from tests.golden.records import ENVIRONMENT as HERE
 from tests.golden.records import flops, fps, memory, params
 from tests.studies.test_error_rates import made_up as processes_of_a_calibration
@@ -38,7 +38,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 sys.modules["humar_bench.devices.opening"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
-from humar_bench import cli, regression, report, verify
+from humar_bench import cli, report
+from humar_bench.saved import regression
+from humar_bench.saved import verify
 from humar_bench.running import bench
 from humar_bench.report import comparison
 from humar_bench.judging import speeds

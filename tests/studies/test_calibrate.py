@@ -10,6 +10,7 @@ import pytest
 from humar_bench import cli
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
 from humar_bench.running.children import Child, Outcome, run_children
+from humar_bench.saved.verify import verify
 from humar_bench.studies.calibrate import calibrate as room
 from humar_bench.studies.calibrate.calibrate import (
     ARMS,
@@ -28,7 +29,6 @@ from humar_bench.studies.calibrate.calibrate import (
     written,
 )
 from humar_bench.studies.calibrate.tables import calibration_markdown, calibration_tables, conditions, write_calibration
-from humar_bench.verify import verify
 from tests.studies.test_error_rates import made_up
 
 ENVIRONMENT = {"device": "cpu", "device_label": "a CPU", "cores": 2, "torch": "2.13", "commit": "abc", "dirty": False, "load_1min": 0.5}

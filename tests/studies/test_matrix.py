@@ -13,11 +13,11 @@ from humar_bench.options import Plan
 from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load
 from humar_bench.report.study import study_csv, study_json, study_markdown, write_study
 from humar_bench.running.costs import Point
+from humar_bench.saved.verify import verify
 from humar_bench.studies.backends import matrix
 from humar_bench.studies.backends.matrix import Cell, cell_run, cells_of, measure_matrix
 from humar_bench.studies.backends.tables import NOT_REACHED, missing_table, restore
 from humar_bench.subjects.registry import Architecture
-from humar_bench.verify import verify
 from tests.golden.records import ENVIRONMENT, TIME
 
 ORIGINAL, EFFICIENT = (Architecture(name, name, False) for name in ("original", "efficient"))

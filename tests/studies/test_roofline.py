@@ -15,7 +15,8 @@ from humar_bench.options import Plan
 from humar_bench.records.record import CEILINGS, MACHINE, Run, load
 from humar_bench.report.study import study_csv, study_json, study_markdown
 from humar_bench.running.costs import Point
-from humar_bench.studies.roofline import measure, roofline
+from humar_bench.studies.roofline import measure as measuring
+from humar_bench.studies.roofline import roofline
 from humar_bench.studies.roofline import worker as ceilings_worker
 from humar_bench.studies.roofline.measure import measure_roofline
 from humar_bench.studies.roofline.roofline import floor_of, precision_of, read_ceilings
@@ -224,7 +225,7 @@ def test_a_dtype_without_a_rate_is_refused_before_anything_starts():
 def small_ceilings(monkeypatch):
     """The worker in this process, with matrices and buffers that take no time."""
     monkeypatch.setattr(CeilingPlan, "of", classmethod(lambda cls, device: CeilingPlan((32, 64), 2**16, 0.005)))
-    monkeypatch.setattr(measure, "ask_ceilings", lambda run, hear: ceilings_worker.answer({"run": dataclasses.asdict(run)}))
+    monkeypatch.setattr(measuring, "ask_ceilings", lambda run, hear: ceilings_worker.answer({"run": dataclasses.asdict(run)}))
 
 
 def test_the_command_counts_and_measures_and_writes_its_folder(capsys, tmp_path, small_ceilings):

@@ -19,11 +19,11 @@ from benchmarks.equal_pairs import NAME as PAIRS_NAME
 from benchmarks.equal_pairs import read_rows, summary
 from humar_bench.args import ModelArgs
 from humar_bench.records.record import load
+from humar_bench.saved.verify import verify
 from humar_bench.studies.calibrate.calibrate import CERTIFICATE_NAME
-from humar_bench.verify import verify
 from tests.golden import OVERWRITE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "results"
 SUMMARY = re.compile(r"(<!-- summary: (\S+) -->\n).*?(<!-- /summary -->)", re.DOTALL)

@@ -18,8 +18,8 @@ import pytest
 import humar_bench
 from humar_bench import cli, options
 from humar_bench.args import BUILT_IN, ModelArgs, RunArgs
+from humar_bench.cli.progress import Tracker
 from humar_bench.errors import MeasurementError
-from humar_bench.progress import Tracker
 from humar_bench.records.record import Run, load
 from tests.golden.records import failed, flops, fps, memory, params
 
@@ -28,7 +28,7 @@ COMMANDS = (
     "calibrate", "list", "env",
 )
 MEASURING = COMMANDS[:5]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Stub:

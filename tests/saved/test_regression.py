@@ -15,7 +15,7 @@ from humar_bench import cli
 from humar_bench.errors import UsageError
 from humar_bench.judging.unpaired import EXCEEDED, KEPT, UNDECIDED, Shift, paired, unpaired
 from humar_bench.records.record import RecordWriter, Run
-from humar_bench.regression import DEFAULT_LIMITS, compare_runs, parse_limits
+from humar_bench.saved.regression import DEFAULT_LIMITS, compare_runs, parse_limits
 from tests.golden.records import BUILT, ENVIRONMENT, SECONDS, WORKLOAD, failed, flops, fps, memory, params
 
 NAMES = ("original", "efficient")
@@ -389,7 +389,7 @@ def test_the_defaults_in_the_help_are_the_defaults():
 
 
 def test_comparing_saved_runs_does_not_import_torch():
-    code = "import sys, humar_bench.regression; sys.exit('torch' in sys.modules)"
+    code = "import sys, humar_bench.saved.regression; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

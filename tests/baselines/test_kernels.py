@@ -27,7 +27,7 @@ from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import make_inputs
 from tests.models import outputs_by_name
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed; it is for Linux only")
 
 

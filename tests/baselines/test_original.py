@@ -18,7 +18,7 @@ from baselines.deformable_attention import DeformableAttention, deformable_atten
 from humar_bench.args import ModelArgs
 from tests.models import fill_from_names, golden_inputs, outputs_by_name
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def count(model: torch.nn.Module) -> int:

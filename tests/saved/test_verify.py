@@ -15,7 +15,7 @@ from humar_bench import cli
 from humar_bench.errors import UsageError
 from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run
 from humar_bench.report import write_report
-from humar_bench.verify import Difference, compare_file, verify
+from humar_bench.saved.verify import Difference, compare_file, verify
 from tests.golden.records import failed, flops, fps, made_up, made_up_run, memory, params
 
 MUTATIONS = 100
@@ -282,5 +282,5 @@ def test_verify_on_the_command_line_ends_with_0_or_names_all_and_ends_with_5(rep
 
 
 def test_verifying_does_not_import_torch():
-    code = "import sys, humar_bench.verify; sys.exit('torch' in sys.modules)"
+    code = "import sys, humar_bench.saved.verify; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,7 @@ from benchmarks import gpu
 from benchmarks.gpu import DONE, FAILED, SKIPPED, STEPS, STOPPED, Ended, Step, run_command, run_plan
 from humar_bench.cli import main as cli
 from humar_bench.cli.app import app
-from humar_bench.verify import verify
+from humar_bench.saved.verify import verify
 from tests.golden.records import made_up_run
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from humar_bench.args import BUILT_IN, WORKLOADS, ModelArgs, RunArgs
 from humar_bench.cli.app import command
 from humar_bench.errors import EXIT_DONE
-from humar_bench.options import DEFAULT_ARCHITECTURES, help_of, option, use_of
+from humar_bench.options import DEFAULT_ARCHITECTURES, help_of, option
+from humar_bench.subjects.registry import use_of
 
 
 @command("list")

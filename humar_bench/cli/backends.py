@@ -9,7 +9,8 @@ from humar_bench.cli.app import command
 from humar_bench.cli.shared import small_batch
 from humar_bench.cli.studies import StudyOptions, run_study
 from humar_bench.errors import UsageError
-from humar_bench.options import Output, Selection, option, resolve
+from humar_bench.options import Output, Selection, option
+from humar_bench.running.plan import resolve
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from humar_bench.args import RunArgs
 from humar_bench.cli.app import command, command_text, say
 from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, small_batch, write_formats
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from humar_bench.options import Output, Plan, Selection, option, resolve
+from humar_bench.options import Output, Selection, option
 from humar_bench.records.audit import readable
 from humar_bench.records.record import MEASURES, RUN_FIELDS, RecordWriter, Run, load, plain
+from humar_bench.running.plan import Plan, resolve
 from humar_bench.subjects.registry import check_architecture
 
 if TYPE_CHECKING:

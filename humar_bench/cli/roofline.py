@@ -6,7 +6,8 @@ from humar_bench.args import RunArgs
 from humar_bench.cli.app import command
 from humar_bench.cli.shared import TIMING, small_batch
 from humar_bench.cli.studies import StudyOptions, run_study
-from humar_bench.options import Output, Selection, resolve
+from humar_bench.options import Output, Selection
+from humar_bench.running.plan import resolve
 
 
 @command("roofline", Selection, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from humar_bench.args import RunArgs
 from humar_bench.cli.app import say
 from humar_bench.errors import UsageError
-from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option, scaled_for_cpu
+from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option
 from humar_bench.records.record import RECORDS_NAME, Run, load, records_path
+from humar_bench.running.plan import scaled_for_cpu
 
 if TYPE_CHECKING:
     from humar_bench.report.study import Study

@@ -13,8 +13,9 @@ from humar_bench.args import RunArgs
 from humar_bench.cli.app import command, command_text
 from humar_bench.cli.shared import TIMING, check_paths, records_place, show_study, small_batch
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from humar_bench.options import Output, Plan, Selection, option, resolve
+from humar_bench.options import Output, Selection, option
 from humar_bench.records.record import RecordWriter
+from humar_bench.running.plan import Plan, resolve
 from humar_bench.subjects.registry import check_architecture
 
 

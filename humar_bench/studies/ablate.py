@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.judging.speeds import Speeds, read_speeds
-from humar_bench.options import Plan, parse_settings
 from humar_bench.records.record import Record, Run
 from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by, work_text
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run
+from humar_bench.running.plan import Plan, parse_settings
 from humar_bench.subjects.registry import Architecture, load_builder
 from humar_bench.table import MIB, Column, Table, ratio
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import BUILT_IN, ModelArgs
+from humar_bench.args import BUILT_IN, EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
 
 if TYPE_CHECKING:
@@ -264,3 +264,25 @@ class _seeded:
 
     def __exit__(self, *exc: object) -> None:
         self.generator.set_state(self.before)
+
+
+# What the built-in architectures make of a shared argument that they do not take as it is asked; all others they do.
+_NO_EFFECT = dict.fromkeys(("return_intermediate_dec", "pose_guide_trigger", "late_within_attn_trigger"), "changes nothing")
+_OF_THE_REPLACEMENT = {
+    **dict.fromkeys(("enc_n_points", "dec_n_points", "pre_norm", "within_type", *_NO_EFFECT), "not used"),
+    "nheads": "efficient_nheads", "enc_layers": "efficient_enc_layers", "dim_feedforward": "efficient_mlp_ratio x hidden_dim",
+    "transformer_activation": "always gelu",
+}
+DEVIATIONS: dict[str, dict[str, str]] = {
+    "original": _NO_EFFECT,
+    "original-fused": _NO_EFFECT,
+    "efficient": _OF_THE_REPLACEMENT,
+    "efficient-fused": _OF_THE_REPLACEMENT,
+}
+
+
+def use_of(name: str, architecture: str) -> str:
+    """What a built-in architecture makes of a ModelArgs field: 'as asked', 'not used', or what it takes instead."""
+    if name.startswith(EFFICIENT_PREFIX):
+        return "as asked" if architecture in ("efficient", "efficient-fused") else "not used"
+    return DEVIATIONS[architecture].get(name, "as asked")

@@ -21,6 +21,7 @@ from humar_bench.args import BUILT_IN, ModelArgs, RunArgs
 from humar_bench.cli.progress import Tracker
 from humar_bench.errors import MeasurementError
 from humar_bench.records.record import Run, load
+from humar_bench.subjects.registry import use_of
 from tests.golden.records import failed, flops, fps, memory, params
 
 COMMANDS = (
@@ -312,7 +313,7 @@ def test_list_says_what_the_builders_really_make_of_the_arguments():
     for name in BUILT_IN:
         built = build(name, args, device="meta").built
         for field, value in other.items():
-            said = options.use_of(field, name)
+            said = use_of(field, name)
             found = "as asked" if built.get(field) == value else "not used" if field not in built else "its own"
             assert found == (said if said in ("as asked", "not used") else "its own"), (name, field)
     assert build("efficient", args, device="meta").built["transformer_activation"] == "gelu"

@@ -9,11 +9,11 @@ import torch
 
 from humar_bench import cli
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, RunArgs, Workload
-from humar_bench.options import Plan
 from humar_bench.records.record import AGAIN, Run
 from humar_bench.report.study import study_csv, study_markdown
 from humar_bench.running.costs import Point
 from humar_bench.running.in_turn import timing_run
+from humar_bench.running.plan import Plan
 from humar_bench.studies import ablate
 from humar_bench.studies.ablate import DEFAULT, Ablation, Switch, measure_ablation, other_values, settings_of, switches_of
 from humar_bench.subjects.registry import Architecture, build, load_builder

@@ -11,10 +11,10 @@ from humar_bench import cli
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
 from humar_bench.measures.ceilings import CeilingPlan
-from humar_bench.options import Plan
 from humar_bench.records.record import CEILINGS, MACHINE, Run, load
 from humar_bench.report.study import study_csv, study_json, study_markdown
 from humar_bench.running.costs import Point
+from humar_bench.running.plan import Plan
 from humar_bench.studies.roofline import measure as measuring
 from humar_bench.studies.roofline import roofline
 from humar_bench.studies.roofline import worker as ceilings_worker

@@ -12,10 +12,10 @@ from humar_bench import cli
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
 from humar_bench.judging.growth import CLAIMED, THEORY, claim_holds, fit_power_law
-from humar_bench.options import Plan
 from humar_bench.records.record import Run
 from humar_bench.report.study import study_csv, study_json, study_markdown
 from humar_bench.running.costs import EXACT, Point, exact_records
+from humar_bench.running.plan import Plan
 from humar_bench.studies.scaling import scaling
 from humar_bench.studies.scaling.scaling import AXES, measure_scaling, parse_count, square_pyramid, values_of, work_at
 from humar_bench.studies.scaling.tables import COSTS, Scaling

@@ -16,9 +16,9 @@ from typing import Any
 from humar_bench.args import BACKENDS, DTYPES, RunArgs
 from humar_bench.backends import check_backend, check_installed, why_not
 from humar_bench.errors import UsageError
-from humar_bench.options import Plan
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import Point, Progress
+from humar_bench.running.plan import Plan
 from humar_bench.studies.backends.tables import Matrix
 from humar_bench.subjects.registry import Architecture
 

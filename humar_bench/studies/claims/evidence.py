@@ -13,9 +13,10 @@ from typing import Any
 
 from humar_bench.args import ModelArgs, RunArgs, Size, Workload, parse_size
 from humar_bench.errors import UsageError
-from humar_bench.options import help_of, option, parse_settings, read_args_file
+from humar_bench.options import help_of, option
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import EXACT, Point, exact_records
+from humar_bench.running.plan import parse_settings, read_args_file
 from humar_bench.subjects.registry import Architecture, parse_architecture
 
 CANDIDATE, ORIGINAL = "candidate", "original"

@@ -10,11 +10,11 @@ from typing import Any
 
 from humar_bench.args import RunArgs
 from humar_bench.errors import UsageError
-from humar_bench.options import Plan
 from humar_bench.records.record import CEILINGS, MACHINE, Record, Run
 from humar_bench.running.children import Child, run_children
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run
+from humar_bench.running.plan import Plan
 from humar_bench.studies.roofline.roofline import Roofline
 
 DTYPES = ("float32", "tf32", "bfloat16", "float16")  # that a matmul rate is measured for

@@ -15,9 +15,9 @@ import numpy as np
 
 from humar_bench.args import ModelArgs, Size, Workload, pyramid
 from humar_bench.errors import UsageError
-from humar_bench.options import Plan
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import Point, Progress, exact_records
+from humar_bench.running.plan import Plan
 from humar_bench.studies.scaling.tables import AXES, Axis, Scaling, place, where
 from humar_bench.subjects.registry import Architecture
 

@@ -9,7 +9,8 @@ import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
-from humar_bench.options import Output, Plan, Selection, resolve, resolve_work, scaled_for_cpu
+from humar_bench.options import Output, Selection
+from humar_bench.running.plan import Plan, resolve, resolve_work, scaled_for_cpu
 
 
 def work(**typed) -> tuple[ModelArgs, Workload]:

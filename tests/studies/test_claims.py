@@ -20,7 +20,7 @@ from humar_bench.measures.memory import predict_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import Record, Run
 from humar_bench.report.study import study_csv, study_json, study_markdown
-from humar_bench.studies.claims import claims, evidence
+from humar_bench.studies.claims import claims, evidence, findings
 from humar_bench.studies.claims import tables as shown
 from humar_bench.studies.claims.claims import CANDIDATE, CLAIMS, FAILS, HOLDS, ORIGINAL, UNDECIDED, Finding, Limit, decide, exit_code
 from humar_bench.studies.claims.evidence import ClaimsOptions, ClaimsRun, Evidence, steps
@@ -278,7 +278,7 @@ def test_the_order_is_that_of_the_polynomial_through_three_counts(flops, order):
             "components": {"encoder": {"matmul_flops": 10**6 * count, "second_tier_flops": 0}}
         }),)) for factor, count in zip((1, 2, 4), flops, strict=True)
     }
-    [found] = claims._growth("tokens", "encoder")(Evidence({CANDIDATE: "mine"}, points, {}))
+    [found] = findings.growth("tokens", "encoder")(Evidence({CANDIDATE: "mine"}, points, {}))
     assert found.value == order
 
 

@@ -17,19 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from humar_bench.studies.calibrate.error_rates import upper_bound
-
-ARCHITECTURES = ("original", "efficient")
-OPTIONS = ["--workload", "tiny", "--threads", "1", "--processes", "5", "--budget", "4", "--device", "cpu"]
-COPIED = ("verdict", "ratio", "ratio_low", "ratio_high", "wall_ratio", "wall_ratio_low", "wall_ratio_high", "processes", "rounds", "why")
-COLUMNS = ("seed", "architecture", "seconds", *COPIED, "machine")
-DIFFERENT = ("faster", "slower")
-NAME = "comparisons.csv"
-
-
-def command(seed: int) -> list[str]:
-    name = ARCHITECTURES[seed % len(ARCHITECTURES)]
-    return ["humar-bench", "fps", "--arch", f"one={name}", "--arch", f"two={name}", *OPTIONS, "--seed", str(seed), "--json", "-", "--quiet"]
+from humar_bench.studies.calibrate.equal_pairs import ARCHITECTURES, COLUMNS, COPIED, NAME, PAGE, command, read_rows, summary
 
 
 def compare_once(seed: int) -> dict[str, object]:
@@ -47,31 +35,6 @@ def compare_once(seed: int) -> dict[str, object]:
     return {"seed": seed, "architecture": name, "seconds": round(time.monotonic() - start_s, 1), **found}
 
 
-def summary(rows: list[dict[str, str]]) -> str:
-    """What report.md says of these comparisons."""
-    verdicts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("same", "undecided", "invalid", *DIFFERENT)}
-    different = sum(verdicts[each] for each in DIFFERENT)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-    seconds = sorted(float(row["seconds"]) for row in rows)
-    machines = "; ".join(sorted({row["machine"] for row in rows}))
-    return (
-        f"# {len(rows)} comparisons of an architecture with itself\n\n{different} of {len(rows)} called different "
-        f"(the true rate is at most {100 * upper_bound(different, len(rows)):.1f} %, exact bound at 95 %): {told}.\n\n"
-        f"- Each as `{shlex.join(command(0))}`, original and efficient in turn, `--seed` counting up; the median took "
-        f"{seconds[len(seconds) // 2]:.0f} s.\n- Measured on: {machines}.\n"
-        f"- Made by: python benchmarks/equal_pairs.py DIR --comparisons {len(rows)}\n"
-    )
-
-
-def read_rows(folder: Path) -> list[dict[str, str]]:
-    """The comparisons of a folder, in the order they were made; none where there is no file yet."""
-    path = folder / NAME
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -87,7 +50,7 @@ def main() -> None:
             writer.writerow(row := compare_once(seed))
             file.flush()
             print(*row.values(), flush=True)
-    (asked.folder / "report.md").write_text(summary(read_rows(asked.folder)), encoding="utf-8")
+    (asked.folder / PAGE).write_text(summary(read_rows(asked.folder)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Proof of a report or a calibration: every CSV and Markdown file made again from what was measured and held against what is there, byte
-for byte.
+"""Proof of a report, a study or a calibration: every CSV and Markdown file made again from what was measured and held against what is
+there, byte for byte.
 
 A record's `id` is a digest of everything else in it, so a raw value that was changed by accident or by hand shows even where no table
 depends on it. Whoever changes a record and makes its id anew is found out where its values
@@ -23,6 +23,7 @@ from humar_bench.records.record import RECORDS_NAME, Record, Run, records_path
 from humar_bench.report import report_texts
 from humar_bench.report.study import STUDY_NAME, read_study, study_texts
 from humar_bench.studies import MAKERS
+from humar_bench.studies.calibrate import equal_pairs
 from humar_bench.studies.calibrate.calibrate import CERTIFICATE_NAME, MARKDOWN_NAME, RAW_NAME, cite, verify_certificate
 from humar_bench.studies.calibrate.tables import calibration_markdown
 
@@ -61,6 +62,7 @@ class Proof:
     differences: tuple[Difference, ...]
     notes: tuple[str, ...] = ()
     certificate: str = ""
+    kind: str = "records"
 
     @property
     def proved(self) -> bool:
@@ -72,7 +74,7 @@ class Proof:
         found = len(self.differences)
         counted = "" if self.proved else f"{found} difference{'s' if found > 1 else ''} in "
         against = f", reference {self.reference}" if self.reference else ""
-        kind = f"processes of certificate {self.certificate}" if self.certificate else "records"
+        kind = f"processes of certificate {self.certificate}" if self.certificate else self.kind
         return f"{counted}{self.cells:,} cells and lines of {len(self.files)} files made again from {self.records} {kind}{against}"
 
 
@@ -86,6 +88,8 @@ def verify(directory: str | Path) -> Proof:
     folder = path.parent
     if path.name == RECORDS_NAME and not path.exists() and (folder / CERTIFICATE_NAME).exists():
         return _hold_certificate(folder / CERTIFICATE_NAME)
+    if path.name == RECORDS_NAME and not path.exists() and (folder / equal_pairs.NAME).exists():
+        return _hold_pairs(folder)
     run, damage = read_records(path)
     if not len(run):
         return Proof(str(folder), "", (), 0, 0, (*damage, Difference(path.name, said="it holds no record; nothing can be proved.")))
@@ -146,6 +150,18 @@ def _hold_certificate(path: Path) -> Proof:
         return Proof(str(folder), "", files, 0, 0, (Difference(path.name, said=said),))
     found = _held_files(folder, {MARKDOWN_NAME: text}, "put the file back")
     return Proof(str(folder), "", files, _cells(MARKDOWN_NAME, text), processes, tuple(found), (), cite(document))
+
+
+def _hold_pairs(folder: Path) -> Proof:
+    """The page of comparisons of an architecture with itself against their lines: all that is kept of them."""
+    try:
+        rows = equal_pairs.read_rows(folder)
+        text = equal_pairs.summary(rows)
+    except _UNREADABLE as error:
+        said = f"no page can be made from it: {type(error).__name__}: {error}"
+        return Proof(str(folder), "", (equal_pairs.PAGE,), 0, 0, (Difference(equal_pairs.NAME, said=said),))
+    found = compare_file(folder / equal_pairs.PAGE, text, "make it again with benchmarks/equal_pairs.py")
+    return Proof(str(folder), "", (equal_pairs.PAGE,), _cells(equal_pairs.PAGE, text), len(rows), tuple(found), kind="comparisons")
 
 
 def _notes(run: Run) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from humar_bench.errors import UsageError
 from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run
 from humar_bench.report import write_report
 from humar_bench.saved.verify import Difference, compare_file, verify
+from humar_bench.studies.calibrate import equal_pairs
 from tests.golden.records import failed, flops, fps, made_up, made_up_run, memory, params
 
 MUTATIONS = 100
@@ -284,3 +285,15 @@ def test_verify_on_the_command_line_ends_with_0_or_names_all_and_ends_with_5(rep
 def test_verifying_does_not_import_torch():
     code = "import sys, humar_bench.saved.verify; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_comparisons_of_an_architecture_with_itself_prove_their_page(tmp_path):
+    row = dict.fromkeys(equal_pairs.COLUMNS, "1.0") | {"verdict": "undecided", "machine": "a CPU"}
+    lines = [",".join(equal_pairs.COLUMNS), *[",".join(row.values())] * 3]
+    (tmp_path / equal_pairs.NAME).write_text("\n".join(lines) + "\n")
+    page = tmp_path / equal_pairs.PAGE
+    page.write_text(equal_pairs.summary(equal_pairs.read_rows(tmp_path)))
+    proof = verify(tmp_path)
+    assert proof.proved and proof.said.endswith("made again from 3 comparisons")
+    page.write_text(page.read_text().replace("0 of 3", "1 of 3"))
+    assert not verify(tmp_path).proved

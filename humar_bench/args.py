@@ -197,6 +197,12 @@ BACKENDS = ("eager", "compile", "cuda-graph", "compile-graph", "onnxruntime", "o
 # Number types by name; tf32 and int8 are float32 to everything but the backend: TF32 allowed in matrix products, int8 linear layers.
 DTYPES = ("float32", "tf32", "bfloat16", "float16", "int8")
 HELD_IN_FLOAT32 = ("tf32", "int8")
+# Of the whole model, by upstream's names; the first of each is the published one.
+BACKBONES = (
+    "swin_T_224_1k", "segformer_mit_b0", "segformer_mit_b1", "mobilevit_xxs", "mobilevit_xs", "mobilevit_s", "efficientformerv2_s0",
+    "efficientformerv2_s1", "efficientformerv2_s2", "poolformer_s12", "poolformer_s24", "poolformer_s36",
+)
+TEXT_ENCODERS = ("roberta", "minilm", "distilbert", "tinybert", "albert", "mobilebert", "tite")
 
 WORKLOADS = {"speed-test": Workload.speed_test, "uniphd": Workload.uniphd, "tiny": Workload.tiny}
 

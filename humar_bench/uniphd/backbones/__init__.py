@@ -1,0 +1,23 @@
+"""Backbones of the whole model, by name: images in, four maps at strides 4, 8, 16, 32 out."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from humar_bench.args import BACKBONES, Size
+from humar_bench.errors import UsageError
+from humar_bench.uniphd.backbones.swin import SwinTransformer
+
+__all__ = ["build_backbone"]
+
+
+def build_backbone(name: str, image_size: Size = (480, 640)) -> nn.Module:
+    """The backbone of a name of `BACKBONES`, random weights: `forward(images [B, 3, H, W])` gives four maps [B, C_i, H_i, W_i].
+
+    `channels` are the C_i. Raises UsageError for an unknown name and where transformers is missing.
+    """
+    if name not in BACKBONES:
+        raise UsageError(f"backbone is {name!r}; choose one of {', '.join(BACKBONES)}.")
+    if name == "swin_T_224_1k":
+        return SwinTransformer()
+    raise NotImplementedError(name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 from humar_bench.errors import UsageError
@@ -13,13 +15,35 @@ EXTRA = 'pip install "humar-bench[model]"'
 
 def from_transformers(*names: str) -> list[Any]:
     """The classes of `transformers` of these names. Raises UsageError where it is missing or cannot import them."""
-    if importlib.util.find_spec("transformers") is None:
-        raise UsageError(f"{names[0]} comes from the package transformers, which is not installed; run {EXTRA}.")
-    library = importlib.import_module("transformers")
     try:
+        library = importlib.import_module("transformers")
         return [getattr(library, name) for name in names]
-    except (ImportError, AttributeError) as error:  # it looks for torchvision, and stops at one that was built for another torch
-        hint = f"install the version this package was tested with: {EXTRA}"
-        if importlib.util.find_spec("torchvision") is not None:
-            hint = "an installed torchvision that cannot be imported is the usual cause: uninstall it, or install one built for this torch"
-        raise UsageError(f"transformers cannot import {' and '.join(names)} ({str(error).splitlines()[0]}); {hint}.") from error
+    except ModuleNotFoundError as error:
+        if error.name == "transformers":
+            raise UsageError(f"{names[-1]} comes from the package transformers, which is not installed; run {EXTRA}.") from error
+        raise _broken(names, error) from error
+    except (ImportError, AttributeError) as error:
+        raise _broken(names, error) from error
+
+
+def _broken(names: tuple[str, ...], error: Exception) -> UsageError:
+    """transformers looks for torchvision wherever it is installed, and stops at one that was built for another torch."""
+    way_out = f"install the version this package was tested with: {EXTRA}"
+    if importlib.util.find_spec("torchvision") is not None:
+        way_out = "the usual cause is an installed torchvision that was built for another torch: uninstall it"
+    return UsageError(f"transformers cannot import {' and '.join(names)} ({str(error).strip().splitlines()[0]}); {way_out}.")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and warnings of transformers inside; our own sentences say what is wrong."""
+    logging = importlib.import_module("transformers.utils.logging")
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

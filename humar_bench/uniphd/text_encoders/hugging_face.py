@@ -3,18 +3,18 @@
 Sources: RoBERTa (Liu et al. 2019), MiniLM (Wang et al. 2020), DistilBERT (Sanh et al. 2019), TinyBERT (Jiao et al. 2020), ALBERT (Lan et
 al. 2020), MobileBERT (Sun et al. 2020).
 
-Shapes: B captions, T tokens, D width.
+Shapes: B captions, T tokens.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from humar_bench.errors import UsageError
 from humar_bench.uniphd.library import from_transformers
+from humar_bench.uniphd.text_encoders.encoder import TextEncoder
 
 
 class Published(NamedTuple):
@@ -45,35 +45,27 @@ PUBLISHED = {
 }
 
 
-class HuggingFaceTextEncoder(nn.Module):
-    """Token ids -> features of every token and of the sentence. `width` is D, `max_tokens` the longest T."""
+class HuggingFaceTextEncoder(TextEncoder):
+    """A published encoder. MiniLM keeps the pooler of its checkpoints, which nothing reads."""
 
     def __init__(self, name: str, **overrides: Any) -> None:
         """`overrides` replace values of the model's configuration, by the names of transformers. Raises UsageError."""
         super().__init__()
-        family, config, self.sentence, reserved = PUBLISHED[name]
+        family, published, self.sentence, reserved = PUBLISHED[name]
         config_class, model_class = from_transformers(f"{family}Config", f"{family}Model")
         unknown = sorted(key for key in overrides if not hasattr(config_class(), key))
         if unknown:
             raise UsageError(f"{family}Config has no value called {unknown[0]}; take one of its own names for {name}.")
-        config = config_class(**{**config, **overrides}, attn_implementation="sdpa")
-        self.width: int = config.hidden_size
-        self.max_tokens: int = config.max_position_embeddings - reserved
-        self.vocabulary: int = config.vocab_size
+        config = config_class(**{**published, **overrides}, attn_implementation="sdpa")
+        self.width, self.vocabulary, self.pad_id = config.hidden_size, config.vocab_size, config.pad_token_id
+        self.max_tokens = config.max_position_embeddings - reserved
         self.text_backbone = model_class(config)
 
-    def forward(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """ids [B, T] int64, attention [B, T] with 1 = token -> features [B, T, D], padding [B, T] (True = padding), sentence [B, D].
-
-        Raises UsageError when T is more than `max_tokens`.
-        """
-        if ids.shape[1] > self.max_tokens:
-            raise UsageError(f"a caption has {ids.shape[1]} tokens; this text encoder takes at most {self.max_tokens}.")
-        token = attention == 1
+    def encode(self, ids: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # As a ready mask [B, 1, 1, T]: from one of [B, T] transformers asks the device whether all are tokens.
         out = self.text_backbone(ids, attention_mask=token[:, None, None])
         features = out.last_hidden_state
         if self.sentence == "pooler":
             return features, ~token, out.pooler_output
         weight = token.unsqueeze(-1).to(features.dtype)
-        return features, ~token, torch.sum(features * weight, dim=1) / weight.sum(dim=1).clamp(min=1)
+        return features, ~token, (features * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)

@@ -69,7 +69,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, channels: int, *, heads: int, window: int) -> None:
         super().__init__()
-        self.heads, self.scale = heads, (channels // heads) ** -0.5
+        self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         place = torch.cartesian_prod(torch.arange(window), torch.arange(window))  # [T, 2]
         offset = place[:, None] - place[None] + window - 1
@@ -82,12 +82,8 @@ class WindowAttention(nn.Module):
         batch, windows, tokens, channels = x.shape
         q, k, v = self.qkv(x).view(batch * windows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [B*N, M, T, C/M]
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()].view(tokens, tokens, -1).permute(2, 0, 1)
-        if apart is None:
-            scores = q * self.scale @ k.transpose(-2, -1) + bias
-        else:
-            scores = (q * self.scale @ k.transpose(-2, -1)).view(batch, windows, self.heads, tokens, tokens) + (bias + apart)
-            scores = scores.flatten(0, 1)
-        out = scores.softmax(dim=-1) @ v
+        bias = bias.unsqueeze(0) if apart is None else (bias + apart).repeat(batch, 1, 1, 1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).reshape(batch, windows, tokens, channels))
 
 

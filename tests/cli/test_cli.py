@@ -26,7 +26,7 @@ from tests.golden.records import failed, flops, fps, memory, params
 
 COMMANDS = (
     *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "backends", "claims", "verify", "compare",
-    "calibrate", "list", "env",
+    "calibrate", "list", "env", "data",
 )
 MEASURING = COMMANDS[:5]
 ROOT = Path(__file__).resolve().parents[2]

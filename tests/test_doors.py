@@ -28,6 +28,8 @@ DOORS: dict[str, set[str]] = {
     "subjects": {"skeleton", "torch"},
     "measures": {"devices", "judging", "torch", "numpy"},
     "report": {"records", "judging", "rich"},
+    "data": {"torch", *ARITHMETIC},
+    "training": {"uniphd", "data", "records", "judging", "subjects", "torch", *ARITHMETIC},
     "running": {"records", "devices", "judging", "backends", "subjects", "measures", "torch", "numpy"},
     "studies": {"records", "devices", "judging", "backends", "subjects", "measures", "report", "running", "torch", "rich", *ARITHMETIC},
     "saved": {"records", "judging", "report", "studies", *ARITHMETIC},
@@ -42,7 +44,9 @@ LATE: dict[str, set[str]] = {
     "uniphd": {"baselines", "efficient", "transformers", "safetensors", "huggingface_hub"},
     "measures": {"fvcore", "thop"},
     "report": {"pandas", "matplotlib"},
-    "cli": {"devices", "rich"},
+    "data": {"PIL", "faster_coco_eval"},
+    "training": {"faster_coco_eval"},
+    "cli": {"devices", "data", "rich"},
 }
 
 

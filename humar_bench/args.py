@@ -1,4 +1,4 @@
-"""Every option's name, default, sentence and check, once: `ModelArgs`, `Workload`, `RunArgs`.
+"""Every option's name, default, sentence and check, once: `ModelArgs`, `Workload`, `RunArgs`, `UniphdArgs`.
 
 The builders, the command line, the records and the README all read these classes. No torch here.
 `ModelArgs` keeps upstream's names and defaults (UniPHD, `models/uniphd`); what only the replacement reads starts with `efficient_`.
@@ -244,3 +244,47 @@ class RunArgs:
     def first_look(self) -> int:
         """Processes after which verdicts are looked at for the first time."""
         return min(FIRST_LOOK, self.most_processes)
+
+
+PROMPTS = ("text", "scribble", "point")
+BACKBONE_MAPS = (0, 1, 2, 3)  # strides 4, 8, 16, 32
+
+
+@dataclass(frozen=True)
+class UniphdArgs:
+    """What the whole model is built from beside `ModelArgs`, by upstream's names. Raises UsageError when a value cannot work."""
+
+    backbone: str = _option(BACKBONES[0], "Backbone: the four maps of an image.", choices=BACKBONES)
+    text_encoder_type: str = _option(TEXT_ENCODERS[0], "Text encoder: the features of a caption.", choices=TEXT_ENCODERS)
+    train_trigger: frozenset[str] = _option(frozenset(PROMPTS), "Prompts it is built for, as words: text, scribble, point.")
+    no_mask: bool = _option(False, "No mask head; every mask is ones.")
+    kps_visi_trigger: bool = _option(True, "Heads for the visibility of keypoints.")
+    pe_temperatureH: float = _option(20.0, "Temperature of the position embedding's y half.", low=1e-3)
+    pe_temperatureW: float = _option(20.0, "Temperature of the position embedding's x half.", low=1e-3)
+    freeze_text_encoder: bool = _option(False, "The text encoder's weights get no gradient.")
+    return_interm_indices: tuple[int, ...] = _option(BACKBONE_MAPS, "Maps of the backbone; only all four work.")
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        object.__setattr__(self, "train_trigger", _prompts(self.train_trigger))
+        object.__setattr__(self, "return_interm_indices", tuple(self.return_interm_indices))
+        if self.return_interm_indices != BACKBONE_MAPS:
+            raise UsageError(
+                f"return_interm_indices is {self.return_interm_indices}; it must be {BACKBONE_MAPS}: masks are made at strides 4 and 8."
+            )
+
+    @classmethod
+    def of(cls, args: Any) -> UniphdArgs:
+        """Read any object with upstream's attribute names (an argparse namespace, a UniphdArgs); what it lacks takes its default."""
+        if isinstance(args, cls):
+            return args
+        return cls(**{option.name: getattr(args, option.name) for option in dataclasses.fields(cls) if hasattr(args, option.name)})
+
+
+def _prompts(words: Any) -> frozenset[str]:
+    """'text point', or its words in any container -> a set of `PROMPTS`. Raises UsageError."""
+    found = re.split(r"[\s,]+", words.strip()) if isinstance(words, str) else list(words)
+    unknown = [word for word in found if word not in PROMPTS]
+    if unknown or not found:
+        raise UsageError(f"train_trigger is {words!r}; write one or more of the words {', '.join(PROMPTS)}.")
+    return frozenset(found)

@@ -1,1 +1,7 @@
 """What the replacement keeps of the whole model: backbones, text encoders, prompts, fusion, heads, masks, assembly."""
+
+from humar_bench.uniphd.batch import padded_batch
+from humar_bench.uniphd.model import UniPHD, UniphdOutput, build_uniphd
+from humar_bench.uniphd.prompts import Captions, Points, Scribbles, TextFeatures
+
+__all__ = ["Captions", "Points", "Scribbles", "TextFeatures", "UniPHD", "UniphdOutput", "build_uniphd", "padded_batch"]

@@ -30,7 +30,7 @@ from humar_bench.uniphd.prompts import Captions, Points, Prompt, PromptTokens, R
 
 BACKBONE_LEVELS = 3  # strides 8, 16, 32; the stride-4 map feeds the masks alone
 PROMPT_LEVEL = 1  # points and scribbles are read off stride 16
-MASKS = ("all", "best", "none")
+MASKS = ("all", "best", "none", "later")
 COMPONENTS = (
     ("", "frame"),
     ("backbone", "backbone"),
@@ -50,15 +50,28 @@ COMPONENTS = (
 )
 
 
+class MaskInputs(NamedTuple):
+    """What masks are made of, for `UniPHD.masks_of`: a loss needs those of matched queries alone."""
+
+    instance: Tensor  # [B, Q, C], the last layer's instance tokens
+    centres: Tensor  # [B, Q, 2], before the last layer's step
+    memory: list[Tensor]  # L - 1 of [B, C, h_l, w_l]
+    fine: Tensor  # the backbone's map at stride 4
+    coarse: Tensor  # at stride 8
+    sizes: Tensor  # [B, 2]
+    padded_hw: Size
+
+
 class UniphdOutput(NamedTuple):
-    """What the whole model gives: the last layer's outputs, as in `LayerOutput`, and around them what training and masks need."""
+    """What the whole model gives: the last layer's outputs, as in `LayerOutput`, and beside them what training and masks need."""
 
     pred_logits: Tensor  # [B, Q, classes]
     pred_boxes: Tensor  # [B, Q, 4]
     pred_keypoints: Tensor  # [B, Q, 3K]
     pred_keypoints_visi: Tensor | int  # [B, Q, K], or 0
-    pred_masks: Tensor | None  # [B, M, H, W] logits; M is Q, 1 (best), or there are none
+    pred_masks: Tensor | None  # [B, M, H, W] logits; M is Q for all, 1 for the best
     mask_queries: Tensor | None  # [B, M], which queries the masks are of
+    mask_inputs: MaskInputs | None  # for masks later
     padded_hw: Size  # (H, W)
     aux_outputs: list[LayerOutput]  # of all layers but the last
     interm_outputs: ProposalOutput
@@ -128,7 +141,7 @@ class UniPHD(nn.Module):
 
         maps: four of [B, C_i, h_i, w_i], strides 4, 8, 16, 32; padding: [B, H, W] of the images, bool, True = padding; prompt: one kind for
         the batch; sizes: (height, width) of each image without padding, [B, 2] or pairs; masks: of all queries, of the best-scored alone,
-        or none. Raises UsageError when the inputs do not fit each other or the model.
+        none, or later, with `masks_of`. Raises UsageError when the inputs do not fit each other or the model.
         """
         self._check(maps, padding, prompt, sizes, masks)
         tokens, srcs, paddings, positions = self._fused(maps, padding, prompt)
@@ -136,12 +149,25 @@ class UniPHD(nn.Module):
         hs_pose, refpoint_pose, mix_refpoint, mix_embedding, memory = self.transformer(srcs, paddings, positions, query)
 
         *aux, last = [self._heads(i, hs, *refpoint_pose[i : i + 2]) for i, hs in enumerate(hs_pose)]
-        chosen = self._masks_wanted(last.pred_logits, masks)
-        pred_masks = None
-        if chosen is not None:
-            pred_masks = self._masks(hs_pose[-1], refpoint_pose[-2], memory, maps, sizes, chosen, padding.shape[1:])
+        inputs = MaskInputs(
+            hs_pose[-1][:, :, 0], refpoint_pose[-2][..., :2], memory, maps[0], maps[1], _on_device(sizes, like=mix_refpoint),
+            (padding.shape[1], padding.shape[2]),
+        )
+        made = chosen = None
+        if masks in ("all", "best"):
+            chosen = self._queries_of(last.pred_logits, masks)
+            made = self.masks_of(inputs, None if masks == "all" else chosen)
         proposals = ProposalOutput(self.transformer.enc_out_class_embed(mix_embedding), with_third_column(mix_refpoint), mix_embedding)
-        return UniphdOutput(*last, pred_masks, chosen, (padding.shape[1], padding.shape[2]), aux, proposals)
+        return UniphdOutput(*last, made, chosen, inputs if masks == "later" else None, inputs.padded_hw, aux, proposals)
+
+    def masks_of(self, inputs: MaskInputs, queries: Tensor | None = None) -> Tensor:
+        """Mask logits of queries [B, M], all where they are left out -> [B, M, H, W]."""
+        instance, centres = inputs.instance, inputs.centres
+        if queries is not None:
+            instance, centres = gather_tokens(instance, queries), gather_tokens(centres, queries)
+        if self.mask_refine is None:
+            return instance.new_ones(()).expand(*instance.shape[:2], *inputs.padded_hw)
+        return self.mask_refine(inputs.memory, inputs.fine, inputs.coarse, self.controller(instance), centres, inputs.sizes)
 
     def _fused(self, maps: Sequence[Tensor], padding: Tensor, prompt: Prompt) -> tuple[PromptTokens, list, list, list]:
         """The prompt's tokens, and what the transformer reads: each level's map, padding and position embedding."""
@@ -166,7 +192,7 @@ class UniPHD(nn.Module):
             prompt = TextFeatures(*self.text_encoder(prompt.ids, prompt.attention))
         if isinstance(prompt, TextFeatures):
             return text_tokens(prompt, self.text_proj, self.sentence_proj)
-        points = prompt.points.view(len(prompt.points), -1, 2)
+        points = prompt.points.reshape(len(prompt.points), -1, 2)
         return point_tokens(points, image_size, features, positions, self.prompt_proj, self.glob_prompt_proj)
 
     def _heads(self, i: int, hs: Tensor, points: Tensor, refined: Tensor) -> LayerOutput:
@@ -179,25 +205,12 @@ class UniPHD(nn.Module):
             0 if self.pose_visi_embed is None else self.pose_visi_embed[i](joints).squeeze(-1),
         )
 
-    def _masks_wanted(self, logits: Tensor, masks: str) -> Tensor | None:
-        """Queries [B, M] to make masks of; best is the one with the highest score over all classes."""
-        if masks == "none":
-            return None
+    @staticmethod
+    def _queries_of(logits: Tensor, masks: str) -> Tensor:
+        """All queries, or the one with the highest score over all classes: [B, M]."""
         if masks == "all":
             return torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
         return logits.amax(-1).argmax(-1, keepdim=True)
-
-    def _masks(
-        self, hs: Tensor, points: Tensor, memory: list[Tensor], maps: Sequence[Tensor], sizes: Tensor | Sequence[Size], chosen: Tensor,
-        image_size: Size,
-    ) -> Tensor:
-        """Masks of the chosen queries [B, M], from the last tokens and the reference points before the last step -> [B, M, H, W]."""
-        if self.mask_refine is None:
-            return hs.new_ones(()).expand(*chosen.shape, *image_size)
-        instance, centres = hs[:, :, 0], points[..., :2]
-        if chosen.shape[1] < hs.shape[1]:
-            instance, centres = gather_tokens(instance, chosen), gather_tokens(centres, chosen)
-        return self.mask_refine(memory, maps[0], maps[1], self.controller(instance), centres, _on_device(sizes, like=points))
 
     def _check(self, maps: Sequence[Tensor], padding: Tensor, prompt: Prompt, sizes: Any, masks: str) -> None:
         """Hold the inputs against the model and each other, by their shapes alone. Raises UsageError."""

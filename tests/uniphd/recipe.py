@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from humar_bench.uniphd import Points, Scribbles, TextFeatures, UniPHD, UniphdOutput, build_uniphd
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "uniphd"
+PROMPT_PARTS = ("prompt_tokens", "prompt_mask", "prompt_pos", "prompt_sentence")
 MAP_STRIDES = 4  # the first map's; each later one is half as large, rounded up
 
 
@@ -136,7 +137,7 @@ def with_inside(model: UniPHD, *inputs: Any) -> dict[str, Tensor]:
         return lambda: owner.__dict__.pop(name)
 
     undo = [
-        watch(model, "_tokens", lambda _, made: {f"prompt_{k}": v for k, v in zip(("tokens", "mask", "pos", "sentence"), made, strict=True)}),
+        watch(model, "_tokens", lambda _, made: dict(zip(PROMPT_PARTS, made, strict=True))),
         watch(model.transformer, "forward", _transformer_parts),
         watch(model.controller, "forward", lambda _, made: {"controller": made}),
         watch(model.mask_refine, "draft", lambda _, made: {"mask_low": made}),

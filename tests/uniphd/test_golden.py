@@ -17,7 +17,8 @@ ROUNDING_ALONE = {("heads-edge", "src_3"): 5e-5}
 
 @pytest.mark.parametrize("kind", ["text", "point", "scribble"])
 @pytest.mark.parametrize(
-    ("name", "gradient"), [("heads-tiny", False), ("heads-tiny", True), ("heads-edge", False), ("heads-edge", True), ("heads-default", False)]
+    ("name", "gradient"),
+    [("heads-tiny", False), ("heads-tiny", True), ("heads-edge", False), ("heads-edge", True), ("heads-default", False)],
 )
 def test_everything_from_maps_on_is_reproduced(name, kind, gradient):
     case, golden = Case.of(name), np.load(DATA / f"{name}.npz")

@@ -1,4 +1,4 @@
-"""A published checkpoint -> the transformer's weights, for `baselines` with `strict=True`; nothing in the file is executed.
+"""A published checkpoint -> the whole model's weights or its transformer's, with `strict=True`; nothing in the file is executed.
 
 Torch is imported only inside functions. Only tensors, plain containers and `argparse.Namespace` (training scripts keep their arguments
 beside the weights) are unpickled (`torch.load(weights_only=True)`).
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PREFIX = "transformer."
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # what training scripts put the weights under
 PARALLEL = "module."  # what torch's DataParallel and DistributedDataParallel put before every name
+# Beside the weights: what a FLOP counter left in the modules, and an index that older versions of transformers kept
+NO_WEIGHTS = ("total_ops", "total_params", "embeddings.position_ids")
 MOST_NAMED = 3
 _REFUSED = ("Unsupported global", "Unsupported class", "Trying to load unsupported", "was not an allowed global")  # in torch's messages
 # What torch raises for bytes that are no checkpoint
@@ -31,12 +33,14 @@ _NOT_A_CHECKPOINT = (OSError, RuntimeError, EOFError, LookupError, ValueError, T
 
 
 def load_checkpoint(path: str | os.PathLike, prefix: str = PREFIX) -> dict[str, torch.Tensor]:
-    """The entries of a checkpoint whose names begin with `prefix`, without it; every tensor on the CPU.
+    """The entries of a checkpoint whose names begin with `prefix`, without it; every tensor on the CPU. `prefix` "" means all of them.
 
+    Entries that are no weights, such as a counter's `total_ops`, are left out.
     Raises UsageError with one sentence when the file is missing, is no checkpoint, asks for code to be run, or holds no such entry.
     """
     entries = _tensors(_read(Path(path)), path)
-    chosen = {name.removeprefix(prefix): tensor for name, tensor in entries.items() if name.startswith(prefix)}
+    names = [name for name in entries if name.startswith(prefix) and not name.endswith(NO_WEIGHTS)]
+    chosen = {name.removeprefix(prefix): entries[name] for name in names}
     if not chosen:
         tops = joined(list(dict.fromkeys(name.partition(".")[0] for name in entries)), MOST_NAMED)
         raise UsageError(f"the checkpoint {path} has no entry that begins with {prefix!r}; its entries begin with {tops}.")

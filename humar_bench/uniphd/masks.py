@@ -54,7 +54,7 @@ class MaskHead(nn.Module):
         centres [B, Q, 2] as fractions (x, y) of the image; sizes [B, 2], its (height, width) in pixels without padding.
         """
         masks = self.refine(self.draft(memory, parameters, centres, sizes), fine, coarse)  # [B, Q, D, H / 4, W / 4]
-        return F.pixel_shuffle(masks.flatten(1, 2), SHUFFLE)
+        return F.pixel_shuffle(masks.flatten(0, 1), SHUFFLE).reshape(*parameters.shape[:2], *(SHUFFLE * side for side in fine.shape[2:]))
 
     def draft(self, memory: list[Tensor], parameters: Tensor, centres: Tensor, sizes: Tensor) -> Tensor:
         """Each query's network on the summed memory and its relative coordinates -> [B, Q, D, h, w].
@@ -84,19 +84,21 @@ class MaskHead(nn.Module):
     def refine(self, masks: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
         """Sharpen [B, Q, D, h, w] by the image, at stride 8 and then at stride 4 -> [B, Q, D, H / 4, W / 4]."""
         queries = masks.shape[:2]
-        masks = self._refine(masks, coarse, self.conv1_1div8, self.conv2_1div8).flatten(0, 1)
-        masks = F.interpolate(masks, size=fine.shape[2:], mode="bilinear", align_corners=False).unflatten(0, queries)
-        return self._refine(masks, fine, self.conv1_1div4, self.conv2_1div4)
+        masks = masks.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # narrow convolutions are 3 times faster so on a CPU
+        masks = self._refine(masks, coarse, self.conv1_1div8, self.conv2_1div8)
+        masks = F.interpolate(masks, size=fine.shape[2:], mode="bilinear", align_corners=False)
+        return self._refine(masks, fine, self.conv1_1div4, self.conv2_1div4).unflatten(0, queries)
 
     @staticmethod
     def _refine(masks: Tensor, image: Tensor, conv1: nn.Conv2d, conv2: nn.Conv2d) -> Tensor:
-        """masks [B, Q, D, h, w] + conv2(relu(conv1(relu(masks and image [B, channels, h, w])))). A convolution of joined channels is the
-        sum of those of its parts, and the image's is the same for every query.
+        """masks [B * Q, D, h, w] + conv2(relu(conv1(relu(masks and image [B, channels, h, w])))).
+
+        A convolution of joined channels is the sum of those of its parts, and the image's is the same for every query.
         """
         own, shared = conv1.weight.split((WIDTH, image.shape[1]), dim=1)
-        of_image = F.conv2d(image.relu(), shared, conv1.bias, padding=1).unsqueeze(1)
-        of_masks = F.conv2d(masks.flatten(0, 1).relu(), own, padding=1).unflatten(0, masks.shape[:2])
-        return masks + conv2((of_masks + of_image).flatten(0, 1).relu()).unflatten(0, masks.shape[:2])
+        of_image = F.conv2d(image.relu(), shared, conv1.bias, padding=1).unsqueeze(1)  # [B, 1, D, h, w]
+        of_masks = F.conv2d(masks.relu(), own, padding=1).unflatten(0, (len(image), -1))  # [B, Q, D, h, w]
+        return masks + conv2((of_masks + of_image).flatten(0, 1).relu())
 
 
 def _cell_centres(image: Tensor) -> Tensor:

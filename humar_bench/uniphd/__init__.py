@@ -2,6 +2,6 @@
 
 from humar_bench.uniphd.batch import padded_batch
 from humar_bench.uniphd.model import UniPHD, UniphdOutput, build_uniphd
-from humar_bench.uniphd.prompts import Captions, Points, Scribbles, TextFeatures
+from humar_bench.uniphd.prompts import Captions, Points, Scribbles, TextFeatures, check_prompt
 
-__all__ = ["Captions", "Points", "Scribbles", "TextFeatures", "UniPHD", "UniphdOutput", "build_uniphd", "padded_batch"]
+__all__ = ["Captions", "Points", "Scribbles", "TextFeatures", "UniPHD", "UniphdOutput", "build_uniphd", "check_prompt", "padded_batch"]

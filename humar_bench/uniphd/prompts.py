@@ -8,6 +8,7 @@ Shapes: B batch, T tokens, D width of the text encoder, C width, (H, W) the padd
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humar_bench.args import Size
+from humar_bench.errors import UsageError
 from humar_bench.uniphd.positions import text_positions
 
 RESIZER_EPS, RESIZER_DROPOUT = 1e-12, 0.1
@@ -76,6 +78,23 @@ class Resizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
         return self.dropout(self.layer_norm(self.fc(x)))
+
+
+def check_prompt(prompt: Prompt, sizes: Sequence[Size]) -> None:
+    """Hold what a user gives against the images, number by number; a forward looks at shapes alone. sizes: (height, width), no padding.
+
+    Raises UsageError where a caption has no tokens or a point lies outside its image.
+    """
+    if isinstance(prompt, (Captions, TextFeatures)):
+        there = prompt.attention == 1 if isinstance(prompt, Captions) else ~prompt.padding
+        empty = (~there.any(1)).nonzero().flatten().tolist()
+        if empty:
+            raise UsageError(f"caption {empty[0]} has no tokens; write at least one word.")
+        return
+    for index, (points, (height, width)) in enumerate(zip(prompt.points.reshape(len(prompt.points), -1, 2).tolist(), sizes, strict=True)):
+        for x, y in points:
+            if not (0 <= x <= width and 0 <= y <= height):
+                raise UsageError(f"the point ({x:g}, {y:g}) lies outside image {index}, which is {width} wide and {height} high.")
 
 
 def text_tokens(text: TextFeatures, proj: Resizer, sentence_proj: Resizer) -> PromptTokens:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from baselines import build_transformer
 from humar_bench.args import ModelArgs, UniphdArgs
 from humar_bench.errors import UsageError
-from humar_bench.uniphd import Captions, Points, Scribbles, TextFeatures, build_uniphd, padded_batch
+from humar_bench.uniphd import Captions, Points, Scribbles, TextFeatures, build_uniphd, check_prompt, padded_batch
 from tests.uniphd.recipe import Case, Features, Maps, normal, outputs_by_name
 
 KINDS = ["text", "point", "scribble"]
@@ -339,6 +339,18 @@ def test_inputs_that_do_not_fit_are_one_sentence(case, change, said):
         given[name] = make(given[name]) if callable(make) else make
     with pytest.raises(UsageError, match=said):
         case.model().from_maps(**given)
+
+
+def test_what_a_user_gives_is_held_against_the_images():
+    sizes = [(30, 41), (50, 20)]
+    check_prompt(Points(torch.tensor([[41.0, 30.0], [0.0, 0.0]])), sizes)
+    check_prompt(Captions(torch.zeros(2, 3), torch.tensor([[1, 1, 1], [1, 0, 0]])), sizes)
+    with pytest.raises(UsageError, match=r"the point \(20.5, 3\) lies outside image 1, which is 20 wide and 50 high"):
+        check_prompt(Scribbles(torch.tensor([[[1.0, 2.0]] * 2, [[3.0, 4.0], [20.5, 3.0]]])), sizes)
+    with pytest.raises(UsageError, match="caption 1 has no tokens; write at least one word"):
+        check_prompt(Captions(torch.zeros(2, 3), torch.tensor([[1, 1, 1], [0, 0, 0]])), sizes)
+    with pytest.raises(UsageError, match="caption 0 has no tokens"):
+        check_prompt(TextFeatures(torch.zeros(1, 2, 4), torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 4)), sizes[:1])
 
 
 @pytest.mark.parametrize(("args", "said"), [

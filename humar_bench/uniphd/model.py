@@ -12,13 +12,14 @@ Shapes: B batch, L levels, C width, Q queries, K keypoints, T prompt tokens, (H,
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from humar_bench.args import PROMPTS, ModelArgs, Size, UniphdArgs
+from humar_bench.args import BUILT_IN, PROMPTS, ModelArgs, Size, UniphdArgs
 from humar_bench.errors import UsageError
 from humar_bench.skeleton.pose_transformer import class_head, point_head
 from humar_bench.skeleton.two_stage import gather_tokens
@@ -47,6 +48,7 @@ COMPONENTS = (
     ("pose_visi_embed", "heads"),
     ("controller", "mask head"),
     ("mask_refine", "mask head"),
+    ("transformer", "transformer"),
 )
 
 
@@ -278,7 +280,7 @@ def build_uniphd(
     """The whole model around a transformer, random weights.
 
     `args` holds `ModelArgs` and `UniphdArgs` by upstream's names: either class, or an argparse namespace with all of them; `options` says
-    the latter apart. `transformer` is an architecture's name, its builder, or the module; left out, `efficient_transformer` and
+    the latter apart. `transformer` is a name of `BUILT_IN`, a builder, or the module; left out, `efficient_transformer` and
     `transformer_type` of `args` say which, else the original. `backbone` and `text_encoder` take the place of those the arguments name.
     `image_size` is (height, width) of the padded images, for backbones that are built for one. Raises UsageError.
     """
@@ -322,7 +324,8 @@ def _transformer(wanted: str | Callable[[ModelArgs], nn.Module] | nn.Module, arg
     if isinstance(wanted, nn.Module):
         return wanted
     if isinstance(wanted, str):
-        from humar_bench.subjects.registry import load_builder  # the one list of names, and anybody's own
-
-        wanted = load_builder(wanted)
+        if wanted not in BUILT_IN:
+            raise UsageError(f"the transformer {wanted!r} is unknown; choose one of {', '.join(BUILT_IN)}, or give a builder.")
+        module, _, builder = BUILT_IN[wanted].partition(":")
+        wanted = getattr(importlib.import_module(module), builder)
     return wanted(args)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from baselines import build_transformer
 from humar_bench.args import ModelArgs, UniphdArgs
 from humar_bench.errors import UsageError
+from humar_bench.measures.components import component_of
 from humar_bench.uniphd import Captions, Points, Scribbles, TextFeatures, build_uniphd, check_prompt, padded_batch
 from tests.uniphd.recipe import Case, Features, Maps, normal, outputs_by_name
 
@@ -61,7 +62,8 @@ def test_from_maps_compiles_into_one_graph(transformer, kind, masks):
 
 
 @pytest.mark.parametrize(("transformer", "kind", "masks"), [("original", "text", "all"), ("efficient", "scribble", "best")])
-def test_from_maps_exports_to_a_program_with_the_same_outputs(case, transformer, kind, masks):
+def test_from_maps_exports_to_a_program_with_the_same_outputs(transformer, kind, masks):
+    case = Case.of("heads-edge", **EFFICIENT)
     model = case.model(transformer)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -73,12 +75,13 @@ def test_from_maps_exports_to_a_program_with_the_same_outputs(case, transformer,
 
 @pytest.mark.parametrize("transformer", ["original", "efficient"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_from_maps_never_asks_the_device_for_a_number(case, kind, transformer):
+def test_from_maps_never_asks_the_device_for_a_number(kind, transformer):
     """On the meta device there are no numbers: whatever waited for one would raise."""
+    case = Case.of("heads-edge", **EFFICIENT)
     model = case.model(transformer).to("meta")
     *inputs, sizes = case.inputs(kind)
     inputs = tree_map(lambda each: each.to("meta"), inputs)
-    for masks in ("all", "best", "later"):
+    for masks in ("all", "best"):
         assert model.from_maps(*inputs, sizes, masks).pred_logits.is_meta
     with pytest.raises((RuntimeError, NotImplementedError)):
         bool(inputs[1].any())
@@ -264,7 +267,7 @@ def test_a_transformer_may_be_a_name_a_builder_or_a_module(case):
     assert build_uniphd(args, module, **parts).transformer is module
     assert type(build_uniphd(args, build_transformer, **parts).transformer) is type(module)
     assert build_uniphd(args, "efficient", **parts, options=UniphdArgs(no_mask=True)).mask_refine is None
-    with pytest.raises(UsageError, match="'fully_conv' is unknown; choose original,"):
+    with pytest.raises(UsageError, match="the transformer 'fully_conv' is unknown; choose one of original, "):
         build_uniphd(Namespace(transformer_type="fully_conv"), **parts)
 
 
@@ -298,6 +301,13 @@ def test_prompts_it_is_not_built_for_have_no_parameters_and_are_refused(case, pr
     assert model.from_maps(*case.inputs(prompts)).pred_boxes.shape == (2, 6, 4)
     with pytest.raises(UsageError, match=f"the prompt is point, the model was built for {prompts}; name point in train_trigger"):
         model.from_maps(*case.inputs("point"))
+
+
+def test_every_parameter_belongs_to_a_named_component(case):
+    model = case.model()
+    found = {name: component_of(model, name) for name, _ in model.named_parameters()}
+    assert set(found.values()) == {"prompt", "projection", "fusion", "transformer", "heads", "mask head"}
+    assert component_of(model, "backbone.0.norm0") == "backbone" and component_of(model, "text_encoder.text_backbone") == "text encoder"
 
 
 def test_images_of_several_sizes_become_one_batch():

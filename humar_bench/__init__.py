@@ -13,9 +13,11 @@ __version__ = "0.1.0"
 _DOORS = {
     "ModelArgs": "humar_bench.args",
     "RunArgs": "humar_bench.args",
+    "UniphdArgs": "humar_bench.args",
     "Workload": "humar_bench.args",
     "benchmark": "humar_bench.running.bench",
     "build": "humar_bench.subjects.registry",
+    "build_uniphd": "humar_bench.uniphd",
     "compare": "humar_bench.report.comparison",
     "load": "humar_bench.records.record",
     "load_checkpoint": "humar_bench.subjects.checkpoint",

@@ -81,6 +81,7 @@ class TargetBatch:
     visible: Tensor  # [B, M, K] 0 or 1
     area: Tensor  # [B, M], 1 where there is nobody
     masks: Tensor | None  # [n, H, W] bool, False in the padding
+    top_label: int  # the highest label, on the host; 0 without people
 
     @property
     def num_people(self) -> int:
@@ -111,6 +112,7 @@ class TargetBatch:
             points=keypoints[..., : 2 * number].unflatten(-1, (number, 2)),
             visible=keypoints[..., 2 * number :],
             masks=_padded_masks(read) if has_masks else None,
+            top_label=int(padded["labels"].max()) if padded["labels"].numel() else 0,
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TargetBatch:

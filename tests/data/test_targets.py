@@ -40,7 +40,7 @@ def test_shapes_that_do_not_fit_are_refused_by_name():
 def test_a_batch_pads_people_and_masks_and_keeps_every_value():
     rows = [target(1, (20, 30)), target(0, (17, 9)), target(3, (33, 16))]
     batch = TargetBatch.collate(rows)
-    assert batch.counts == (1, 0, 3) and batch.num_people == 4
+    assert batch.counts == (1, 0, 3) and batch.num_people == 4 and batch.top_label == 1
     assert batch.points.shape == (3, 3, 4, 2) and batch.visible.shape == (3, 3, 4)
     assert batch.masks.shape == (4, 48, 32) and batch.masks.sum() == 20 * 30 + 3 * 33 * 16
     assert torch.equal(batch.boxes[2], rows[2]["boxes"]) and torch.equal(batch.boxes[0, :1], rows[0]["boxes"])
@@ -51,6 +51,7 @@ def test_a_batch_pads_people_and_masks_and_keeps_every_value():
 def test_a_batch_of_empty_pictures_and_one_without_masks():
     empty = TargetBatch.collate([target(0), target(0)])
     assert empty.boxes.shape == (2, 0, 4) and empty.points.shape == (2, 0, 4, 2) and empty.masks.shape == (0, 32, 32)
+    assert empty.top_label == 0 and empty.num_people == 0
     assert TargetBatch.collate([target(1), target(1) | {"masks": None}]).masks is None
     assert TargetBatch.collate([target(1), target(0) | {"masks": None}]).masks.shape == (1, 32, 32)
 

@@ -1,0 +1,49 @@
+"""The golden losses: their inputs from the recipe, and what was computed from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.uniphd import recipe
+
+WHOLE = Path(__file__).resolve().parent.parent / "data" / "whole"
+TENSORS = ("pred_logits", "pred_boxes", "pred_keypoints", "pred_keypoints_visi", "pred_masks")
+
+
+def read(name: str) -> tuple[dict, dict]:
+    """(config, arrays) of a golden file."""
+    with np.load(WHOLE / f"{name}.npz") as file:
+        arrays = dict(file)
+    return json.loads(bytes(arrays.pop("config"))), arrays
+
+
+def inputs(seed: int, people: list[int], queries: int, keypoints: int, classes: int, sizes: list, layers: int, edge: bool):
+    """(outputs of the layers, the last one with masks; targets) of a golden config; every output is a leaf with gradient."""
+    targets = recipe.people(seed, people, keypoints, sizes)
+    (height, width), _ = recipe.padded(sizes)
+    outputs = [
+        recipe.predictions(seed + 100 + 100 * i, len(people), queries, keypoints, height, width, classes) for i in range(layers)
+    ]
+    if edge:
+        recipe.edge(outputs, targets)
+    for i, output in enumerate(outputs):
+        if i < layers - 1:
+            del output["pred_masks"]
+        for value in output.values():
+            value.requires_grad_()
+    return outputs, targets
+
+
+def as_model(outputs: list[dict]) -> dict:
+    """The layers' outputs as a model gives them: the last one, with the others under `aux_outputs`."""
+    return outputs[-1] | {"aux_outputs": outputs[:-1]}
+
+
+def assert_close(found, wanted, what: str) -> None:
+    """Within 1e-5 of the tensor's largest magnitude."""
+    found = found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * max(np.abs(wanted).max(initial=0), 1e-3), err_msg=what)

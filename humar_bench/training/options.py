@@ -73,6 +73,8 @@ class OptimArgs:
 
     def __post_init__(self) -> None:
         _check_fields(self)
+        if not self.lr:
+            raise UsageError("lr is 0; it must be above 0, or nothing is learned.")
         if self.ema_decay >= 1:
             raise UsageError(f"ema_decay is {self.ema_decay}; it must be below 1, or the average never moves.")
 
@@ -82,6 +84,11 @@ class OptimArgs:
         if name not in PRESETS:
             raise UsageError(f"the preset {name!r} is not known; choose one of {', '.join(PRESETS)}.")
         return dataclasses.replace(PRESETS[name], **changes)
+
+    def with_lr(self, lr: float) -> OptimArgs:
+        """The same with learning rate `lr`, the others in proportion: a point of a grid."""
+        share = lr / self.lr
+        return dataclasses.replace(self, lr=lr, lr_backbone=self.lr_backbone * share, lr_adjacent_matrix=self.lr_adjacent_matrix * share)
 
 
 PRESETS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.uniphd import recipe
+from tests.training import recipe
 
 WHOLE = Path(__file__).resolve().parent.parent / "data" / "whole"
 TENSORS = ("pred_logits", "pred_boxes", "pred_keypoints", "pred_keypoints_visi", "pred_masks")
@@ -24,7 +24,7 @@ def read(name: str) -> tuple[dict, dict]:
 def inputs(seed: int, people: list[int], queries: int, keypoints: int, classes: int, sizes: list, layers: int, edge: bool):
     """(outputs of the layers, the last one with masks; targets) of a golden config; every output is a leaf with gradient."""
     targets = recipe.people(seed, people, keypoints, sizes)
-    (height, width), _ = recipe.padded(sizes)
+    height, width = recipe.padded(sizes)
     outputs = [
         recipe.predictions(seed + 100 + 100 * i, len(people), queries, keypoints, height, width, classes) for i in range(layers)
     ]

@@ -11,8 +11,7 @@ from humar_bench.data.targets import TargetBatch
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.training.losses import Criterion
 from humar_bench.training.options import LossArgs
-from tests.training import by_hand, golden
-from tests.uniphd import recipe
+from tests.training import by_hand, golden, recipe
 
 PUBLISHED = LossArgs(interm=False)
 CASES = {

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from humar_bench.errors import UsageError
 from humar_bench.uniphd.postprocess import postprocess
-from tests.uniphd import recipe
+from tests.training import recipe
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "whole" / "postprocess.npz"
 
@@ -26,7 +26,7 @@ def golden() -> tuple[dict, dict, dict]:
 
 
 def outputs_of(seed: int, sizes: list, queries: int, keypoints: int, classes: int) -> dict:
-    (height, width), _ = recipe.padded(sizes)
+    height, width = recipe.padded(sizes)
     outputs = recipe.predictions(seed, len(sizes), queries, keypoints, height, width, classes)
     return outputs | {"pred_masks": recipe.smooth_masks(seed + 50, len(sizes), queries, height, width)}
 

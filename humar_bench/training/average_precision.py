@@ -1,19 +1,19 @@
 """Average precision of any resample of a data set, from what each entry's detections matched. numpy only.
 
-COCO's evaluation has two parts: which detection of an entry matches which person (slow, the library's), and the precision over recall of
-all detections by score. The second needs of an entry only its scores, which of them matched, and its number of people. So an entry that a
-bootstrap draws w times is an entry of weight w, and a resample costs sums instead of an evaluation. Equal to evaluating the resample with
-the library: within a run of copies precision falls at wrong detections and rises at right ones, and COCO reads the largest precision at
-or beyond a recall, so the end of the run decides. (Copies stand beside each other here. With equal scores inside one entry COCO's order of
-the copies is another, and so may be the last digits.)
+COCO's evaluation has two parts: how much a detection overlaps a person (slow, the library's), and the precision over recall of all
+detections by score. The second needs of an entry only its scores and which of them matched. So an entry that a bootstrap draws w times is
+an entry of weight w, and a resample costs sums instead of an evaluation. Equal to evaluating the resample with the library: within a run
+of copies precision falls at wrong detections and rises at right ones, and COCO reads the largest precision at or beyond a recall, so the
+end of the run decides. (Copies stand beside each other here. With equal scores inside one entry COCO's order of the copies is another,
+and so may be the last digits.)
 
-Shapes: I entries, D detections of all entries, T thresholds of IoU or OKS, A area ranges, G people of an entry.
+Shapes: I entries, D detections of all entries, T thresholds of IoU or OKS, A area ranges.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -55,36 +55,58 @@ BEST_ROWS = tuple(Metric(name, "AP", at, "all", 1) for name, at in (("AP", None)
 
 
 @dataclass(frozen=True)
+class Found:
+    """Detections of all entries beside the one person of each. They stand by entry, an entry's best score first."""
+
+    entry: np.ndarray  # [D] number of the entry
+    score: np.ndarray  # [D]
+    size: np.ndarray  # [D] area in square pixels
+    overlap: np.ndarray  # [D] IoU or OKS with the entry's person; below 0 where there is none
+    person_size: np.ndarray  # [I] area in square pixels
+    person_counts: np.ndarray  # [I] bool; false: nobody, or somebody whom COCO ignores
+    crowd: np.ndarray  # [I] bool: any number of detections may match
+
+
+@dataclass(frozen=True)
 class Matched:
-    """What the detections of all entries matched, one type of evaluation. Detections stand by entry, an entry's best score first."""
+    """What the detections of all entries matched, one type of evaluation."""
 
     areas: tuple[str, ...]  # [A]
     entry: np.ndarray  # [D] number of the entry
     rank: np.ndarray  # [D] place among the entry's detections
     score: np.ndarray  # [D]
-    matched: np.ndarray  # [A, T, D] bool
+    matched: np.ndarray  # [T, D] bool
     ignored: np.ndarray  # [A, T, D] bool
     people: np.ndarray  # [A, I] people that count
 
     @classmethod
-    def of(cls, areas: Sequence[str], evaluated: Sequence[Sequence[dict | None]]) -> Matched:
-        """Read pycocotools' `evalImgs` of one category as [A][I]; None where an entry has neither people nor detections."""
-        nothing = {
-            "dtScores": [],
-            "dtMatches": np.zeros((len(THRESHOLDS), 0)),
-            "dtIgnore": np.zeros((len(THRESHOLDS), 0)),
-            "gtIgnore": np.zeros(0),
-        }
-        rows = [[each or nothing for each in of_area] for of_area in evaluated]
-        numbers = [len(each["dtScores"]) for each in rows[0]]
+    def of(cls, found: Found, areas: Mapping[str, tuple[float, float]]) -> Matched:
+        """Match as COCO does: at each threshold the first detection that overlaps the person enough.
+
+        Somebody outside an area range is ignored with what matched him, a detection outside it where it matched nobody.
+        """
+        numbers = np.bincount(found.entry, minlength=len(found.person_size))
+        place = np.arange(len(found.entry))
+        rank = place - (np.cumsum(numbers) - numbers)[found.entry]
+        enough = found.overlap >= np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]  # [T, D]
+        first = np.full((len(THRESHOLDS), len(numbers)), len(place))
+        for at in range(len(THRESHOLDS)):
+            np.minimum.at(first[at], found.entry[enough[at]], place[enough[at]])
+        matched = enough & ((place == first[:, found.entry]) | found.crowd[found.entry])
+        ignored, people = [], []
+        for low, high in areas.values():
+            counts = found.person_counts & (found.person_size >= low) & (found.person_size <= high)
+            outside = (found.size < low) | (found.size > high)
+            ignored.append(np.where(matched, ~counts[found.entry], outside))
+            people.append(counts)
         return cls(
             areas=tuple(areas),
-            entry=np.repeat(np.arange(len(numbers)), numbers),
-            rank=np.concatenate([np.arange(number) for number in numbers]),
-            score=np.concatenate([each["dtScores"] for each in rows[0]]).astype(float),
-            matched=np.stack([np.concatenate([each["dtMatches"] for each in of_area], axis=1) != 0 for of_area in rows]),
-            ignored=np.stack([np.concatenate([each["dtIgnore"] for each in of_area], axis=1) != 0 for of_area in rows]),
-            people=np.array([[np.count_nonzero(each["gtIgnore"] == 0) for each in of_area] for of_area in rows]),
+            entry=found.entry,
+            rank=rank,
+            score=found.score,
+            matched=matched,
+            ignored=np.stack(ignored),
+            people=np.stack(people).astype(int),
         )
 
     @property
@@ -106,7 +128,7 @@ class Matched:
         if (area, most) not in self._curves:
             a = self.areas.index(area)
             order = self._by_score[self.rank[self._by_score] < most]
-            matched, counted = self.matched[a][:, order], ~self.ignored[a][:, order]
+            matched, counted = self.matched[:, order], ~self.ignored[a][:, order]
             curves: list[_Curve] = []
             for t in range(len(THRESHOLDS)):
                 alike = t > 0 and np.array_equal(counted[t], counted[t - 1])  # such thresholds share one array, and one sum over it

@@ -2,15 +2,14 @@
 
 Two readings stand beside each other. COCO's own table over all detections is what the paper reports: the 19 queries that were not meant
 count as wrong wherever their scores rank. Of the best-scored query alone, which is what a user gets: AP, mean OKS, PCKh, and the masks'
-overall and mean IoU. Boxes, masks and keypoints are matched by pycocotools; intervals come from `picture_statistics`.
+overall and mean IoU. IoU and OKS are faster-coco-eval's; an entry has one person at most, so what COCO's matching makes of them is short
+enough to be kept for every entry (`average_precision`), which the library does not; its tables are equal (a test).
 
 Shapes: N detections of an entry, K keypoints.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 
 from humar_bench.data.targets import Target
 from humar_bench.errors import UsageError
-from humar_bench.training.average_precision import Matched
+from humar_bench.training.average_precision import COCO_ROWS, Found, Matched
 from humar_bench.training.picture_statistics import BEST, PictureStatistics
 from humar_bench.training.similarity import keypoint_sigmas
 from humar_bench.uniphd.postprocess import PERSON, Detections
@@ -34,7 +33,7 @@ IOU_EPSILON = 1e-6  # of the published mean IoU
 
 @dataclass(frozen=True)
 class _Found:
-    """The detections of one entry on the host."""
+    """The detections of one entry on the host, the best score first."""
 
     scores: np.ndarray  # [N]
     boxes: np.ndarray  # [N, 4] (x, y, width, height)
@@ -67,16 +66,20 @@ class Evaluator:
 
     def add(self, image_id: int, detections: Detections) -> None:
         """Take an entry's detections, on any device. Masks become run lengths at once. Raises UsageError for an entry that is not there."""
-        from pycocotools import mask as run_lengths
+        from faster_coco_eval.core import mask as run_lengths
 
         if image_id not in self.images:
             raise UsageError(f"there is no entry {image_id} in the ground truth.")
         found = detections.to("cpu")
+        order = found.scores.argsort(descending=True, stable=True)
         boxes = torch.cat((found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]), dim=1)
         masks = None
-        if found.masks is not None:  # column by column; one mask at a time stays in the cache
-            masks = [run_lengths.encode(np.asfortranarray(mask)) for mask in found.masks.to(torch.uint8).numpy()]
-        self._found[image_id] = _Found(found.scores.double().numpy(), boxes.double().numpy(), found.keypoints.double().numpy(), masks)
+        if found.masks is not None:  # one mask at a time stays in the cache while it is read by columns
+            pixels = found.masks.view(torch.uint8).numpy()
+            chosen = order.tolist() if len(pixels) == len(order) else range(len(pixels))
+            masks = [run_lengths.encode(np.asfortranarray(pixels[at])) for at in chosen]
+        scores, boxes, keypoints = (each[order].double().numpy() for each in (found.scores, boxes, found.keypoints))
+        self._found[image_id] = _Found(scores, boxes, keypoints, masks)
 
     def parts(self) -> dict[int, _Found]:
         """What was added, for a process that gathers those of others."""
@@ -96,18 +99,18 @@ class Evaluator:
         masks = [each.masks for each in found] if has_masks else None
         every_mask = masks is not None and all(len(each) == len(of.scores) for each, of in zip(masks, found, strict=True))
         truth = _coco(list(self.images.values()), list(self.people.values()))
-        results = {
+        values = {
             "bbox": [each.boxes.tolist() for each in found],
             **({"segm": masks} if every_mask else {}),
             "keypoints": [each.keypoints.tolist() for each in found],
         }
         coco = {}
-        for kind, of_entries in results.items():
-            key = "segmentation" if kind == "segm" else kind
+        for kind, of_entries in values.items():
+            key, most = "segmentation" if kind == "segm" else kind, max(row.most for row in COCO_ROWS[kind])
             rows = [
                 {"image_id": entry, "category_id": PERSON, "score": score, key: value}
-                for entry, each, values in zip(entries, found, of_entries, strict=True)
-                for score, value in zip(each.scores.tolist(), values, strict=True)
+                for entry, each, of_entry in zip(entries, found, of_entries, strict=True)
+                for score, value in list(zip(each.scores.tolist(), of_entry, strict=True))[:most]
             ]
             coco[kind] = match(truth, rows, kind, self.sigmas)
         columns = self._of_best(truth, entries, found, masks)
@@ -120,16 +123,14 @@ class Evaluator:
         self, truth: Any, entries: list[int], found: list[_Found], masks: list[list[dict]] | None
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Metrics of each entry's best-scored query as (what is summed, what it is divided by), each [I]."""
-        best = [int(each.scores.argmax()) for each in found]
-        points = np.stack([each.keypoints[at] for each, at in zip(found, best, strict=True)]).reshape(len(found), -1, 3)[..., :2]
+        points = np.stack([each.keypoints[0] for each in found]).reshape(len(found), -1, 3)[..., :2]
         people = [self.people.get(entry) for entry in entries]
         nobody = {"keypoints": np.zeros(3 * len(self.sigmas)), "area": 0.0}
         keypoints = np.array([(person or nobody)["keypoints"] for person in people], dtype=float).reshape(len(found), -1, 3)
         area = np.array([(person or nobody)["area"] for person in people], dtype=float)
         columns = pose_columns(points, keypoints, area, self.sigmas)
         if masks is not None:
-            chosen = [each[at if len(each) > 1 else 0] for each, at in zip(masks, best, strict=True)]
-            columns |= _mask_columns(chosen, [None if person is None else truth.annToRLE(person) for person in people])
+            columns |= _mask_columns([each[0] for each in masks], [None if person is None else truth.annToRLE(person) for person in people])
         return columns
 
 
@@ -160,7 +161,7 @@ def pose_columns(points: np.ndarray, truth: np.ndarray, area: np.ndarray, sigmas
 
 def _mask_columns(masks: Sequence[dict], truth: Sequence[dict | None]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Overall IoU, mean IoU and precision at IoU of one mask an entry, all run lengths; entries without a person count nowhere."""
-    from pycocotools import mask as run_lengths
+    from faster_coco_eval.core import mask as run_lengths
 
     shared, together = np.zeros((2, len(masks)))
     for at, (mask, wanted) in enumerate(zip(masks, truth, strict=True)):
@@ -173,38 +174,50 @@ def _mask_columns(masks: Sequence[dict], truth: Sequence[dict | None]) -> dict[s
     return columns | {f"{BEST}/precision at IoU {limit}": ((iou > limit).astype(float), there) for limit in MASK_IOUS}
 
 
-def match(truth: Any, results: list[dict], kind: str, sigmas: np.ndarray | None = None) -> Matched:
-    """Match COCO results of one kind (bbox, segm, keypoints) to the people of a pycocotools `COCO`, entry by entry."""
-    evaluation = evaluate(truth, results, kind, sigmas)
-    areas, entries = len(evaluation.params.areaRngLbl), len(evaluation.params.imgIds)
-    return Matched.of(evaluation.params.areaRngLbl, [evaluation.evalImgs[a * entries : (a + 1) * entries] for a in range(areas)])
+def match(truth: Any, results: list[dict], kind: str, sigmas: np.ndarray) -> Matched:
+    """Match COCO results of one kind (bbox, segm, keypoints) to the people of a `COCO` that has at most one an entry.
+
+    results: by entry in the order of their ids, an entry's best score first, no more than COCO's limit for the kind.
+    """
+    library = evaluate(truth, results, kind, sigmas)
+    entries = library.params.imgIds
+    number = {entry: at for at, entry in enumerate(entries)}
+    people = {each["image_id"]: each for each in truth.dataset["annotations"]}
+    overlaps = [np.reshape(library.ious[entry, PERSON], -1) for entry in entries if entry in people]
+    entry = np.array([number[each["image_id"]] for each in results])
+    overlap = np.full(len(results), -1.0)
+    overlap[np.array([each["image_id"] in people for each in results])] = np.concatenate(overlaps)
+    somebody = [people.get(each, {"area": 0.0, "ignore": 1}) for each in entries]
+    found = Found(
+        entry=entry,
+        score=np.array([each["score"] for each in results]),
+        size=np.array([each["area"] for each in results], dtype=float),
+        overlap=overlap,
+        person_size=np.array([each["area"] for each in somebody], dtype=float),
+        person_counts=np.array([not each["ignore"] for each in somebody]),
+        crowd=np.array([bool(each.get("iscrowd")) for each in somebody]),
+    )
+    return Matched.of(found, dict(zip(library.params.areaRngLbl, library.params.areaRng, strict=True)))
 
 
 def evaluate(truth: Any, results: list[dict], kind: str, sigmas: np.ndarray | None = None) -> Any:
-    """pycocotools' `COCOeval` after its `evaluate`, silent; category 1."""
-    from pycocotools.cocoeval import COCOeval
+    """The library's evaluation of one kind after its `evaluate`; it writes each result's area into `results`."""
+    from faster_coco_eval import COCOeval_faster
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(results), kind)
-        evaluation.params.catIds = [PERSON]
-        if kind == "keypoints" and sigmas is not None:
-            evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
-        evaluation.evaluate()
-    return evaluation
+    library = COCOeval_faster(truth, truth.loadRes(results), kind, kpt_oks_sigmas=sigmas)
+    library.params.catIds = [PERSON]
+    library.evaluate()
+    return library
 
 
 def _coco(images: list[dict], annotations: list[dict]) -> Any:
-    """A pycocotools `COCO` of copies: its evaluation writes into annotations."""
-    from pycocotools.coco import COCO
+    """The library's `COCO` of copies: its evaluation writes into annotations."""
+    from faster_coco_eval import COCO
 
     counted = [
         {"iscrowd": 0, "num_keypoints": sum(v > 0 for v in each["keypoints"][2::3]), **each, "category_id": PERSON} for each in annotations
     ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {"images": images, "annotations": counted, "categories": [{"id": PERSON, "name": "person"}], "info": {}}
-        coco.createIndex()
-    return coco
+    return COCO({"images": images, "annotations": counted, "categories": [{"id": PERSON, "name": "person"}], "info": {}})
 
 
 def ground_truth_of(targets: Iterable[Target]) -> dict[str, list[dict]]:
@@ -212,7 +225,7 @@ def ground_truth_of(targets: Iterable[Target]) -> dict[str, list[dict]]:
 
     Raises UsageError for a target without `orig_size`, or with more than one person.
     """
-    from pycocotools import mask as run_lengths
+    from faster_coco_eval.core import mask as run_lengths
 
     images, annotations = [], []
     for target in targets:

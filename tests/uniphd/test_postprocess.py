@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from humar_bench.errors import UsageError
 from humar_bench.uniphd.postprocess import postprocess
 from tests.training import recipe
+from tests.uniphd.recipe import Case
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "whole" / "postprocess.npz"
 
@@ -92,6 +93,18 @@ def test_the_best_mask_alone_is_the_first_of_all():
         postprocess(outputs | {"pred_masks": alone}, config["sizes"], config["orig_sizes"]), every, strict=True
     ):
         assert one.masks.shape[0] == 1 and torch.equal(one.masks[0], all_of_them.masks[0])
+
+
+def test_what_the_model_gives_is_read_as_it_is():
+    case = Case.of("heads-tiny")
+    model = case.model()
+    with torch.no_grad():
+        every, best, none = (
+            postprocess(model.from_maps(*case.inputs(), masks=which), case.sizes, case.sizes) for which in ("all", "best", "none")
+        )
+    for b in range(len(case.sizes)):
+        assert every[b].masks.any() and torch.equal(every[b].masks[:1], best[b].masks) and none[b].masks is None
+        assert torch.equal(every[b].boxes, best[b].boxes)
 
 
 def test_masks_may_be_absent_or_left_out():

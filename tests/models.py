@@ -52,11 +52,13 @@ def fill_from_names(model: nn.Module) -> None:
     model.load_state_dict(entries)
 
 
-def golden_inputs(args: Namespace, sizes: list[list[int]], pad: bool, batch: int = 2) -> Inputs:
+def golden_inputs(
+    args: Namespace, sizes: list[list[int]], pad: bool, batch: int = 2, dtype: torch.dtype = torch.float32
+) -> Inputs:
     """The inputs the golden files were made with."""
 
     def normal(seed: int, *shape: int) -> Tensor:
-        return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+        return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32)).to(dtype)
 
     masks = []
     for height, width in sizes:

@@ -26,6 +26,7 @@ from humar_bench.measures.memory import track_peak
 from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import make_inputs
 from tests.models import outputs_by_name
+from tests.tolerance import assert_close
 
 HERE = Path(__file__).parents[1]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed; it is for Linux only")
@@ -35,11 +36,11 @@ def deformable_arguments(dtype: torch.dtype = torch.float32, device: str = "cpu"
     """value, padding, offsets, logits, points, sizes, shapes of a small call, strided as a model has them."""
     torch.manual_seed(0)
     batch, tokens, heads, depth, samples, shapes = 2, 3, 2, 4, 2, [(3, 4), (2, 1)]
-    memory, levels = sum(height * width for height, width in shapes), len(shapes)
+    memory, levels, exact = sum(height * width for height, width in shapes), len(shapes), torch.promote_types(dtype, torch.float32)
     arguments = (
         torch.randn(batch, memory, heads, depth).to(dtype), torch.rand(batch, memory) < 0.3,
         torch.randn(batch, tokens, heads, levels, samples, 2).to(dtype), torch.randn(batch, tokens, heads, levels * samples).to(dtype),
-        torch.rand(batch, tokens, levels, 2), torch.tensor([[width, height] for height, width in shapes]).float(),
+        torch.rand(batch, tokens, levels, 2).to(exact), torch.tensor([[width, height] for height, width in shapes]).to(exact),
     )  # fmt: skip
     return (*(each.to(device) for each in arguments), [side for shape in shapes for side in shape])
 
@@ -93,26 +94,26 @@ def test_the_replacements_kernels_compile_for_a_gpu_that_is_not_there(number, mo
 
 
 def test_the_operator_without_a_kernel_is_plain_pytorch_and_padding_counts_as_zero():
-    value, padding, offsets, logits, points, sizes, shapes = arguments = deformable_arguments()
+    value, padding, offsets, logits, points, sizes, shapes = arguments = deformable_arguments(torch.float64)
     made = deformable_attention_op(*arguments)
     blank = value.masked_fill(padding[:, :, None, None], 0)
     expected = weighted_rows(blank, offsets, logits, points, sizes, list(zip(shapes[::2], shapes[1::2], strict=True)))
-    torch.testing.assert_close(made, expected)
+    assert_close(made, expected)
     value[padding] = float("nan")
-    torch.testing.assert_close(deformable_attention_op(*arguments), expected)
+    assert_close(deformable_attention_op(*arguments), expected)
 
 
 def test_the_replacements_operators_without_a_kernel_are_its_own_functions():
     torch.manual_seed(0)
-    layer = EfficientLinearAttention(8, heads=2, value_conv=True)
-    x, counts = torch.randn(2, 12, 8), torch.ones(2, 12, 1)
+    layer = EfficientLinearAttention(8, heads=2, value_conv=True).double()
+    x, counts = torch.randn(2, 12, 8, dtype=torch.float64), torch.ones(2, 12, 1, dtype=torch.float64)
     counts[1, 5:] = NO_WEIGHT
     with torch.no_grad():
         qkv, valid = layer.qkv(x), counts.unflatten(1, (3, 4))
         attended = linear_attention_op(qkv, counts, 2).unflatten(1, (3, 4))
         conv = layer.value_conv
         added = depthwise_conv_op(qkv[..., 16:].unflatten(1, (3, 4)), conv.weight, conv.bias, valid, attended)
-        torch.testing.assert_close(layer.out(added.flatten(1, 2)), layer(x, counts, (3, 4)))
+        assert_close(layer.out(added.flatten(1, 2)), layer(x, counts, (3, 4)), terms=12 * 8)
 
 
 def test_the_operators_pass_torchs_own_checks():
@@ -132,13 +133,13 @@ def test_compile_and_export_keep_the_operator_as_one_call():
         def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
             return deformable_attention_op(*tensors, [3, 4, 2, 1]) + 1
 
-    *tensors, _ = deformable_arguments()
+    *tensors, _ = deformable_arguments(torch.float64)
     with torch.no_grad():
         expected = Call()(*tensors)
-        torch.testing.assert_close(torch.compile(Call(), fullgraph=True, backend="aot_eager")(*tensors), expected)
+        assert_close(torch.compile(Call(), fullgraph=True, backend="aot_eager")(*tensors), expected)
         program = torch.export.export(Call(), tuple(tensors))
     assert "humar_bench.deformable_attention" in program.graph_module.code
-    torch.testing.assert_close(program.module()(*tensors), expected)
+    assert_close(program.module()(*tensors), expected)
 
 
 def test_on_a_device_with_the_kernel_a_model_is_one_call_a_layer_and_counts_fewer_kernels(tiny_args, tiny_workload):

@@ -4,6 +4,7 @@ TRITON_INTERPRET=1."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 
 import pytest
@@ -20,7 +21,8 @@ from efficient.layers import NO_WEIGHT, linear_attention, merge_heads, split_hea
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.skeleton.kernels import INTERPRETED
 from humar_bench.subjects.transformer import make_inputs
-from tests.models import SWITCHES, fill_from_names, outputs_by_name, shaken
+from tests.models import SWITCHES, fill_from_names, shaken
+from tests.tolerance import assert_close, assert_outputs_close, chained_terms, largest
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 SHORT = {  # no shrinking: interpreted, it would take minutes
@@ -59,8 +61,8 @@ def test_the_deformable_kernel(sizes, batch, tokens, heads, depth, samples, dtyp
     weights = logits.double().softmax(-1).unflatten(-1, (levels, samples))
     expected = deformable_attention(blank.double(), sizes, locations, weights)
     assert made.dtype == dtype and made.shape == (batch, tokens, heads * depth)
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(made.double(), expected, atol=tolerance, rtol=tolerance)
+    scale = largest(blank) * max(map(max, sizes))  # places are as exact as the sides of a level
+    assert_close(made, expected, dtype=torch.float32, scale=scale, terms=4 * levels * samples)
 
 
 def test_no_query_token_gives_an_empty_result():
@@ -84,9 +86,8 @@ def test_the_original_through_the_kernel(padded):
     fused.load_state_dict(original.state_dict())
     inputs = make_inputs(args, workload)
     with torch.inference_mode():
-        expected, made = outputs_by_name(original(*inputs)), outputs_by_name(fused(*inputs))
-    for name, value in expected.items():
-        torch.testing.assert_close(made[name], value, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        made, expected = fused(*inputs), original.double()(*make_inputs(args, workload, dtype=torch.float64))
+    assert_outputs_close(made, expected, terms=chained_terms(original), dtype=torch.float32)
 
 
 @settings(max_examples=10, **SHORT)
@@ -103,8 +104,7 @@ def test_the_linear_attention_kernels(batch, tokens, heads, depth, dtype, counte
     v = v if exact is None else v * exact.unsqueeze(1)
     expected = merge_heads(linear_attention(torch.stack((q, k)), v, exact))
     assert made.dtype == dtype and made.is_contiguous()
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(made.double(), expected, atol=tolerance, rtol=tolerance)
+    assert_close(made, expected, dtype=torch.float32, scale=largest(v), terms=tokens + depth)
 
 
 @settings(max_examples=10, **SHORT)
@@ -123,10 +123,11 @@ def test_the_depthwise_kernel(batch, height, width, channels, dtype, masked, add
     valid = (torch.rand(batch, height, width, 1, generator=draw) < 0.7).float() if masked else None
     made = depthwise_conv_op(canvas, weight, bias, valid, residual if added else None)
     maps = (canvas.double() if valid is None else canvas.double() * valid).permute(0, 3, 1, 2)
-    expected = torch.nn.functional.conv2d(maps, weight.double(), bias.double(), padding=1, groups=channels).permute(0, 2, 3, 1)
-    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    convolved = functools.partial(torch.nn.functional.conv2d, padding=1, groups=channels)
+    expected = convolved(maps, weight.double(), bias.double()).permute(0, 2, 3, 1) + residual.double() * added
+    scale = largest(convolved(maps.abs(), weight.double().abs(), bias.double().abs())) + largest(residual)
     assert made.dtype == dtype and made.is_contiguous()
-    torch.testing.assert_close(made.double(), expected + residual.double() * added, atol=tolerance, rtol=tolerance)
+    assert_close(made, expected, dtype=torch.float32, scale=scale, terms=11)
 
 
 @pytest.mark.parametrize("switch", [SWITCHES[0], {"efficient_encoder_stride": 1}, {"efficient_value_conv": False}])
@@ -140,6 +141,5 @@ def test_the_replacement_through_its_kernels(switch):
     fused.load_state_dict(plain.state_dict(), strict=True)
     inputs = make_inputs(args, workload)
     with torch.inference_mode():
-        expected, made = outputs_by_name(plain(*inputs)), outputs_by_name(fused(*inputs))
-    for name, value in expected.items():
-        torch.testing.assert_close(made[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        made, expected = fused(*inputs), plain.double()(*make_inputs(args, workload, dtype=torch.float64))
+    assert_outputs_close(made, expected, terms=chained_terms(plain), dtype=torch.float32)

@@ -1,23 +1,39 @@
-# make bench: install into .venv and measure on this machine's best device. make test: the same .venv, lint, tests.
+# make bench: install what it runs into .venv and measure on this machine's best device.
+# make test: add the tools for tests, lint, all tests but the exhaustive ones. make test-slow: those. make test-avx2: numbers, by AVX2 alone.
 # make gpu: the same .venv, everything that is measured on a CUDA device, in under ten minutes, into results/<gpu>/ (docs/gpu.md).
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+# Tests that hold computed numbers against each other.
+NUMERIC = $(wildcard $(addprefix tests/, baselines efficient backends skeleton subjects measures/test_agreement.py uniphd data training))
+AVX2 = ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 
-.PHONY: bench gpu test clean
+.PHONY: bench gpu test test-slow test-avx2 clean
 
-bench: .venv/installed
+bench: .venv/bench
 	$(BIN)/humar-bench report --out results/local/$(shell date +%Y%m%d-%H%M%S)
 
-gpu: .venv/installed
+gpu: .venv/dev
 	$(BIN)/python -m benchmarks.gpu
 
-test: .venv/installed
+test: .venv/dev
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
 
-.venv/installed: pyproject.toml constraints.txt
+test-slow: .venv/dev
+	$(PYTEST) -m slow
+
+test-avx2: .venv/dev
+	$(AVX2) $(PYTEST) -m "not slow" $(NUMERIC)
+
+.venv/bench: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python is %d.%d; humar-bench needs 3.11 or newer: make PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev: .venv/bench
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 

@@ -32,11 +32,10 @@ def test_the_replacement_has_at_most_five_million_parameters_heads_included():
     assert count(num_feature_levels=3) <= 4_800_000
 
 
-def test_the_literal_description_is_reported_and_is_larger_than_it_says(capsys):
+def test_the_literal_description_is_reported_and_is_larger_than_it_says(say):
     """Untied and on the whole memory: 10 blocks of width 256 and the kept heads are far beyond 5 M."""
     literal = count(**LITERAL)
-    with capsys.disabled():
-        print(f"\nthe literal description has {literal:,} parameters, the replacement {count():,}")
+    say(f"the literal description has {literal:,} parameters, the replacement {count():,}")
     assert literal > 2 * count()
 
 

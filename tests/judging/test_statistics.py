@@ -53,17 +53,6 @@ def share(found: np.ndarray, *wanted: str) -> float:
     return float(np.isin(found, wanted).mean())
 
 
-@pytest.fixture
-def say(capsys):
-    """Print past pytest's capture: the rates are the point of these tests."""
-
-    def write(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {line}", end="")
-
-    return write
-
-
 # Error rates ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +145,7 @@ def test_a_large_effect_is_called_at_the_first_look(say):
     assert share(said, st.FASTER) == 1 and np.mean(at == 5) > 0.95
 
 
+@pytest.mark.slow
 def test_twenty_rows_of_identical_architectures_keep_the_rate_together(say):
     ratios = log_ratios("process offset", 10_000, 8, seed=5).reshape(500, 20, 8)
     alarms = unadjusted = 0

@@ -23,20 +23,18 @@ COMMANDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """One folder a study, written by its command."""
-    made = {}
-    for name, typed in COMMANDS.items():
-        made[name] = tmp_path_factory.mktemp("studies") / name
-        code = cli.main([name, *typed, *SMALL, "--quiet", "-o", str(made[name])])
-        assert code in (0, 3), name  # 3: such a small model does not keep every claim
-    return made
+@pytest.fixture(scope="module", params=["scaling", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ablate", "claims"))])
+def written(request, tmp_path_factory):
+    """A study's folder, written by its command."""
+    folder = tmp_path_factory.mktemp("studies") / request.param
+    code = cli.main([request.param, *COMMANDS[request.param], *SMALL, "--quiet", "-o", str(folder)])
+    assert code in (0, 3)  # 3: such a small model does not keep every claim
+    return folder
 
 
-@pytest.fixture(params=list(COMMANDS))
-def folder(request, folders, tmp_path):
-    return shutil.copytree(folders[request.param], tmp_path / request.param)
+@pytest.fixture
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / written.name)
 
 
 def test_what_a_study_wrote_is_made_again_from_its_records(folder):

@@ -26,7 +26,7 @@ from tests.studies.test_error_rates import made_up as processes_of_a_calibration
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).parents[1] / "data" / "killed_worker.py"
 FAKE = (sys.executable, "-S", "-E", str(WORKER))
-KILLS, MOST_IN_A_ROW = 50, 4
+MOST_IN_A_ROW = 4
 NAMES = ("original", "efficient")
 WORK = ["--workload", "tiny", "--device", "cpu", "--processes", "3", "--budget", "1"]
 
@@ -141,15 +141,16 @@ needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="c
 
 
 @needs_linux
-def test_fifty_kills_lose_at_most_what_was_under_way_and_measure_nothing_twice(values, tmp_path, capsys):
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_at_most_what_was_under_way_and_measure_nothing_twice(values, tmp_path, say, kills):
     (tmp_path / "tmp").mkdir()
-    asked = json.dumps([FAKE, WORK, KILLS, MOST_IN_A_ROW, str(tmp_path)])
+    asked = json.dumps([FAKE, WORK, kills, MOST_IN_A_ROW, str(tmp_path)])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
     done = subprocess.run([sys.executable, "-c", DRIVER, asked], capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     alone = load(tmp_path / "alone")
-    assert told["alone"] == 0 and told["killed"] >= KILLS and verify(tmp_path / "alone").proved
+    assert told["alone"] == 0 and told["killed"] >= kills and verify(tmp_path / "alone").proved
     lost_in_all, kept_in_all = 0, 0
     for each in told["runs"]:
         recorded: set[tuple] = set()
@@ -168,9 +169,8 @@ def test_fifty_kills_lose_at_most_what_was_under_way_and_measure_nothing_twice(v
         assert len({record.key for record in run}) == len(run) == len({record.id for record in run})
         assert verify(folder).proved
         assert_same_tables(folder, in_plan_order(run, alone))
-    assert kept_in_all > 0  # some kills came after something had been measured
-    with capsys.disabled():
-        print(f"\n  {told['killed']} kills in {len(told['runs'])} reports: {lost_in_all} measurements under way lost, none twice")
+    assert kept_in_all > 0 or kills < 50  # some of fifty kills come after something has been measured
+    say(f"{told['killed']} kills in {len(told['runs'])} reports: {lost_in_all} measurements under way lost, none twice")
 
 
 def assert_same_tables(folder: Path, run: Run) -> None:

@@ -419,4 +419,4 @@ def test_a_wall_clock_that_moves_in_milliseconds_is_refused():
     assert VirtualDevice(tick_s=1e-6, clock_read_s=1e-7).clock_step_s() == pytest.approx(1e-6)
     with pytest.raises(MeasurementError, match="moves in steps of 1 ms"):
         VirtualDevice(tick_s=1e-3, clock_read_s=1e-6).clock_cost_s()
-    assert open_device("cpu").clock_step_s() < 1e-5
+    assert min(open_device("cpu").clock_step_s() for _ in range(9)) < 1e-5  # of several: this process may be put aside between two

@@ -146,7 +146,7 @@ def test_kills_at_random_moments_lose_at_most_what_was_under_way_and_measure_not
     (tmp_path / "tmp").mkdir()
     asked = json.dumps([FAKE, WORK, kills, MOST_IN_A_ROW, str(tmp_path)])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
-    done = subprocess.run([sys.executable, "-c", DRIVER, asked], capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run([sys.executable, "-c", DRIVER, asked], capture_output=True, text=True, env=environment, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     alone = load(tmp_path / "alone")

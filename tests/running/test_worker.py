@@ -156,7 +156,7 @@ def test_a_worker_whose_parent_is_killed_ends_too(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(worker.__file__).parents[2]), "TMPDIR": str(tmp_path)}
     parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 300
         while not ((tmp_path / "said").exists() and (tmp_path / "said").read_text() == "running") and time.monotonic() < give_up:
             time.sleep(0.05)
         said = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent.pid)], capture_output=True, text=True, check=True).stdout

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 import humar_bench
-from humar_bench import cli, options
+from humar_bench import cli, options, running
 from humar_bench.args import BUILT_IN, ModelArgs, RunArgs
 from humar_bench.cli.progress import Tracker
 from humar_bench.errors import MeasurementError
@@ -63,7 +63,7 @@ def bench(monkeypatch) -> Stub:
     stub = Stub()
     module = SimpleNamespace(benchmark=stub)
     monkeypatch.setitem(sys.modules, "humar_bench.running.bench", module)
-    monkeypatch.setattr(humar_bench, "bench", module, raising=False)
+    monkeypatch.setattr(running, "bench", module, raising=False)  # where it is once somebody has imported it
     return stub
 
 

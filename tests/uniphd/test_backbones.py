@@ -13,6 +13,7 @@ from humar_bench.args import BACKBONES
 from humar_bench.errors import UsageError
 from humar_bench.uniphd.backbones import build_backbone
 from humar_bench.uniphd.backbones.efficientformer import Attention, EfficientFormerV2, TalkingHeads, offset_index, stretched
+from tests.tolerance import assert_close, chained_terms
 
 with (Path(__file__).parent.parent / "data" / "variants.csv").open() as file:
     TABLE = {row["name"]: row for row in csv.DictReader(file) if row["kind"] == "backbone"}
@@ -68,17 +69,17 @@ def test_trains_and_takes_sizes_that_do_not_divide(name):
 
 @pytest.mark.parametrize("name", ["segformer_mit_b0", "mobilevit_xxs"])
 def test_exports(name):
-    backbone, images = build_backbone(name, (64, 64)).eval(), torch.randn(1, 3, 64, 64)
+    backbone, images = build_backbone(name, (64, 64)).eval().double(), torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         for x, y in zip(backbone(images), torch.export.export(backbone, (images,)).module()(images), strict=True):
-            torch.testing.assert_close(x, y)
+            assert_close(y, x, terms=chained_terms(backbone))
 
 
 def test_compiles_as_one_graph():
-    backbone, images = build_backbone("efficientformerv2_s0", (64, 64)).eval(), torch.randn(1, 3, 64, 64)
+    backbone, images = build_backbone("efficientformerv2_s0", (64, 64)).eval().double(), torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         for x, y in zip(backbone(images), torch.compile(backbone, fullgraph=True, backend="aot_eager")(images), strict=True):
-            torch.testing.assert_close(x, y)
+            assert_close(y, x, terms=chained_terms(backbone))
 
 
 def test_wrong_names_and_small_images_are_one_sentence():
@@ -99,12 +100,12 @@ def test_offset_index_by_hand():
 
 
 def test_stretched_tables_keep_the_smallest_and_largest_offset():
-    table = torch.randn(8, 3 * 5)
+    table = torch.randn(8, 3 * 5, dtype=torch.float64)
     assert stretched(table, (3, 5), (3, 5)) is table
     larger = stretched(table, (3, 5), (7, 9)).view(8, 7, 9)
     corners = table.view(8, 3, 5)[:, ::2, ::4]
-    torch.testing.assert_close(larger[:, ::6, ::8], corners)
-    torch.testing.assert_close(stretched(larger.flatten(1), (7, 9), (3, 5)), table)  # every old place is on the finer grid
+    assert_close(larger[:, ::6, ::8], corners, terms=4)
+    assert_close(stretched(larger.flatten(1), (7, 9), (3, 5)), table, terms=16)  # every old place is on the finer grid
 
 
 @torch.no_grad()
@@ -113,32 +114,32 @@ def test_attention_by_hand(step):
     """Each query over every key, one at a time."""
     torch.manual_seed(2)
     size = (4, 6)
-    attention = Attention(16, 10, key_width=4, built=size, step=step).eval()
+    attention = Attention(16, 10, key_width=4, built=size, step=step).eval().double()
     attention.attention_biases.normal_()
-    x = torch.randn(1, 16, *size)
+    x = torch.randn(1, 16, *size, dtype=torch.float64)
     q, k, v = (part(x)[0].unflatten(0, (8, -1)) for part in (attention.q, attention.k, attention.v))
-    out = torch.empty(8, 16, *q.shape[2:])
+    out = torch.empty(8, 16, *q.shape[2:], dtype=torch.float64)
     for head in range(8):
         for i in range(q.shape[2]):
             for j in range(q.shape[3]):
-                scores = torch.empty(size)
+                scores = torch.empty(size, dtype=torch.float64)
                 for y in range(size[0]):
                     for z in range(size[1]):
                         bias = attention.attention_biases[head, abs(step * i - y) * size[1] + abs(step * j - z)]
                         scores[y, z] = q[head, :, i, j] @ k[head, :, y, z] / 2 + bias  # 4 ** 0.5
                 out[head, :, i, j] = (v[head] * scores.flatten().softmax(0).view(size)).sum(dim=(1, 2))
     want = out.flatten(0, 1)[None] + attention.v_local(attention.v(x))
-    torch.testing.assert_close(attention.attend(x), want)
+    assert_close(attention.attend(x), want, terms=chained_terms(attention))
 
 
 @torch.no_grad()
 def test_heads_talk_before_and_after_the_softmax():
-    mixer = TalkingHeads(16, built=(2, 2), stride=1).eval()
-    scores = torch.randn(1, 8, 4, 4)
+    mixer = TalkingHeads(16, built=(2, 2), stride=1).eval().double()
+    scores = torch.randn(1, 8, 4, 4, dtype=torch.float64)
     first, second = (layer.weight[:, :, 0, 0] for layer in (mixer.talking_head1, mixer.talking_head2))
     mixed = torch.einsum("ab,nbqk->naqk", first, scores) + mixer.talking_head1.bias[:, None, None]
     want = torch.einsum("ab,nbqk->naqk", second, mixed.softmax(-1)) + mixer.talking_head2.bias[:, None, None]
-    torch.testing.assert_close(mixer.mix(scores), want)
+    assert_close(mixer.mix(scores), want, terms=chained_terms(mixer))
 
 
 @torch.no_grad()
@@ -146,17 +147,17 @@ def test_weights_of_another_image_size_load_stretched():
     """Square and of our own shape, the two whose map is known; the same map then comes from an image of the old size."""
     torch.manual_seed(0)
     for old in ((64, 64), (96, 128)):
-        source, target = (EfficientFormerV2("efficientformerv2_s0", size).eval() for size in (old, (192, 256)))
+        source, target = (EfficientFormerV2("efficientformerv2_s0", size).eval().double() for size in (old, (192, 256)))
         for name, parameter in source.named_parameters():
             if name.endswith("attention_biases"):
                 parameter.normal_()
         target.load_state_dict(source.state_dict())
         key = "stages.3.downsample.attn.attention_biases"
         was, now = ((size[0] // 16, size[1] // 16) for size in (old, (192, 256)))
-        torch.testing.assert_close(target.state_dict()[key], stretched(source.state_dict()[key], was, now))
-        images = torch.randn(1, 3, 192, 256)
+        assert_close(target.state_dict()[key], stretched(source.state_dict()[key], was, now), terms=4)
+        images = torch.randn(1, 3, 192, 256, dtype=torch.float64)
         for x, y in zip(source(images), target(images), strict=True):  # the source stretches its own tables while it runs
-            torch.testing.assert_close(x, y)
+            assert_close(y, x, terms=chained_terms(target))
 
 
 def test_weights_of_an_unknown_map_do_not_load():

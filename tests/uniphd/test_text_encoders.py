@@ -12,6 +12,7 @@ from humar_bench.args import TEXT_ENCODERS
 from humar_bench.errors import UsageError
 from humar_bench.uniphd.text_encoders import benchmark_ids, build_text_encoder
 from humar_bench.uniphd.text_encoders.tite import Attention, pool_pairs
+from tests.tolerance import assert_close, chained_terms
 
 PUBLISHED = {  # the table's names, by ours
     "roberta": "RoBERTa-base", "minilm": "MiniLM-L6 (384)", "distilbert": "DistilBERT", "tinybert": "TinyBERT-4L (312)",
@@ -52,7 +53,7 @@ def test_parameters_and_width(name):
 @pytest.fixture(scope="module", params=TEXT_ENCODERS)
 def small(request):
     torch.manual_seed(1)
-    return request.param, build_text_encoder(request.param, **SMALL[request.param]).eval()
+    return request.param, build_text_encoder(request.param, **SMALL[request.param]).eval().double()
 
 
 @torch.no_grad()
@@ -67,12 +68,12 @@ def test_features_padding_and_sentence(small):
     assert features.shape == (2, 9, encoder.width)
     assert torch.equal(padding, attention == 0)
     out = encoder.text_backbone(ids, attention_mask=attention)
-    torch.testing.assert_close(features[~padding], out.last_hidden_state[~padding])
+    assert_close(features[~padding], out.last_hidden_state[~padding], terms=chained_terms(encoder))
     if name in ("minilm", "distilbert"):
         want = torch.stack([x[:length].mean(0) for x, length in zip(out.last_hidden_state, LENGTHS, strict=True)])
     else:
         want = out.pooler_output
-    torch.testing.assert_close(sentence, want)
+    assert_close(sentence, want, terms=chained_terms(encoder))
 
 
 @torch.no_grad()
@@ -81,8 +82,8 @@ def test_padding_does_not_leak(small):
     ids, attention = captions(encoder)
     features, _, sentence = encoder(ids, attention)
     alone, _, alone_sentence = encoder(ids[1:, :5], attention[1:, :5])
-    torch.testing.assert_close(features[1:, : alone.shape[1]], alone)
-    torch.testing.assert_close(sentence[1:], alone_sentence)
+    assert_close(features[1:, : alone.shape[1]], alone, terms=chained_terms(encoder))
+    assert_close(sentence[1:], alone_sentence, terms=chained_terms(encoder))
 
 
 def test_trains_compiles_and_exports(small):
@@ -99,16 +100,16 @@ def test_trains_compiles_and_exports(small):
     encoder.zero_grad()
     with torch.no_grad():
         exported = torch.export.export(encoder, (ids, attention)).module()(ids, attention)
-        torch.testing.assert_close(exported[0], features.detach())
-        torch.testing.assert_close(exported[2], sentence.detach())
+        assert_close(exported[0], features, terms=chained_terms(encoder))
+        assert_close(exported[2], sentence, terms=chained_terms(encoder))
 
 
 def test_compiles_as_one_graph():
-    encoder = build_text_encoder("roberta", **SMALL["roberta"]).eval()
+    encoder = build_text_encoder("roberta", **SMALL["roberta"]).eval().double()
     ids, attention = captions(encoder)
     with torch.no_grad():
         compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")(ids, attention)
-        torch.testing.assert_close(compiled[0], encoder(ids, attention)[0])
+        assert_close(compiled[0], encoder(ids, attention)[0], terms=chained_terms(encoder))
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,8 @@ def test_tite_halves_in_its_last_layers():
 def test_tite_attention_by_hand():
     """Queries are the pooled tokens, keys and values all valid ones, the residual is the pooled token."""
     torch.manual_seed(0)
-    attention = Attention(8, heads=2, pooled=True).eval()
-    x, token = torch.randn(1, 5, 8), torch.tensor([[1, 1, 1, 0, 0]]).bool()
+    attention = Attention(8, heads=2, pooled=True).eval().double()
+    x, token = torch.randn(1, 5, 8, dtype=torch.float64), torch.tensor([[1, 1, 1, 0, 0]]).bool()
     valid, pairs = x[0, :3], torch.stack((x[0, :2].mean(0), x[0, 2]))
     heads = []
     for part in (slice(0, 4), slice(4, 8)):
@@ -158,7 +159,7 @@ def test_tite_attention_by_hand():
         heads.append((q @ k.T / 2).softmax(-1) @ v)
     want = attention.norm(pairs + attention.dense(torch.cat(heads, dim=1)))
     out, left = attention(x, token)
-    torch.testing.assert_close(out[0, :2], want)
+    assert_close(out[0, :2], want, terms=chained_terms(attention))
     assert left.tolist() == [[True, True, False]]
 
 

@@ -14,6 +14,7 @@ from humar_bench.uniphd.backbones.efficientformer import EfficientFormerV2
 from humar_bench.uniphd.backbones.swin import SwinTransformer
 from humar_bench.uniphd.text_encoders import benchmark_ids, build_text_encoder
 from humar_bench.uniphd.weights import HUB, load_backbone_weights, load_text_weights, pretrained
+from tests.tolerance import assert_close, chained_terms
 from tests.uniphd.test_swin import SMALL as SMALL_SWIN
 from tests.uniphd.test_swin import drawn
 from tests.uniphd.test_text_encoders import SMALL as SMALL_TEXT
@@ -32,10 +33,10 @@ def save(state: dict[str, torch.Tensor], folder) -> None:
 
 
 def same_maps(a: nn.Module, b: nn.Module) -> None:
-    images = torch.randn(1, 3, 64, 96)
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
-        for x, y in zip(a.eval()(images), b.eval()(images), strict=True):
-            torch.testing.assert_close(x, y)
+        for x, y in zip(a.eval().double()(images), b.eval().double()(images), strict=True):
+            assert_close(y, x, terms=chained_terms(a))
 
 
 def test_swin_from_a_file_of_transformers(tmp_path):
@@ -49,10 +50,10 @@ def test_swin_from_a_file_of_transformers(tmp_path):
     theirs.save_pretrained(tmp_path)
     ours = SwinTransformer(**SMALL_SWIN).eval()
     load_backbone_weights(ours, tmp_path)
-    images = torch.randn(1, 3, 64, 96)
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
-        for x, y in zip(ours(images), theirs(images).feature_maps, strict=True):
-            torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
+        for x, y in zip(ours.double()(images), theirs.double()(images).feature_maps, strict=True):
+            assert_close(x, y, terms=chained_terms(ours))
 
 
 def test_swin_from_the_published_names_of_a_classifier(tmp_path):
@@ -98,7 +99,7 @@ def test_text_encoders_from_a_folder(name, tmp_path):
         want = source(ids, attention)
         assert not torch.equal(want[2], target(ids, attention)[2])
         load_text_weights(target, tmp_path)
-        torch.testing.assert_close(target(ids, attention)[2], want[2])
+        assert_close(target(ids, attention)[2], want[2], terms=chained_terms(target))
 
 
 def test_a_pickled_checkpoint_is_read_as_tensors_only(tmp_path):

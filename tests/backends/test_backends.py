@@ -126,8 +126,9 @@ def test_openvino_never_computes_in_another_number_type_than_asked():
     model = build("efficient", ARGS, dtype=torch.float16)
     try:
         prepared = prepare("openvino", model, make_inputs(ARGS, WORK, dtype=torch.float16), dtype="float16")
-    except MeasurementError as error:  # a CPU without float16 instructions
-        assert re.fullmatch(r"openvino computes float16 as (bf16|f32) on this CPU; use float32, or the number .*\.", str(error))
+    except MeasurementError as error:  # a CPU without float16 instructions, or whose instructions were hidden from it (make test-avx2)
+        said = r"openvino (computes float16 as (bf16|f32) on this CPU; use float32, or the number .*|cannot run it: .*)\."
+        assert re.fullmatch(said, str(error))
     else:
         assert prepared.did["precision"] == "f16"
 

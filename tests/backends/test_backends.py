@@ -33,6 +33,10 @@ def model(request) -> nn.Module:
     return shaken(build(request.param, ARGS))
 
 
+# Where a backend takes ten seconds to prepare a model, one architecture in `make test` and both in `make test-slow`.
+EFFICIENT_FIRST = ["efficient", pytest.param("original", marks=pytest.mark.slow)]
+
+
 def assert_agrees(model: nn.Module, prepared: Prepared, dtype: str = "float32") -> None:
     """On the inputs it was prepared with, on others, and once more on the first ones."""
     for seed in (0, 1, 0):
@@ -61,6 +65,7 @@ def test_eager_int8_is_a_copy_with_quantised_linear_layers(model):
     assert all(torch.equal(before[name], each) for name, each in model.named_parameters())
 
 
+@pytest.mark.parametrize("model", EFFICIENT_FIRST, indirect=True)
 def test_compile_is_done_before_the_first_call(model, monkeypatch):
     monkeypatch.setattr(compiled, "COMPILER", "aot_eager")
     torch.compiler.reset()
@@ -101,6 +106,7 @@ def test_what_cannot_be_compiled_is_a_sentence(monkeypatch):
         prepare("compile", Raises(2, 2), ([], [], [], torch.ones(1, 2)))
 
 
+@pytest.mark.parametrize("model", EFFICIENT_FIRST, indirect=True)
 def test_onnxruntime_runs_both_architectures(model):
     pytest.importorskip("onnxruntime")
     inputs = make_inputs(ARGS, WORK)
@@ -110,6 +116,7 @@ def test_onnxruntime_runs_both_architectures(model):
     assert_agrees(model, prepared)
 
 
+@pytest.mark.parametrize("model", EFFICIENT_FIRST, indirect=True)
 def test_openvino_runs_both_architectures(model):
     pytest.importorskip("openvino")
     prepared = prepare("openvino", model, make_inputs(ARGS, WORK))
@@ -121,6 +128,7 @@ def test_openvino_runs_both_architectures(model):
         assert not torch.equal(prepared.call(*make_inputs(ARGS, WORK, seed=1))[3], kept) and torch.equal(first, kept)
 
 
+@pytest.mark.slow
 def test_openvino_never_computes_in_another_number_type_than_asked():
     pytest.importorskip("openvino")
     model = build("efficient", ARGS, dtype=torch.float16)

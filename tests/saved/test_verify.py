@@ -19,8 +19,6 @@ from humar_bench.saved.verify import Difference, compare_file, verify
 from humar_bench.studies.calibrate import equal_pairs
 from tests.golden.records import failed, flops, fps, made_up, made_up_run, memory, params
 
-MUTATIONS = 100
-
 
 def a_run() -> Run:
     """Three architectures, a failure, cells with bars, quotes and commas; every record its own time, as in a real run."""
@@ -46,6 +44,12 @@ def write(folder, run=None, reference=None):
             writer.write(record)
     write_report(run, folder, reference)
     return folder
+
+
+@pytest.fixture(params=[25, pytest.param(100, marks=pytest.mark.slow)])
+def mutations(request) -> int:
+    """How many things are changed, one at a time; each of them has to be found."""
+    return request.param
 
 
 @pytest.fixture
@@ -113,11 +117,11 @@ def markdown_mutations(folder, chance):
 
 
 @pytest.mark.parametrize("make", [csv_mutations, markdown_mutations])
-def test_of_a_hundred_changed_cells_a_hundred_are_found_and_named(report, make):
+def test_every_changed_cell_is_found_and_named(report, make, mutations):
     chance = random.Random(20260102)
     every = list(make(report, chance))
-    assert len(every) >= MUTATIONS
-    for mutate in chance.sample(every, MUTATIONS):
+    assert len(every) >= mutations
+    for mutate in chance.sample(every, mutations):
         before = {path: path.read_bytes() for path in report.iterdir()}
         path, row, heading = mutate()
         assert path.read_bytes() != before[path]
@@ -129,10 +133,10 @@ def test_of_a_hundred_changed_cells_a_hundred_are_found_and_named(report, make):
     assert verify(report).proved
 
 
-def test_of_a_hundred_changed_bytes_in_any_table_a_hundred_are_found(report):
+def test_every_changed_byte_in_any_table_is_found(report, mutations):
     chance = random.Random(7)
     paths = sorted(path for path in report.iterdir() if path.name != RECORDS_NAME)
-    for _ in range(MUTATIONS):
+    for _ in range(mutations):
         path = chance.choice(paths)
         before = path.read_bytes()
         place = chance.randrange(len(before))
@@ -155,13 +159,13 @@ def leaves(value, place=()):
         yield place
 
 
-def test_of_a_hundred_changed_raw_values_a_hundred_are_found_and_the_record_is_named(report):
+def test_every_changed_raw_value_is_found_and_its_record_is_named(report, mutations):
     """Also where no table depends on the value: the record's id is a digest of the rest."""
     chance = random.Random(3)
     path = report / RECORDS_NAME
     content = path.read_text()
     lines = content.splitlines()
-    for _ in range(MUTATIONS):
+    for _ in range(mutations):
         number = chance.randrange(len(lines))
         values = json.loads(lines[number])
         place = chance.choice([each for each in leaves(values) if each != ("format",)])
@@ -178,11 +182,11 @@ def test_of_a_hundred_changed_raw_values_a_hundred_are_found_and_the_record_is_n
     assert verify(report).proved
 
 
-def test_of_a_hundred_changed_bytes_in_the_records_a_hundred_are_found(report):
+def test_every_changed_byte_in_the_records_is_found(report, mutations):
     chance = random.Random(5)
     path = report / RECORDS_NAME
     content = path.read_bytes()
-    for _ in range(MUTATIONS):
+    for _ in range(mutations):
         place = chance.randrange(len(content))
         path.write_bytes(content[:place] + bytes([content[place] ^ chance.choice([1, 2, 4, 16])]) + content[place + 1 :])
         assert not verify(report).proved, place

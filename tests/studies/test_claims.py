@@ -332,6 +332,7 @@ def test_the_defaults_of_the_command_differ_from_a_comparisons_where_they_say_so
     assert ClaimsOptions().sizes == evidence.SIZES and ClaimsOptions().model == ModelArgs()
 
 
+@pytest.mark.slow
 def test_gather_measures_everything_for_real_in_small(tmp_path):
     from humar_bench.records.record import RecordWriter
 

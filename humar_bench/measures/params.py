@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from humar_bench.errors import MeasurementError
-from humar_bench.measures.components import TOP, component_of
+from humar_bench.measures.components import TOP, component_of, names_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     for names, tensor in parameters:
         path, _, _ = names[0].rpartition(".")
         own[path] = own.get(path, 0) + tensor.numel()
-        named = path or getattr(model, "components", None)
+        named = path or names_of(model)
         component = component_of(model, names[0]) if named else TOP
         components[component] = components.get(component, 0) + tensor.numel()
     total = sum(tensor.numel() for _, tensor in parameters)

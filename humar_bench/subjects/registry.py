@@ -140,9 +140,12 @@ def build(
 ) -> torch.nn.Module:
     """A model in eval mode, its weights drawn from `seed`, the same numbers on every device.
 
-    On the meta device nothing is allocated. Raises UsageError when the builder cannot be loaded, MeasurementError when it fails.
+    On the meta device nothing is allocated. A foreign model's parts with the shared interface's names are named as the built-in ones' are
+    (`transformer.name_components`). Raises UsageError when the builder cannot be loaded, MeasurementError when it fails.
     """
     import torch
+
+    from humar_bench.subjects.transformer import name_components
 
     architecture = parse_architecture(architecture)
     builder = load_builder(architecture)
@@ -160,6 +163,8 @@ def build(
         raise MeasurementError(f"the builder of {architecture.name} raised {one_line(error)}.") from error
     if not isinstance(model, torch.nn.Module):
         raise MeasurementError(f"the builder of {architecture.name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
+    if architecture.foreign:
+        name_components(model)
     return _converted(model, device, dtype).eval()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.errors import MeasurementError
+from humar_bench.skeleton.pose_transformer import COMPONENTS
 
 
 class NotFiniteOutputs(MeasurementError):
@@ -62,6 +63,30 @@ def make_inputs(
         pos_embeds=[normal(batch, channels, height, width) for height, width in workload.feature_sizes],
         query_embed=normal(batch, workload.num_queries, 1, channels),
     )
+
+
+def name_components(model: torch.nn.Module) -> None:
+    """Let a foreign model's parts that carry the names of the shared interface (`level_embed`, `decoder.pose_embed`, `enc_output`, ...) be
+    called as those of the built-in ones are, so that rows line up.
+
+    Sets `model.components`, as a model does that names its parts itself; one that does is left as it is, and so is one without such a part.
+    A part with a name of its own keeps it.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    if hasattr(model, "components"):
+        return
+    shared = tuple(pair for pair in COMPONENTS if pair[0] and _has(model, pair[0]))
+    if shared:
+        own = tuple((name, name) for name, _ in model.named_children() if name not in dict(shared))
+        model.components = (("", dict(COMPONENTS)[""]), *own, *shared)
+
+
+def _has(model: torch.nn.Module, path: str) -> bool:
+    """Whether there is a module, parameter or buffer at a path."""
+    found: Any = model
+    for part in path.split("."):
+        found = getattr(found, part, None) if isinstance(found, torch.nn.Module) else None
+    return isinstance(found, (torch.nn.Module, Tensor))
 
 
 def check_outputs(outputs: Any, args: ModelArgs, workload: Workload, *, name: str = "the model") -> None:

@@ -130,3 +130,25 @@ a_number = 3
 
 def _is_real(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and tensor.device.type != "meta"
+
+
+class Interface(SmallPose):
+    """Somebody's model whose parts carry the names of the shared interface, with one part of its own."""
+
+    def __init__(self, width: int, keypoints: int, iterations: int) -> None:
+        super().__init__(width, keypoints, iterations)
+        self.level_embed = nn.Parameter(torch.randn(3, width))
+        self.decoder = nn.Module()
+        self.decoder.pose_embed = nn.ModuleList(nn.Linear(width, 2) for _ in range(iterations))
+        self.decoder.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(iterations))
+        self.enc_output, self.enc_pose_embed = nn.Linear(width, width), nn.Linear(width, 2)
+
+    def forward(self, srcs, masks, pos_embeds, query_embed):
+        hs, points, mix_points, mix, maps = super().forward(srcs, masks, pos_embeds, query_embed)
+        for layer, head in zip(self.decoder.layers, self.decoder.pose_embed, strict=True):
+            hs[0] = hs[0] + layer(hs[0]) + head(hs[0]).mean() + self.enc_pose_embed(self.enc_output(mix)).mean() + self.level_embed.mean()
+        return hs, points, mix_points, mix, maps
+
+
+def interface(args) -> nn.Module:
+    return Interface(args.hidden_dim, args.num_body_points, args.dec_layers)

@@ -85,6 +85,23 @@ def test_the_longest_prefix_names_the_component_and_only_whole_parts_match() -> 
     assert component_of(nn.Module(), "") == "(top)"
 
 
+def test_a_part_that_names_its_own_parts_is_asked_where_the_model_around_it_says_nothing() -> None:
+    inner, outer = nn.Module(), nn.Module()
+    inner.components = (("decoder", "decoder"), ("decoder.pose", "heads"), ("", "frame"))
+    outer.components = (("", "the rest"), ("backbone", "backbone"), ("transformer.norm", "norm"))
+    outer.transformer, outer.backbone = inner, nn.Linear(2, 2)
+    assert component_of(outer, "transformer.decoder.pose.0.weight") == "heads"
+    assert component_of(outer, "transformer.encoder") == component_of(outer, "transformer") == "frame"
+    assert component_of(outer, "transformer.norm") == "norm"  # the model around it comes first
+    assert (component_of(outer, "backbone.weight"), component_of(outer, "other")) == ("backbone", "the rest")
+
+
+def test_a_model_that_means_something_else_by_components_is_read_by_its_paths() -> None:
+    model = nn.Module()
+    model.components = nn.ModuleList([nn.Linear(2, 3)])
+    assert count_parameters(model).components == {"components": 9}
+
+
 def test_measured_holds_plain_values() -> None:
     measured = count_parameters(Small()).measured()
     assert measured["modules"][0] == {"path": "", "depth": 0, "own": 3, "subtree": 43}

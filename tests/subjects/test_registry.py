@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
+from humar_bench.measures.components import component_of
+from humar_bench.measures.flops import count_flops
 from humar_bench.subjects.registry import (
     BUILT_IN,
     Architecture,
@@ -21,7 +23,7 @@ from humar_bench.subjects.registry import (
     parse_architecture,
     parse_architectures,
 )
-from humar_bench.subjects.transformer import NotFiniteOutputs, check_outputs, make_inputs
+from humar_bench.subjects.transformer import NotFiniteOutputs, check_outputs, make_inputs, name_components
 
 FOREIGN = str(Path(__file__).parents[1] / "data" / "foreign_models.py")
 
@@ -185,6 +187,25 @@ def test_a_namespace_with_upstreams_names_builds_too(tiny_args):
     import argparse
 
     assert build(foreign("build"), argparse.Namespace(hidden_dim=8, nheads=2, efficient_nheads=2)).encode.in_features == 8
+
+
+def test_a_foreign_model_with_the_interfaces_names_has_the_components_of_the_built_in_ones(tiny_args, tiny_workload):
+    model, ours = build(foreign("interface"), tiny_args), build("original", tiny_args)
+    shared = ("level_embed", "decoder.pose_embed.0.weight", "decoder.layers.1.bias", "enc_output.weight", "enc_pose_embed.bias")
+    assert [component_of(model, path) for path in shared] == [component_of(ours, path) for path in shared] == [
+        "embeddings", "heads", "decoder", "proposals", "heads",
+    ]
+    assert [component_of(model, path) for path in ("", "tokens", "encode.weight", "points")] == ["frame", "frame", "encode", "points"]
+    rows = count_flops(model, make_inputs(tiny_args, tiny_workload)).components
+    assert rows.keys() == {"frame", "encode", "points", "decoder", "heads", "proposals"}
+
+
+def test_only_a_foreign_model_that_shares_a_name_and_names_nothing_itself_is_named(tiny_args):
+    assert not hasattr(build(foreign("build"), tiny_args), "components")
+    model = build(foreign("interface"), tiny_args)
+    model.components = (("", "all"),)
+    name_components(model)
+    assert model.components == (("", "all"),)
 
 
 def test_building_under_a_fake_tensor_mode_allocates_nothing(tiny_args):

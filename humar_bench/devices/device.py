@@ -9,6 +9,7 @@ says whether it held long enough. The habit is nvbench's (NVIDIA/nvbench, `nvben
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 import statistics
 import time
@@ -62,6 +63,7 @@ class Device:
     name: str
     kind: str
     label: str
+    clocks: tuple[str, ...] = ("wall_s", "cpu_s")  # what `time_stamps` tells of the time between two stamps
 
     def synchronize(self) -> None:
         """Wait until the device has done everything it was given."""
@@ -112,6 +114,19 @@ class Device:
         cpu_end_s = self.cpu_now_s()
         return Timing(end_s - start_s, cpu_end_s - cpu_start_s, None, self.preemptions() > preempted_before)
 
+    def stamp(self) -> Any:
+        """A moment in the middle of a forward: what the clocks say now."""
+        return self.now_s(), self.cpu_now_s()
+
+    def time_stamps(self, run: Callable[[], list[Any]], launch_s: float = 0.0) -> tuple[list[tuple[float, ...]], bool | None]:
+        """Seconds by each of `clocks` from each stamp that `run` takes and returns to the next, and whether the gate held (None: no gate).
+
+        `launch_s` is about what the host needs to launch the same work; it changes nothing on a device without events.
+        """
+        self.synchronize()
+        stamps = run()
+        return [tuple(end - start for start, end in zip(*pair, strict=True)) for pair in itertools.pairwise(stamps)], None
+
     def reset_peak_memory(self) -> None:
         """Start the allocator's peaks anew from what is alive now."""
 
@@ -146,6 +161,8 @@ class CpuDevice(Device):
 
 class StreamDevice(Device):
     """A device that works behind the host's back. Subclasses bring events, a gate and the clocks; the protocol is here."""
+
+    clocks = ("device_s",)
 
     def record_event(self) -> Any:
         """Put a time stamp into the current stream."""
@@ -197,6 +214,23 @@ class StreamDevice(Device):
         device_s, gate_held, read = self._gated(call, calls, enqueue_s, telemetry)
         return Timing(wall_s, cpu_s, device_s, preempted, gate_held, stray_s, read, enqueue_s)
 
+    def stamp(self) -> Any:
+        """An event in the current stream; the device is not waited for."""
+        return self.record_event()
+
+    def time_stamps(self, run: Callable[[], list[Any]], launch_s: float = 0.0) -> tuple[list[tuple[float, ...]], bool | None]:
+        """As on every device, behind the gate that `time_call` has, so that launch cost does not enter.
+
+        Raises MeasurementError when the device is not idle before.
+        """
+        self._finish("before it was timed by events")
+        self._shut_gate(launch_s)
+        stamps = run()
+        held = not self.event_done(stamps[0])
+        self.wait_event(stamps[-1])
+        self.synchronize()
+        return [(self.elapsed_s(start, end),) for start, end in itertools.pairwise(stamps)], held
+
     def _finish(self, when: str) -> None:
         self.synchronize()
         self._must_be_idle(when)
@@ -208,7 +242,7 @@ class StreamDevice(Device):
     def _gated(self, call: Callable[[], Any], calls: int, enqueue_s: float, telemetry: bool) -> tuple[float, bool, dict | None]:
         """Device seconds of the block, whether the gate was still shut when all of it was enqueued, and the driver's reading."""
         self._finish("before it was timed by events")
-        self.hold(min(GATE_FACTOR * enqueue_s + GATE_MARGIN_S, GATE_MAX_S))
+        self._shut_gate(enqueue_s)
         start = self.record_event()
         for _ in range(calls):
             call()
@@ -218,6 +252,9 @@ class StreamDevice(Device):
         self.wait_event(end)
         self.synchronize()
         return self.elapsed_s(start, end), held, read
+
+    def _shut_gate(self, launch_s: float) -> None:
+        self.hold(min(GATE_FACTOR * launch_s + GATE_MARGIN_S, GATE_MAX_S))
 
 
 def _cpu_label() -> str:

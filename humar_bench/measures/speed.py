@@ -147,7 +147,7 @@ def time_architectures(
     look = observe or (lambda _: {})
     order = random.Random(plan.seed)
     samples = {name: SpeedSample(order_seed=plan.seed) for name in calls}
-    with _garbage_held():
+    with garbage_held():
         clock_cost_s = device.clock_cost_s()
         for name in _shuffled(list(calls), order):
             with _caught(samples[name], name, device), _watched(samples[name], name, look, keep=False):
@@ -309,7 +309,7 @@ def _shuffled(names: list[str], order: random.Random) -> list[str]:
 
 
 @contextlib.contextmanager
-def _garbage_held() -> Iterator[None]:
+def garbage_held() -> Iterator[None]:
     """No garbage collection but the ones asked for; what is alive now is set aside, so that each of those is quick."""
     was_enabled, freeze = gc.isenabled(), gc.get_freeze_count() == 0
     gc.collect()

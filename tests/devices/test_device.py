@@ -108,6 +108,39 @@ def test_every_call_is_made_once_by_wall_clock_and_once_behind_the_gate():
     assert len(made) == 9
 
 
+def test_stamps_of_a_stream_hold_the_works_own_time_and_neither_launch_cost_nor_a_wait():
+    device, stamps = VirtualDevice(launch_s=100 * US), []
+
+    def run():
+        stamps.append(device.stamp())
+        for kernel_s in (20 * US, 300 * US):
+            device.launch(kernel_s)
+            stamps.append(device.stamp())
+        stamps.append(device.stamp())
+        assert device.now_s() < stamps[-1].at_s, "the host waited"
+        return stamps
+
+    spans, held = device.time_stamps(run, launch_s=200 * US)
+    assert [span for span, in spans] == pytest.approx([20 * US, 300 * US, 0.0]) and held and device.clocks == ("device_s",)
+    slow, stamps = VirtualDevice(launch_s=5e-3), []
+
+    def run_slowly():
+        stamps.append(slow.stamp())
+        slow.launch(1 * US)
+        stamps.append(slow.stamp())
+        return stamps
+
+    assert slow.time_stamps(run_slowly)[1] is False  # a launch of 5 ms behind a gate of 0.5 ms that nobody told of it
+
+
+def test_stamps_of_a_host_are_differences_of_its_two_clocks(monkeypatch):
+    device = CpuDevice()
+    monkeypatch.setattr(device, "now_s", iter((1.0, 1.5, 4.0)).__next__)
+    monkeypatch.setattr(device, "cpu_now_s", iter((10.0, 10.25, 15.0)).__next__)
+    assert device.time_stamps(lambda: [device.stamp() for _ in range(3)]) == ([(0.5, 0.25), (2.5, 4.75)], None)
+    assert device.clocks == ("wall_s", "cpu_s")
+
+
 def test_a_hidden_synchronisation_opens_the_gate_and_is_told():
     device = VirtualDevice()
 

@@ -141,7 +141,7 @@ def _garbage_not_held(patches: Any) -> None:
         yield
         gc.unfreeze()
 
-    patches.setattr(speed, "_garbage_held", not_held)
+    patches.setattr(speed, "garbage_held", not_held)
 
 
 def _built_in_order(patches: Any) -> None:

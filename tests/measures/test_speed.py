@@ -21,9 +21,16 @@ class VirtualCpu(VirtualDevice):
     """A virtual device without a stream: what the host does is all there is."""
 
     kind = "cpu"
+    clocks = Device.clocks
 
     def time_call(self, call, calls=1, *, device_time=True, telemetry=False):
         return Device.time_call(self, call, calls)
+
+    def stamp(self):
+        return Device.stamp(self)
+
+    def time_stamps(self, run, launch_s=0.0):
+        return Device.time_stamps(self, run)
 
     def clock_cost_s(self):
         return Device.clock_cost_s(self)

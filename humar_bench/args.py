@@ -193,7 +193,8 @@ class Workload:
 
 FIRST_LOOK, MOST_PROCESSES = 5, 15  # processes before the first verdict; at most, unless more are asked for
 PROCESS_S = 4.0  # of budget: what a process is worth starting for
-BACKENDS = ("eager", "compile", "cuda-graph", "compile-graph", "onnxruntime", "openvino")
+EAGER = "eager"
+BACKENDS = (EAGER, "compile", "cuda-graph", "compile-graph", "onnxruntime", "openvino")
 # Number types by name; tf32 and int8 are float32 to everything but the backend: TF32 allowed in matrix products, int8 linear layers.
 DTYPES = ("float32", "tf32", "bfloat16", "float16", "int8")
 HELD_IN_FLOAT32 = ("tf32", "int8")
@@ -215,7 +216,7 @@ class RunArgs:
     dtype: str = _option(
         "float32", "Number type of weights and inputs; tf32: matrix units on CUDA, int8: linear layers on the CPU.", choices=DTYPES
     )
-    backend: str = _option("eager", "What runs the forwards of every architecture that is timed.", choices=BACKENDS)
+    backend: str = _option(EAGER, "What runs the forwards of every architecture that is timed.", choices=BACKENDS)
     seed: int = _option(0, "Seed of weights, inputs and orders.", low=0)
     threads: int = _option(0, "CPU threads; 0 keeps torch's own number.", low=0)
     processes: int = _option(0, "Fresh child processes of a speed comparison, at most; 0: one per 4 s of budget, 5 to 15.", low=0)

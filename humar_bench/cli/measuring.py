@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import RunArgs
+from humar_bench.args import EAGER, RunArgs
 from humar_bench.cli.app import command, command_text, say
 from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, small_batch, write_formats
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from humar_bench.options import Output, Selection, option
 from humar_bench.records.audit import readable
-from humar_bench.records.record import MEASURES, RUN_FIELDS, RecordWriter, Run, load, plain
+from humar_bench.records.record import COMPONENT_TIME, RUN_FIELDS, RecordWriter, Run, load, measures_with, plain
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.subjects.registry import check_architecture
 
@@ -37,6 +37,13 @@ class FlopsOptions:
         for name in self.counter:
             if name not in COUNTERS:
                 raise UsageError(f"counter is {name!r}; choose one of {', '.join(COUNTERS)}.")
+
+
+@dataclass(frozen=True)
+class FpsOptions:
+    """What only `fps` asks."""
+
+    by_component: bool = option("Also say how much of a forward each component takes for itself.", default=False)
 
 
 @dataclass(frozen=True)
@@ -78,16 +85,19 @@ def flops(selection: Selection, options: FlopsOptions, run: RunArgs, output: Out
     return measure_and_show(("flops",), resolve(selection, run), output, counters=counters, all_operators=options.operators)
 
 
-@command("fps", Selection, TrustOptions, RunArgs, Output)
-def fps(selection: Selection, trust: TrustOptions, run: RunArgs, output: Output) -> int:
+@command("fps", Selection, FpsOptions, TrustOptions, RunArgs, Output)
+def fps(selection: Selection, options: FpsOptions, trust: TrustOptions, run: RunArgs, output: Output) -> int:
     """Time frames per second and latency in turn, with an interval and a verdict.
 
     \b
     Example:
       humar-bench fps --device cuda --batch 2
-      humar-bench fps --workload speed-test --budget 60
+      humar-bench fps --workload speed-test --budget 60 --by-component
     """
-    return measure_and_show(("fps",), resolve(selection, run), output, certificate=trust.certificate)
+    if options.by_component and run.backend != EAGER:
+        raise UsageError(f"backend is {run.backend} and --by-component was given; only eager calls a model's components, leave out one.")
+    measures = ("fps", COMPONENT_TIME) if options.by_component else ("fps",)
+    return measure_and_show(measures, resolve(selection, run), output, certificate=trust.certificate)
 
 
 @command("memory", Selection, RunArgs, Output, leave_out=TIMING)
@@ -111,7 +121,7 @@ def report(selection: Selection, options: ReportOptions, trust: TrustOptions, ru
       humar-bench report --resume results
     """
     plan = resolve(small_batch(selection, run), run)
-    return measure_and_show(MEASURES, plan, output, out=options.out, whole=True, certificate=trust.certificate)
+    return measure_and_show(measures_with(run.backend), plan, output, out=options.out, whole=True, certificate=trust.certificate)
 
 
 def measure_and_show(

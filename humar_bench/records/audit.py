@@ -55,12 +55,14 @@ def audited(name: str, measure: str, result: Mapping[str, Any], workload: Facts,
 _NEEDED = {
     "params": ("total", "components"), "fps": ("wall_s", "batch"), "memory": ("weights_bytes", "peak_bytes", "by_component"),
     "flops": ("matmul_flops", "second_tier_flops", "components", "operators"),
+    "component_time": ("clocks", "components", "entered", "instrumented", "plain"),
 }
 _SHAPES: dict[str, tuple[type, ...]] = {
     "components": (dict,), "by_component": (dict,), "agreement": (dict,), "changed": (dict,), "inside": (dict,), "coefficients": (dict,),
     "child": (str,), "batch": (int,), "conditions": (list, dict), "varied_rounds": (list, int), "operators": (list, dict),
     "uncounted": (list, dict), "cross_checks": (list, dict), "alive": (list, dict), "never_read": (list, dict), "discarded": (list, dict),
     **dict.fromkeys(("wall_s", "cpu_s", "device_s"), (list,)),
+    "clocks": (list, str), **dict.fromkeys(("entered", "instrumented", "plain"), (dict,)),
 }
 
 
@@ -228,6 +230,28 @@ def _energy(measured: Measured) -> Iterator[str]:
         )
 
 
+# Time by component ----------------------------------------------------------------------------------------------------------------
+
+
+def _component_time(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
+    """Every clock has one time a round of every component, and all components are the whole instrumented forward."""
+    rounds, components = measured["rounds"], measured["components"]
+    for clock in measured["clocks"]:
+        kept = {name: times[clock] for name, times in components.items()}
+        kept |= {"the instrumented forward": measured["instrumented"][clock], "the forward left alone": measured["plain"][clock]}
+        for name, times in kept.items():
+            if len(times) != rounds or not all(map(_is_time, times)):
+                yield f"{clock} of {name} holds {len(times)} values for {rounds} rounds, or one that is no time"
+                return
+        for index, whole in enumerate(measured["instrumented"][clock]):
+            parts = sum(times[clock][index] for times in components.values())
+            if abs(parts - whole) > SUM_SHARE * whole + SLACK_S:
+                yield f"in round {index} its components take {1e3 * parts:.4g} ms by {clock} and the whole forward {1e3 * whole:.4g} ms"
+                return
+    if "batch" in measured and workload.get("batch") not in (None, measured["batch"]):
+        yield f"it was timed on a batch of {measured['batch']} and the workload's is {workload['batch']}"
+
+
 # Parameters -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -329,4 +353,6 @@ def _on_device(measured: Measured, cuda: Measured) -> Iterator[str]:
         yield f"the driver says {process} bytes for a process that reserved {reserved}: another process is counted with it"
 
 
-_CHECKS: dict[str, Callable[[Measured, Facts, Facts], Iterator[str]]] = {"params": _params, "flops": _flops, "fps": _fps, "memory": _memory}
+_CHECKS: dict[str, Callable[[Measured, Facts, Facts], Iterator[str]]] = {
+    "params": _params, "flops": _flops, "fps": _fps, "component_time": _component_time, "memory": _memory,
+}

@@ -19,15 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from humar_bench.args import EAGER
 from humar_bench.errors import MeasurementError, UsageError
 
 # History of the format, newest first; a change of a field's meaning raises the number.
-# 1: measures params, flops, fps and memory; one record per (measure, architecture), for fps per (architecture, process).
+# 1: measures params, flops, fps, memory and, since, component_time; one record per (measure, architecture), for fps per (architecture,
+# process).
 FORMAT = 1
 
 RECORDS_NAME = "records.jsonl"
 AGAIN = " (again)"  # ends the name of a control arm: the architecture before it, built and timed a second time
-MEASURES = ("params", "flops", "fps", "memory")
+COMPONENT_TIME = "component_time"  # a breakdown: no verdict comes from it
+MEASURES = ("params", "flops", "fps", COMPONENT_TIME, "memory")
 CEILINGS, MACHINE = "ceilings", "this machine"  # a measure of no architecture: what the machine itself does at most
 STATUSES = ("ok", "failed")
 KINDS = ("", "out of memory", "crash", "timeout", "not finite", "error")
@@ -37,14 +40,20 @@ RUN_FIELDS = {
     "flops": ("dtype",),
     "memory": ("device", "dtype", "seed", "threads"),
     "fps": ("device", "dtype", "backend", "seed", "threads", "processes", "min_runs", "max_runs", "budget"),
+    COMPONENT_TIME: ("device", "dtype", "seed", "threads", "processes", "max_runs", "budget"),
     CEILINGS: ("device", "dtype", "threads"),
 }
-BEFORE = {"backend": "eager"}  # what a field of RunArgs meant in the records that were written before it was there
+BEFORE = {"backend": EAGER}  # what a field of RunArgs meant in the records that were written before it was there
 # What has to be equal for two records to be of the same machine and versions.
 HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
 FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)
 LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
+
+
+def measures_with(backend: str) -> tuple[str, ...]:
+    """All measures that can be made where `backend` runs the forwards: only eager calls a model's components, so only there they are timed."""
+    return tuple(measure for measure in MEASURES if measure != COMPONENT_TIME or backend == EAGER)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from humar_bench.args import BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
-from humar_bench.records.record import MEASURES, Record, Run, other_machine
+from humar_bench.records.record import COMPONENT_TIME, MEASURES, Record, Run, other_machine
 from humar_bench.report import breakdown
+from humar_bench.report.component_table import component_time_data, component_time_tables
 from humar_bench.report.speed_table import fps_data, fps_table
 from humar_bench.table import MIB, Column, Table, fewer, joined, less, ratio
 
@@ -40,6 +41,11 @@ class Comparison:
         return tuple(measure for measure in MEASURES if measure in self.sides)
 
     @property
+    def summarised(self) -> bool:
+        """Whether there is more to sum up than one table says."""
+        return len(set(self.measures) - {COMPONENT_TIME}) > 1
+
+    @property
     def failures(self) -> tuple[str, ...]:
         """One sentence for each measurement that failed."""
         return tuple(
@@ -54,16 +60,17 @@ class Comparison:
             "flops": lambda *given: breakdown.flops_tables(*given, all_operators=self.all_operators),
             "memory": breakdown.memory_tables,
             "fps": lambda sides, reasons, reference: [fps_table(self.speeds, reference)],
+            COMPONENT_TIME: component_time_tables,
         }
         tables = [table for name in self.measures for table in make[name](self.sides[name], self.reasons[name], self.reference)]
-        return (summary_table(self), *tables) if len(self.measures) > 1 else tuple(tables)
+        return (summary_table(self), *tables) if self.summarised else tuple(tables)
 
     @cached_property
     def data(self) -> dict[str, Table]:
         """For programs: one table a measure, values unscaled."""
         make = {
             "params": breakdown.params_data, "flops": breakdown.flops_data, "memory": breakdown.memory_data,
-            "fps": lambda sides, reasons, reference: fps_data(self.speeds, reference),
+            "fps": lambda sides, reasons, reference: fps_data(self.speeds, reference), COMPONENT_TIME: component_time_data,
         }
         return {name: make[name](self.sides[name], self.reasons[name], self.reference) for name in self.measures}
 

@@ -12,16 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from humar_bench.args import ModelArgs, RunArgs, Workload
+from humar_bench.args import EAGER, ModelArgs, RunArgs, Workload
 from humar_bench.backends import check_installed
 from humar_bench.errors import UsageError
 from humar_bench.judging.verdicts import judge
 from humar_bench.records.audit import audited
-from humar_bench.records.record import AGAIN, MEASURES, Record, Run, other_machine
+from humar_bench.records.record import AGAIN, COMPONENT_TIME, MEASURES, Record, Run, measures_with, other_machine
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
 
 WARMUP_MAX_S = 10.0
+TIMED = ("fps", COMPONENT_TIME)  # measures that build all architectures in one process
 
 
 class Sink(Protocol):
@@ -43,7 +44,7 @@ def benchmark(
     architectures: Sequence[str | Architecture] = ("original", "efficient"),
     args: Any = None,
     workload: Workload | None = None,
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str] | None = None,
     run: RunArgs | None = None,
     *,
     sink: Sink | None = None,
@@ -55,7 +56,8 @@ def benchmark(
     reference: str | None = None,
     certificate: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Measure `architectures`, built from the same `args`, on the same `workload`.
+    """Measure `architectures`, built from the same `args`, on the same `workload`: all `MEASURES` by default, component_time only where the
+    backend is eager, since no other one calls a model's modules.
 
     Each record goes to `sink` as soon as it exists. `progress` is called with events: measure, stage, architecture, process, of,
     status (started, running, done, failed), share, reason. Measurements that `done` holds with status ok are not made again.
@@ -80,7 +82,7 @@ def benchmark(
         reference=reference or "",
         certificate=certificate,
     )
-    return bench.measure(measures)
+    return bench.measure(measures_with(bench.run.backend) if measures is None else measures)
 
 
 def one_speed_process(
@@ -95,7 +97,7 @@ def one_speed_process(
         architectures=(architecture,), args=args, workload=workload, run=run, sink=sink, progress=progress or (lambda event: None),
         done=done or Run(), counters=(), command=command, limit_bytes=None, reference="", certificate=None,
     )
-    bench._run_speed_process(Job("fps", (architecture,), process))
+    bench._run_together(Job("fps", (architecture,), process))
     return bench.made[0]
 
 
@@ -139,10 +141,15 @@ class _Bench:
                 raise UsageError(f"the measure {name!r} does not exist; choose from {', '.join(MEASURES)}.")
             if name != "fps" and self.run.dtype == "int8":
                 raise UsageError(f"dtype is int8 and {name} was asked for; int8 layers are made by what runs a forward, only time them.")
+        if COMPONENT_TIME in measures and self.run.backend != EAGER:
+            raise UsageError(f"backend is {self.run.backend} and time by component was asked for; only eager calls a model's components.")
         check_installed(self.run.backend)
-        self._run_all([Job(name, (each,)) for name in MEASURES if name in measures and name != "fps" for each in self.architectures])
+        self._run_all([Job(name, (each,)) for name in MEASURES if name in measures and name not in TIMED for each in self.architectures])
         if "fps" in measures:
             self._run_speed()
+        if COMPONENT_TIME in measures:
+            missing = tuple(each for each in self.architectures if not self._is_done(Job(COMPONENT_TIME, (each,))))
+            self._run_together(Job(COMPONENT_TIME, missing))
         return self.done.plus(self.made).latest()
 
     @property
@@ -174,7 +181,7 @@ class _Bench:
                 return
             whole = Job("fps", (*alive, *control), process)
             if not self._is_done(whole):
-                for architecture in self._run_speed_process(whole):
+                for architecture in self._run_together(whole):
                     (alive if architecture in alive else control).remove(architecture)
             if process + 1 >= self.run.first_look and self._is_decided(process):
                 return
@@ -189,15 +196,16 @@ class _Bench:
     def _speed_arms(self) -> list[Architecture]:
         return [*self.architectures, *(dataclasses.replace(each, name=each.name + AGAIN) for each in self.architectures)]
 
-    def _run_speed_process(self, job: Job) -> list[Architecture]:
-        """Run one process; when an architecture takes the child down with it, the others run again without it. Returns the failed."""
+    def _run_together(self, job: Job) -> list[Architecture]:
+        """Run all architectures of a job in one process; when one takes the child down with it, the others run again without it. Returns the
+        failed."""
         failed: list[Architecture] = []
         while left := tuple(each for each in job.architectures if each not in failed):
-            job = Job("fps", left, job.process)
+            job = dataclasses.replace(job, architectures=left)
             [(_, outcome)] = run_children([self._child(job)], at_once=1)
             blamed = next((each for each in left if each.name == outcome.architecture), None)
             if outcome.reply is None and blamed is not None:
-                only = Job("fps", (blamed,), job.process)
+                only = dataclasses.replace(job, architectures=(blamed,))
                 self._keep(only, self._results(only, outcome), outcome)
                 failed.append(blamed)
                 continue

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from humar_bench.backends import why_not
 from humar_bench.errors import HumarBenchError, UsageError
-from humar_bench.records.record import plain
+from humar_bench.records.record import COMPONENT_TIME, plain
 from humar_bench.running.task import Task, failure, success
 from humar_bench.subjects.registry import Architecture
 
@@ -105,7 +105,27 @@ def measure_memory(task: Task, architecture: Architecture, device: Device) -> di
     return success(models[0], found.measured())
 
 
-MEASURES = {"params": measure_params, "flops": measure_flops, "memory": measure_memory}
+def measure_component_time(task: Task, architecture: Architecture, device: Device) -> dict[str, Any]:
+    import torch
+
+    from humar_bench.measures.component_time import time_components
+    from humar_bench.running.preparation import set_formats
+
+    set_formats(task.run.dtype)
+    model, inputs = task.model(architecture, device.name), task.inputs(device.name)
+
+    def forward() -> Any:
+        with torch.inference_mode():
+            return model(*inputs)
+
+    found = time_components(
+        model, forward, device, budget_s=task.run.budget / task.run.most_processes, max_rounds=task.run.max_runs,
+        check=lambda outputs: task.check(architecture, outputs),
+    )
+    return success(model, {**found.measured(), "batch": task.workload.batch, "threads": torch.get_num_threads()})
+
+
+MEASURES = {"params": measure_params, "flops": measure_flops, "memory": measure_memory, COMPONENT_TIME: measure_component_time}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from humar_bench.cli.progress import Tracker
 from humar_bench.errors import MeasurementError
 from humar_bench.records.record import Run, load
 from humar_bench.subjects.registry import use_of
-from tests.golden.records import failed, flops, fps, memory, params
+from tests.golden.records import component_time, failed, flops, fps, memory, params
 
 COMMANDS = (
     *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "backends", "claims", "verify", "compare",
@@ -45,7 +45,10 @@ class Stub:
             architectures=architectures, args=args, workload=workload, measures=measures, run=run, sink=sink, progress=progress, **more
         ))
         asked = {"asked": dataclasses.asdict(args), "workload": dataclasses.asdict(workload), "command": more["command"]}
-        make = {"params": params, "flops": flops, "memory": memory, "fps": lambda name, **given: fps(name, 0, **given)}
+        make = {
+            "params": params, "flops": flops, "memory": memory, "component_time": component_time,
+            "fps": lambda name, **given: fps(name, 0, **given),
+        }
         records = []
         for measure in measures:
             for each in architectures:
@@ -128,6 +131,16 @@ def test_explain_asks_every_counter(bench, capsys):
     assert set(bench.calls[0].counters) == {"fvcore", "thop", "profiler", "flop_counter"}
 
 
+def test_time_by_component_is_a_breakdown_that_fps_makes_when_asked(bench, capsys):
+    code, out, err = ends(capsys, "fps", "--by-component")
+    assert (code, err) == (0, "") and bench.calls[0].measures == ["fps", "component_time"]
+    assert "Wall time by component: a breakdown, no verdict" in out and "Summary" not in out
+    ends(capsys, "fps")
+    assert bench.calls[1].measures == ["fps"]
+    ends(capsys, "report", "--backend", "openvino")
+    assert bench.calls[2].measures == ["params", "flops", "fps", "memory"]
+
+
 def test_the_reference_is_honoured(bench, capsys):
     assert "5.81x more" in ends(capsys, "params", "--reference", "efficient")[1]
 
@@ -173,9 +186,9 @@ def test_report_writes_records_tables_and_prints_the_same(bench, capsys, tmp_pat
     assert (code, err) == (0, "")
     folder = tmp_path / "new" / "run"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["records.jsonl", "params.csv", "flops.csv", "fps.csv", "memory.csv", "report.md"]
+        ["records.jsonl", "params.csv", "flops.csv", "fps.csv", "component_time.csv", "memory.csv", "report.md"]
     )
-    assert bench.calls[0].measures == ["params", "flops", "fps", "memory"]
+    assert bench.calls[0].measures == ["params", "flops", "fps", "component_time", "memory"]
     for text in ("5.81x fewer", "68 % less", "Summary"):
         assert text in out and text in (folder / "report.md").read_text()
 
@@ -187,7 +200,7 @@ def test_a_report_does_not_write_over_an_earlier_one_and_can_be_resumed(bench, c
     assert len(bench.calls) == 1
     code, _, err = ends(capsys, "report", "--resume", tmp_path)
     assert (code, err) == (0, "")
-    assert len(bench.calls[1].done) == 8
+    assert len(bench.calls[1].done) == 10
 
 
 def test_a_resumed_report_must_ask_the_same(bench, capsys, tmp_path):
@@ -406,6 +419,7 @@ WRONG = [
     (["fps", "--backend", "tensorrt"], "backend is 'tensorrt'; choose one of eager, compile, "),
     (["params", "--seed", "-1"], "seed is -1; it must be at least 0."),
     (["params", "--threads", "-1"], "threads is -1; it must be at least 0."),
+    (["fps", "--backend", "compile", "--by-component"], "backend is compile and --by-component was given; only eager calls"),
     (["fps", "--min-runs", "9", "--max-runs", "3"], "max_runs 3 is below min_runs 9"),
     (["fps", "--budget", "nan"], "budget is nan; it must be a finite number."),
     (["fps", "--budget", "soon"], "--budget is 'soon'; it must be a number."),

@@ -20,7 +20,13 @@ for each in request["architectures"]:
     tell(stage="build", architecture=name)
     seconds = 2.0 if does == "wider" else 1.0
     measured = {"process": request["process"], "plan": request["plan"], "spent_s": seconds}
-    measured |= {"wall_s": [seconds / 3] * 3, "cpu_s": [seconds / 3] * 3, "batch": 2}
+    if request["measure"] == "component_time":
+        times = {"wall_s": [seconds]}
+        measured |= {"clocks": ["wall_s"], "rounds": 1, "components": {"frame": times}, "instrumented": times, "plain": times}
+        measured |= {"entered": {"frame": 1}, "stamps": 2}
+    else:
+        measured |= {"wall_s": [seconds / 3] * 3, "cpu_s": [seconds / 3] * 3}
+    measured |= {"batch": 2}
     result = {"status": "ok", "kind": "", "reason": "", "built": {"does": does}, "measured": measured}
     if does == "raises" or (does == "not_finite" and not name.endswith("(again)")):
         result |= {"status": "failed", "kind": "error", "reason": f"{name} raised.", "measured": None, "built": {}}

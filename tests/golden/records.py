@@ -94,6 +94,21 @@ def fps(architecture: str, process: int, rounds: int = 10, **changes: Any) -> Re
     }, process=process, **changes)
 
 
+def component_time(architecture: str, rounds: int = 3, **changes: Any) -> Record:
+    """Each component's share of the time is its share of the FLOPs."""
+    parts, base = FLOPS.get(architecture, {"(top)": 2_000}), SECONDS.get(architecture, 0.5)
+    wall = [base * (1 + 0.01 * (index % 3)) for index in range(rounds)]
+
+    def clocks(share: float) -> dict[str, list[float]]:
+        return {"wall_s": [share * each for each in wall], "cpu_s": [2 * share * each for each in wall]}
+
+    return made_up("component_time", architecture, {
+        "clocks": ["wall_s", "cpu_s"], "components": {name: clocks(flops / sum(parts.values())) for name, flops in parts.items()},
+        "entered": dict.fromkeys(parts, 2), "instrumented": clocks(1.0), "plain": clocks(0.99), "stamps": 4 * len(parts) + 2,
+        "gate_held": None, "rounds": rounds, "batch": WORKLOAD.batch, "threads": 2,
+    }, **changes)
+
+
 def memory(architecture: str, **changes: Any) -> Record:
     parts = PEAKS.get(architecture, {"(top)": 2**20})
     peak, weights = sum(parts.values()), 4 * sum(COMPONENTS.get(architecture, {"": 1000}).values())
@@ -110,8 +125,8 @@ def memory(architecture: str, **changes: Any) -> Record:
 
 
 def made_up_run(*architectures: str, processes: int = 5) -> Run:
-    """All four measures of the given architectures (original and efficient by default)."""
+    """All measures of the given architectures (original and efficient by default)."""
     names = architectures or ("original", "efficient")
     records = [make(name) for make in (params, flops) for name in names]
     records += [fps(name, process) for process in range(processes) for name in names]
-    return Run((*records, *(memory(name) for name in names)))
+    return Run((*records, *(component_time(name) for name in names), *(memory(name) for name in names)))

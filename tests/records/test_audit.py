@@ -9,7 +9,7 @@ import pytest
 from humar_bench.errors import InvalidMeasurement
 from humar_bench.judging.oddities import oddities, stray_fault
 from humar_bench.records.audit import audited, contradictions, readable
-from tests.golden.records import ENVIRONMENT, WORKLOAD, flops, fps, made_up, made_up_run, memory, params
+from tests.golden.records import ENVIRONMENT, WORKLOAD, component_time, flops, fps, made_up, made_up_run, memory, params
 
 GPU = {
     "wall_s": [0.0101] * 10, "cpu_s": [0.001] * 10, "device_s": [0.01] * 10, "enqueue_s": [0.001] * 10, "stray_s": [0.0] * 10,
@@ -58,6 +58,10 @@ def test_times_that_cannot_be_are_named(changes, says):
     (flops, {"macs": 1}, "1 multiply-adds are not half"), (flops, {"matmul_flops": -2}, "below 0"), (flops, {"batch": 9}, "a batch of 9"),
     (flops, {"components": {"a": {"matmul_flops": 1, "second_tier_flops": 2}}}, "of its components add up to 1"),
     (flops, {"second_tier": {"softmax": 1}}, "do not add up"),
+    (component_time, {"rounds": 4}, "holds 3 values for 4 rounds"), (component_time, {"batch": 9}, "a batch of 9"),
+    (component_time, {"instrumented": {"wall_s": [0.9, 0.909, 0.918], "cpu_s": [9.0] * 3}}, "take 1800 ms by cpu_s and the whole forward 9000 ms"),
+    (component_time, {"components": {"encoder": {"wall_s": [0.1] * 3, "cpu_s": [0.2] * 3}}}, "take 100 ms by wall_s and the whole"),
+    (component_time, {"plain": {"wall_s": [float("nan")] * 3}}, "or one that is no time"), (component_time, {"plain": {}}, "cannot be read"),
     (memory, {"outputs_bytes": 2**60}, "not read around the forward"),
     (memory, {"difference_bytes": 1}, "do not add up to the allocator's"),
     (memory, {"by_component": {"a": 1}}, "alive at the peak"),

@@ -26,7 +26,7 @@ from humar_bench.report import (
 from humar_bench.report.comparison import compare
 from humar_bench.table import Column, Table
 from tests.golden import check_golden
-from tests.golden.records import COMPONENTS, FLOPS, failed, flops, fps, made_up_run, memory, params
+from tests.golden.records import COMPONENTS, FLOPS, component_time, failed, flops, fps, made_up_run, memory, params
 
 
 class Terminal(io.StringIO):
@@ -48,7 +48,8 @@ def broken_run() -> Run:
     return Run((
         params("original"), failed("params", "theirs", "error", "the builder of theirs raised ValueError: no."), flops("original"),
         flops("theirs", uncounted=("their::op",), checks=False), *(fps("original", process) for process in range(5)),
-        failed("fps", "theirs", "not finite", "theirs returned hs_pose[0] with 3 of 9 numbers NaN or infinite."), memory("original"),
+        failed("fps", "theirs", "not finite", "theirs returned hs_pose[0] with 3 of 9 numbers NaN or infinite."),
+        component_time("original"), failed("component_time", "theirs", "error", "theirs raised ValueError: no."), memory("original"),
         failed("memory", "theirs", "out of memory", "torch could not allocate 9 GiB."),
     ))
 
@@ -68,7 +69,7 @@ def test_markdown_is_as_it_was():
     check_golden("report-failed.md", to_markdown(compare(broken_run())))
 
 
-@pytest.mark.parametrize("measure", ["params", "flops", "fps", "memory"])
+@pytest.mark.parametrize("measure", ["params", "flops", "fps", "component_time", "memory"])
 def test_csv_is_as_it_was(measure):
     check_golden(f"{measure}.csv", to_csv(compare(made_up_run()).data[measure]))
     check_golden(f"{measure}-failed.csv", to_csv(compare(broken_run()).data[measure]))
@@ -106,7 +107,7 @@ def test_json_holds_the_raw_numbers_of_each_architecture():
 def test_json_of_a_failure_says_so():
     document = json.loads(to_json(compare(broken_run())))
     assert document["params"]["theirs"] == {"status": "failed", "reason": "the builder of theirs raised ValueError: no."}
-    assert len(document["failures"]) == 3
+    assert len(document["failures"]) == 4
 
 
 def test_names_that_look_like_markup_stay_text():
@@ -140,7 +141,7 @@ def test_a_report_is_made_again_from_its_records_byte_for_byte(tmp_path):
         for record in made_up_run():
             writer.write(record)
     first = {path.name: path.read_bytes() for path in write_report(load(tmp_path), tmp_path)}
-    assert set(first) == {"params.csv", "flops.csv", "fps.csv", "memory.csv", "report.md"}
+    assert set(first) == {"params.csv", "flops.csv", "fps.csv", "component_time.csv", "memory.csv", "report.md"}
     for path in write_report(load(tmp_path), tmp_path):
         assert path.read_bytes() == first[path.name]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*first, "records.jsonl"])

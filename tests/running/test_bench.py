@@ -56,11 +56,14 @@ def ran(requests) -> list[tuple]:
 def test_each_measurement_is_a_child_and_a_record(children):
     run = bench(["build", "wider"], command="humar-bench report")
     assert sorted(rows(run)) == sorted(
-        [(measure, name, 0, "ok") for measure in ("params", "flops", "memory") for name in ("build", "wider")]
+        [(measure, name, 0, "ok") for measure in ("params", "flops", "memory", "component_time") for name in ("build", "wider")]
         + [("fps", name, process, "ok") for name in ("build", "wider") for process in (0, 1)]
     )
     assert sorted(ran(children)[:4]) == [("flops", 0, "build"), ("flops", 0, "wider"), ("params", 0, "build"), ("params", 0, "wider")]
-    assert ran(children)[4:] == [("memory", 0, "build"), ("memory", 0, "wider"), ("fps", 0, "build", "wider"), ("fps", 1, "build", "wider")]
+    assert ran(children)[4:] == [
+        ("memory", 0, "build"), ("memory", 0, "wider"), ("fps", 0, "build", "wider"), ("fps", 1, "build", "wider"),
+        ("component_time", 0, "build", "wider"),
+    ]
     record = run[0]
     assert record.foreign and record.spec.endswith(f"foreign_models.py:{record.architecture}") and record.command == "humar-bench report"
     assert record.asked == dataclasses.asdict(ModelArgs()) and record.built == {"does": record.architecture}
@@ -79,7 +82,7 @@ def test_no_measurement_begins_before_the_one_before_it_is_on_disk(monkeypatch, 
     monkeypatch.setattr(module, "Child", lambda request, **more: Watched(request, **more, command=FAKE))
     with RecordWriter(path) as sink:
         bench(["build", "wider"], sink=sink)
-    assert kept == [0, 1, 2, 3, 4, 5, 6, 8]  # six of one architecture each, then two processes that time both
+    assert kept == [0, 1, 2, 3, 4, 5, 6, 8, 10]  # six of one architecture each, then two processes that time both, and their components
 
 
 def test_speed_records_and_no_others_carry_the_certificate_they_were_measured_under(children):
@@ -102,6 +105,25 @@ def test_a_backend_whose_package_is_missing_is_refused_before_anything_starts(ch
     with pytest.raises(UsageError, match=r'pip install "humar-bench\[openvino\]"'):
         bench(["build"], ["fps"], run=RunArgs(device="cpu", backend="openvino"))
     assert not children
+
+
+def test_components_are_timed_in_one_process_and_one_that_takes_it_down_is_left_out(children):
+    run = bench(["build", "crashes", "wider"], ["component_time"])
+    assert rows(run) == [
+        ("component_time", "crashes", 0, "failed"), ("component_time", "build", 0, "ok"), ("component_time", "wider", 0, "ok"),
+    ]
+    assert ran(children) == [("component_time", 0, "build", "crashes", "wider"), ("component_time", 0, "build", "wider")]
+    children.clear()
+    again = bench(["build", "crashes", "wider"], ["component_time"], done=run)
+    assert ran(children) == [("component_time", 0, "crashes")] and len(again) == 3
+
+
+def test_only_eager_times_components_and_without_it_everything_else_is_measured(children, monkeypatch):
+    monkeypatch.setattr(module, "check_installed", lambda backend: None)
+    run = RunArgs(device="cpu", processes=1, control=False, backend="openvino")
+    with pytest.raises(UsageError, match="backend is openvino and time by component was asked for; only eager calls"):
+        bench(["build"], ["component_time"], run=run)
+    assert not children and {each.measure for each in bench(["build"], None, run=run)} == {"params", "flops", "fps", "memory"}
 
 
 def test_only_the_asked_measures_are_made(children):

@@ -243,18 +243,18 @@ def test_a_torn_last_line_is_measured_again_and_the_report_is_whole(children, tm
 
 
 @needs_linux
-@pytest.mark.parametrize("command", ["params", "flops", "memory", "fps"])
+@pytest.mark.parametrize("command", ["params", "flops", "memory", "fps", "fps --by-component"])
 def test_every_measuring_command_appends_its_records_and_goes_on_with_them(children, tmp_path, capsys, command):
-    work = WORK if command == "fps" else WORK[:4]
+    command, work = command.split(), WORK if command.startswith("fps") else WORK[:4]
     path, log = tmp_path / "r.jsonl", tmp_path / "jobs.log"
-    assert cli.main([command, *work, "--records", str(path)]) == 0
+    assert cli.main([*command, *work, "--records", str(path)]) == 0
     whole, screen = load(path), capsys.readouterr().out
     log.unlink()
-    assert cli.main([command, *work, "--resume", str(path)]) == 0
+    assert cli.main([*command, *work, "--resume", str(path)]) == 0
     assert not log.exists() and load(path) == whole  # nothing was left to do
     assert capsys.readouterr().out == screen
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    assert cli.main([command, *work, "--resume", str(path), "-q"]) == 0
+    assert cli.main([*command, *work, "--resume", str(path), "-q"]) == 0
     assert len(jobs(log)) == 1 and rows(load(path).latest()) == rows(whole)
 
 

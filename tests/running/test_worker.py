@@ -132,6 +132,15 @@ def test_memory_is_predicted_and_proved_in_the_child(memory):
     assert values["resident_bytes"] is None or values["resident_bytes"] > values["peak_bytes"]
 
 
+def test_components_of_ours_and_of_a_foreign_model_with_the_interfaces_names_are_timed_under_the_same_names():
+    run = measured(["original", "interface", "not_finite"], ["component_time"])
+    assert rows(run) == {("original", 0): ("ok", ""), ("interface", 0): ("ok", ""), ("not_finite", 0): ("failed", "not finite")}
+    ours, theirs = (run.select(architecture=name)[0].measured for name in ("original", "interface"))
+    assert ours["components"].keys() == {"frame", "encoder", "proposals", "heads", "decoder"}
+    assert theirs["components"].keys() == {"frame", "encode", "points", "proposals", "heads", "decoder"}
+    assert ours["entered"]["heads"] == 2 + ARGS.dec_layers and ours["clocks"] == ["wall_s", "cpu_s"] and ours["batch"] == 2
+
+
 def test_outputs_that_are_not_finite_and_an_address_space_that_ends_are_rows(memory):
     assert rows(memory)["not_finite", 0] == ("failed", "not finite")
     assert rows(memory)["large", 0] == ("failed", "out of memory")

@@ -65,7 +65,7 @@ def found(folder) -> list[tuple[str, str, str]]:
 def test_a_report_is_proved_whatever_its_reference(tmp_path, reference):
     proof = verify(write(tmp_path, reference=reference))
     assert proof.proved and proof.reference == (reference or "original") and proof.records == len(a_run())
-    assert proof.files == ("params.csv", "flops.csv", "fps.csv", "memory.csv", "report.md")
+    assert proof.files == ("params.csv", "flops.csv", "fps.csv", "component_time.csv", "memory.csv", "report.md")
     rows = [list(csv.reader(io.StringIO((tmp_path / name).read_text()))) for name in proof.files[:-1]]
     assert proof.cells > sum(len(row) for each in rows for row in each)
 

@@ -22,6 +22,8 @@ BUILT_IN = {  # architecture -> its builder
     "efficient-fused": "efficient.fused:build_fused_efficient_transformer",
 }
 
+BEST_FORMS = {"original": "original-fused"}  # as published -> the same outputs in the best implementation there is, the fairer reference
+
 
 def _option(default: Any, help: str, *, low: float | None = None, choices: tuple | None = None, flags: tuple[str, ...] = ()) -> Any:
     """A dataclass field that carries its own sentence and check; `flags` where its option is not just called like the field."""

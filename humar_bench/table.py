@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MIB = 2**20
+SUMMARY = "summary"  # the name of the table that sums up a report
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class ReportOptions:
     """Where a whole report goes."""
 
     out: str | None = option("Folder for records, CSV and Markdown; made where missing.", metavar="DIR", flags=("--out", "-o"))
+    details: bool = option("Show every table, not the summary alone.", default=False)
 
 
 @command("params", Selection, RunArgs, Output, leave_out=TIMING)
@@ -121,12 +122,14 @@ def report(selection: Selection, options: ReportOptions, trust: TrustOptions, ru
       humar-bench report --resume results
     """
     plan = resolve(small_batch(selection, run), run)
-    return measure_and_show(measures_with(run.backend), plan, output, out=options.out, whole=True, certificate=trust.certificate)
+    return measure_and_show(
+        measures_with(run.backend), plan, output, out=options.out, whole=True, details=options.details, certificate=trust.certificate
+    )
 
 
 def measure_and_show(
     measures: Sequence[str], plan: Plan, output: Output, *, counters: Sequence[str] = (), all_operators: bool = False,
-    out: str | None = None, whole: bool = False, certificate: str | None = None,
+    out: str | None = None, whole: bool = False, details: bool = True, certificate: str | None = None,
 ) -> int:
     """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too. Returns the exit code."""
     from humar_bench import report as writers
@@ -150,7 +153,7 @@ def measure_and_show(
         if folder is not None:
             writers.write_report(run, folder, plan.reference)
         comparison = compare(run, plan.reference, all_operators=all_operators)
-        _write(comparison, output)
+        _write(comparison, output, details=details, folder=folder)
     for failure in comparison.failures:
         say(failure)
     return EXIT_FAILED if comparison.failures else EXIT_DONE
@@ -215,7 +218,7 @@ def _measure(
         )
 
 
-def _write(comparison: Comparison, output: Output) -> None:
+def _write(comparison: Comparison, output: Output, *, details: bool, folder: str | None) -> None:
     """Every format asked for, then the screen where standard output is free."""
     from humar_bench import report as writers
 
@@ -225,4 +228,4 @@ def _write(comparison: Comparison, output: Output) -> None:
         "json": lambda: writers.to_json(comparison),
     })
     if output.stdout_format is None and not output.quiet:
-        writers.print_comparison(comparison, writers.make_console(sys.stdout))
+        writers.print_comparison(comparison, writers.make_console(sys.stdout), details=details, folder=folder)

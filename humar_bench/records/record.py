@@ -52,7 +52,7 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush
 
 
 def measures_with(backend: str) -> tuple[str, ...]:
-    """All measures that can be made where `backend` runs the forwards: only eager calls a model's components, so only there they are timed."""
+    """What can be measured where `backend` runs the forwards: only eager calls a model's components, so only there are they timed."""
     return tuple(measure for measure in MEASURES if measure != COMPONENT_TIME or backend == EAGER)
 
 

@@ -6,19 +6,19 @@ Everything here is a function of the records alone, so that every table can be m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, ModelArgs
+from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
 from humar_bench.records.record import COMPONENT_TIME, MEASURES, Record, Run, other_machine
 from humar_bench.report import breakdown
 from humar_bench.report.component_table import component_time_data, component_time_tables
 from humar_bench.report.speed_table import fps_data, fps_table
-from humar_bench.table import MIB, Column, Table, fewer, joined, less, ratio
+from humar_bench.table import MIB, SUMMARY, Column, Table, fewer, joined, less, ratio
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One run held against one of its architectures. `sides` holds, per measure, what each architecture's record measured."""
+    """One run held against one of its architectures. `sides` holds, per measure, what each architecture's record measured; `best` is the
+    reference's best form where that was measured too, and '' where not: the summary holds every other architecture against both."""
 
     run: Run
     reference: str
@@ -35,6 +36,7 @@ class Comparison:
     reasons: Mapping[str, breakdown.Reasons]
     speeds: Speeds
     all_operators: bool = False
+    best: str = ""
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -73,6 +75,18 @@ class Comparison:
             "fps": lambda sides, reasons, reference: fps_data(self.speeds, reference), COMPONENT_TIME: component_time_data,
         }
         return {name: make[name](self.sides[name], self.reasons[name], self.reference) for name in self.measures}
+
+    @cached_property
+    def best_speeds(self) -> Speeds:
+        """Verdicts against the reference's best form; empty where that was not timed."""
+        if not self.best or self.best not in self.speeds:
+            return Speeds({})
+        return read_speeds(self.run.select(measure="fps"), self.best, self.architectures)
+
+    @property
+    def essentials(self) -> tuple[str, ...]:
+        """The lines of `conditions` that no figure may stand without: the work and the machine."""
+        return tuple(line for line in self.conditions if line.startswith(("Workload", "Scaled down", "Measured on", "These records")))
 
     @cached_property
     def conditions(self) -> tuple[str, ...]:
@@ -134,7 +148,9 @@ def compare(run: Run | Iterable[Record], reference: str | None = None, *, all_op
     speeds = read_speeds(run.select(measure="fps"), reference, names) if "fps" in sides else Speeds({})
     if "fps" in sides:
         reasons["fps"] = {name: speed.reason for name, speed in speeds.items() if speed.failed}
-    return Comparison(run, reference, names, sides, reasons, speeds, all_operators)
+    specs = {record.architecture: record.spec for record in run}
+    best = next((name for name in names if specs[name] == BEST_FORMS.get(specs[reference])), "")
+    return Comparison(run, reference, names, sides, reasons, speeds, all_operators, best)
 
 
 def _in_order(run: Run) -> tuple[str, ...]:
@@ -161,30 +177,50 @@ def _refuse_mixture(run: Run) -> None:
 
 
 def summary_table(comparison: Comparison) -> Table:
-    """The first screen: one row a quantity, one column an architecture, and what the candidate buys."""
-    names, reference = comparison.architectures, comparison.reference
+    """The first screen: one row a quantity, one column an architecture, and what the candidate buys against the reference and, where it was
+    measured, its best form."""
+    names, best = comparison.architectures, comparison.best
+    pairs = [(side, comparison.reference) for side in names if side != comparison.reference]
+    pairs += [(side, best) for side in names if best and side not in (comparison.reference, best)]
     rows = []
     for measure, heading, key, scale, digits, words in _summary_rows(comparison):
         if measure not in comparison.sides:
             continue
-        if measure == "fps":
-            values = {side: getattr(speed, key) for side, speed in comparison.speeds.items()}
-            said = {side: speed.words for side, speed in comparison.speeds.items()} if key == "fps" else {}
-        else:
-            values = {side: (measured or {}).get(key) for side, measured in comparison.sides[measure].items()}
-            said = {side: words(values.get(reference), value) for side, value in values.items()}
-            if measure == "flops":
-                said = {side: said[side] + breakdown.incomplete(comparison.sides["flops"], reference, side) for side in said}
+        values = _summary_values(comparison, measure, key)
         column = Column(key, digits=digits, scale=scale)
         row = {"quantity": heading}
         for side in names:
             failed = side in comparison.reasons[measure]
             row[f"={side}"] = "failed" if failed and values.get(side) is None else column.show(values.get(side))
-            row[f"~{side}"] = "" if side == reference else said.get(side, "")
+        for side, reference in pairs:
+            row[_pair_key(side, reference, best)] = _said(comparison, measure, key, words, values, side, reference)
         rows.append(row)
     columns = [Column("quantity", "", text=True)] + [Column(f"={side}", side) for side in names]
-    columns += [Column(f"~{side}", f"{side} against {reference}", text=True) for side in names if side != reference]
-    return Table("summary", "Summary", tuple(columns), tuple(rows), comparison.failures)
+    columns += [Column(_pair_key(side, other, best), f"{side} against {other}", text=True) for side, other in pairs]
+    return Table(SUMMARY, "Summary", tuple(columns), tuple(rows), comparison.failures)
+
+
+def _summary_values(comparison: Comparison, measure: str, key: str) -> dict[str, Any]:
+    if measure == "fps":
+        return {side: getattr(speed, key) for side, speed in comparison.speeds.items()}
+    return {side: (measured or {}).get(key) for side, measured in comparison.sides[measure].items()}
+
+
+def _pair_key(side: str, reference: str, best: str) -> str:
+    return f"~{side}" if reference != best else f"~{side} against its best form"
+
+
+def _said(
+    comparison: Comparison, measure: str, key: str, words: Callable[..., str] | None, values: Mapping[str, Any], side: str, reference: str
+) -> str:
+    """How one architecture compares with a reference, in words."""
+    if measure == "fps":
+        speeds = comparison.best_speeds if reference == comparison.best else comparison.speeds
+        return speeds[side].words if key == "fps" and side in speeds else ""
+    if side not in values:
+        return ""
+    counted = breakdown.incomplete(comparison.sides["flops"], reference, side) if measure == "flops" else ""
+    return words(values.get(reference), values[side]) + counted
 
 
 def _summary_rows(comparison: Comparison) -> list[tuple]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from humar_bench.judging import energies, statistics
 from humar_bench.judging.speeds import LAUNCH_BOUND, Speeds
+from humar_bench.judging.statistics import DECIDED
 from humar_bench.judging.verdicts import METRICS
 from humar_bench.table import Column, Table, percent, times
 
@@ -152,6 +153,29 @@ def _check_feet(speeds: Speeds) -> Iterator[str]:
             yield f"{speed.architecture}: in {percent(speed.gate_open_share)} of its rounds launch cost may have entered the device time."
     if skipped := [speed.architecture for speed in done if speed.varied == "skipped"]:
         yield f"Not timed on new inputs, for lack of budget: {', '.join(skipped)}."
+
+
+def verdict_lines(*speeds: Speeds) -> Iterator[str]:
+    """Every verdict in a line or two, against each reference, and what the control says: what a summary ends with."""
+    several = sum(bool(each) for each in speeds) > 1
+    for each in speeds:
+        for name, speed in each.items():
+            if name in (each.reference, speeds[0].reference) or not speed.verdict:
+                continue
+            against = f" against {each.reference}" if several else ""
+            if speed.verdict in DECIDED:
+                ratio = _interval(dataclasses.asdict(speed), "ratio")
+                yield f"{name}{against}: {speed.words}; {speed.metric} ratio {ratio}, {speed.processes} processes."
+            else:
+                yield f"{name}{against}: {speed.verdict}: {speed.why}"
+    if speeds and (control := speeds[0].control):
+        yield f"Control: {speeds[0].control_of} against itself {_span(control.detected)}: {control.detected.verdict}."
+    elif speeds and speeds[0].control_note:
+        yield speeds[0].control_note
+
+
+def _span(found: statistics.Comparison) -> str:
+    return _interval({"ratio": found.ratio, "ratio_low": found.low, "ratio_high": found.high}, "ratio")
 
 
 def fps_data(speeds: Speeds, reference: str) -> Table:

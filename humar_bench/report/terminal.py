@@ -7,14 +7,15 @@ from typing import TextIO
 
 from rich import box
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from humar_bench.report.comparison import Comparison
-from humar_bench.table import Column, Table
+from humar_bench.report.files import REPORT_NAME
+from humar_bench.report.layout import Sheet, laid_out
+from humar_bench.report.speed_table import verdict_lines
+from humar_bench.table import SUMMARY, Column, Table
 
-WIDEST = 10_000  # for measuring how wide a table wants to be
 PLAIN_WIDTH = 160  # of a file or a pipe, which has no width of its own
 _GAIN, _LOSS = ("fewer", "faster", "less"), ("more", "slower")
 
@@ -36,38 +37,57 @@ def make_console(stream: TextIO, *, width: int | None = None) -> Console:
     )
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """All tables, then what they hold for."""
-    for table in comparison.tables:
-        print_table(table, console)
-    for line in comparison.conditions:
+def print_comparison(comparison: Comparison, console: Console, *, details: bool = True, folder: str | None = None) -> None:
+    """All tables, then what they hold for. Where there is a summary it comes last, with the verdicts; without `details` it is all there
+    is, and says where the rest is: in `folder`, if there is one."""
+    tables = [table for table in comparison.tables if table.name != SUMMARY]
+    if details or len(tables) == len(comparison.tables):
+        for table in tables:
+            print_table(table, console)
+        for line in comparison.conditions:
+            console.print(Text(line), style="dim")
+    if len(tables) < len(comparison.tables):
+        if details:
+            console.print()
+        _print_summary(comparison, console)
+        if not details:
+            console.print(Text(_where(folder)), style="dim")
+
+
+def _print_summary(comparison: Comparison, console: Console) -> None:
+    """What fits on one screen: the summary, a line for each verdict, and what they hold for."""
+    [summary] = [table for table in comparison.tables if table.name == SUMMARY]
+    print_table(summary, console)
+    for line in verdict_lines(comparison.speeds, comparison.best_speeds):
+        console.print(Text(line))
+    for line in comparison.essentials:
         console.print(Text(line), style="dim")
 
 
+def _where(folder: str | None) -> str:
+    if folder is None:
+        return "--details shows every table, -o DIR keeps them."
+    return f"Every table: {os.path.join(folder, REPORT_NAME)}, or --details."
+
+
 def print_table(table: Table, console: Console) -> None:
-    """The table as it is, or turned on its side where it is wider than the console and has one row an architecture."""
-    shown = _rich(table)
-    natural = Measurement.get(console, console.options.update(max_width=WIDEST), shown).maximum
-    if natural > console.width and _per_architecture(table):
-        shown = _rich(table.turned())
+    """The table as it is, or turned on its side or in parts where it is wider than the console (`layout`)."""
     console.print(Text(table.title), style="bold")
-    console.print(shown)
+    for index, sheet in enumerate(laid_out(table, console.width)):
+        if index:
+            console.print()
+        console.print(_rich(sheet))
     for note in table.notes:
         console.print(Text(note), style="bold" if "NOT COUNTED" in note else "dim")
     console.print()
 
 
-def _per_architecture(table: Table) -> bool:
-    names = [row.get("architecture") for row in table.rows]
-    return table.columns[0].key == "architecture" and len(set(names)) == len(names)
-
-
-def _rich(table: Table) -> RichTable:
+def _rich(sheet: Sheet) -> RichTable:
     shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for column in table.columns:
-        shown.add_column(Text(column.heading), justify="left" if column.text else "right", overflow="fold")
-    for row in table.cells():
-        cells = [_cell(column, cell) for column, cell in zip(table.columns, row, strict=True)]
+    for column, width in zip(sheet.table.columns, sheet.widths, strict=True):
+        shown.add_column(Text(column.heading), justify="left" if column.text else "right", overflow="fold", width=width)
+    for row in sheet.table.cells():
+        cells = [_cell(column, cell) for column, cell in zip(sheet.table.columns, row, strict=True)]
         shown.add_row(*cells, style="bold" if row[0] == "total" else None)
     return shown
 

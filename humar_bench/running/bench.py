@@ -197,7 +197,7 @@ class _Bench:
         return [*self.architectures, *(dataclasses.replace(each, name=each.name + AGAIN) for each in self.architectures)]
 
     def _run_together(self, job: Job) -> list[Architecture]:
-        """Run all architectures of a job in one process; when one takes the child down with it, the others run again without it. Returns the
+        """Run a job's architectures in one process; when one takes the child down with it, the others run again without it. Returns the
         failed."""
         failed: list[Architecture] = []
         while left := tuple(each for each in job.architectures if each not in failed):

@@ -193,6 +193,15 @@ def test_report_writes_records_tables_and_prints_the_same(bench, capsys, tmp_pat
         assert text in out and text in (folder / "report.md").read_text()
 
 
+def test_a_reports_screen_is_the_summary_and_details_show_every_table_before_it(bench, capsys, tmp_path):
+    out = ends(capsys, "report", "-o", tmp_path / "run")[1]
+    assert out.startswith("Summary\n") and "Parameters by component" not in out
+    assert out.splitlines()[-1] == f"Every table: {tmp_path / 'run' / 'report.md'}, or --details."
+    out = ends(capsys, "report", "--details", "--resume", tmp_path / "run")[1]
+    assert out.index("Parameters by component") < out.index("Made by") < out.index("Summary\n") and "--details" not in out.splitlines()[-1]
+    assert ends(capsys, "report")[1].splitlines()[-1] == "--details shows every table, -o DIR keeps them."
+
+
 def test_a_report_does_not_write_over_an_earlier_one_and_can_be_resumed(bench, capsys, tmp_path):
     ends(capsys, "report", "-o", tmp_path)
     code, _, err = ends(capsys, "report", "-o", tmp_path)

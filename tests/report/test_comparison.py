@@ -161,7 +161,7 @@ def test_a_failed_architecture_is_a_row_that_says_why_and_the_other_is_kept():
         assert why in row(table(comparison, name), "efficient")["note"]
         assert row(table(comparison, name), "original").get("note", "") == ""
     assert row(table(comparison, "summary"), "parameters [M]") == {
-        "quantity": "parameters [M]", "=original": "27.34", "~original": "", "=efficient": "failed", "~efficient": "",
+        "quantity": "parameters [M]", "=original": "27.34", "=efficient": "failed", "~efficient": "",
     }
     assert comparison.data["params"].rows[-1] == {"component": "failed", "efficient": "crash: the process ended with signal 11."}
     assert row(comparison.data["memory"], "efficient")["status"] == "failed"

@@ -57,11 +57,18 @@ def broken_run() -> Run:
 @pytest.mark.parametrize(("name", "run", "width"), [
     ("terminal.txt", made_up_run(), None), ("terminal-80.txt", made_up_run(), 80), ("terminal-failed.txt", broken_run(), None),
     ("terminal-three.txt", made_up_run("original", "efficient", "theirs"), 100),
+    ("terminal-six.txt", made_up_run("original", "original-fused", "efficient", "efficient-fused", "theirs", "a"), 120),
 ])
 def test_the_screen_is_as_it_was(name, run, width):
     text = screen(run, width)
     assert all(len(line) <= (width or 160) for line in text.splitlines())
     check_golden(name, lines(text))
+
+
+def test_the_last_screen_is_as_it_was():
+    stream = io.StringIO()
+    print_comparison(compare(made_up_run()), make_console(stream, width=80), details=False, folder="results/local/20260102-030405")
+    check_golden("terminal-summary.txt", lines(stream.getvalue()))
 
 
 def test_markdown_is_as_it_was():

@@ -52,7 +52,6 @@ def _ways(table: Table, width: int) -> Iterable[tuple[_Parts, Callable[[Table], 
         apart.append(_only_filled(_without(table, "=", "%", "calls ")))
     if table.name == SUMMARY:
         apart = [min((each, each.turned()), key=lambda way: _lines(way, width)) for each in apart]
-    yield apart, least
     yield [few for each in apart for few in _few_at_a_time(each, width)], least
 
 

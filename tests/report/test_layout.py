@@ -71,6 +71,8 @@ def test_headings_give_way_before_cells_and_cells_before_words():
     assert [natural(table), least(table)] == [[23, 5], [7, 5]]
     assert [sheet.widths for sheet in laid_out(table, 30)] == [(22, 5)]
     assert [sheet.widths for sheet in laid_out(table, 17)] == [(9, 5)] and [sheet.widths for sheet in laid_out(table, 15)] == [(7, 5)]
+    wordy = Table("t", "t", (Column("a", text=True), Column("b", "a heading that is long")), ({"a": "a cell of some words", "b": 1},))
+    assert [sheet.widths for sheet in laid_out(wordy, 35)] == [(20, 12)]  # its own 21 of 20 + 3 + 21
     assert total(laid_out(table, 9)[0].widths) == 9  # too narrow for its words, and still no wider than the screen
 
 

@@ -25,9 +25,13 @@ BUILT_IN = {  # architecture -> its builder
 BEST_FORMS = {"original": "original-fused"}  # as published -> the same outputs in the best implementation there is, the fairer reference
 
 
-def _option(default: Any, help: str, *, low: float | None = None, choices: tuple | None = None, flags: tuple[str, ...] = ()) -> Any:
-    """A dataclass field that carries its own sentence and check; `flags` where its option is not just called like the field."""
-    return field(default=default, metadata={"help": help, "low": low, "choices": choices, "flags": flags})
+def _option(
+    default: Any, help: str, *, low: float | None = None, choices: tuple | None = None, flags: tuple[str, ...] = (),
+    words: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that carries its own sentence and check; `flags` where its option is not just called like the field, `words` what a
+    shell completes where there are no choices."""
+    return field(default=default, metadata={"help": help, "low": low, "choices": choices, "flags": flags, "words": words})
 
 
 def _check_fields(options: Any) -> None:
@@ -214,7 +218,7 @@ WORKLOADS = {"speed-test": Workload.speed_test, "uniphd": Workload.uniphd, "tiny
 class RunArgs:
     """How to measure. Raises UsageError when a value cannot work."""
 
-    device: str = _option("auto", "cpu, cuda, cuda:N, or auto: cuda where there is one.")
+    device: str = _option("auto", "cpu, cuda, cuda:N, or auto: cuda where there is one.", words=("auto", "cpu", "cuda"))
     dtype: str = _option(
         "float32", "Number type of weights and inputs; tf32: matrix units on CUDA, int8: linear layers on the CPU.", choices=DTYPES
     )

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from humar_bench.args import WORKLOADS, ModelArgs, Workload
+from humar_bench.args import BUILT_IN, WORKLOADS, ModelArgs, Workload
 from humar_bench.errors import UsageError
 
 DEFAULT_ARCHITECTURES = ("original", "efficient")
@@ -14,7 +14,7 @@ STANDARD_OUTPUT = "-"
 
 
 def option(help: str, *, default: Any = None, **more: Any) -> Any:
-    """A dataclass field that is an option of the command line; `more` may name its `metavar` and `flags`."""
+    """A dataclass field that is an option of the command line; `more` may name its `metavar`, `flags` and the `words` a shell completes."""
     return field(default=default, metadata={"help": help, **more})
 
 
@@ -30,10 +30,12 @@ class Selection:
     arch: tuple[str, ...] = option(
         "original, original-fused, efficient, efficient-fused, package.module:builder or path/file.py:builder; "
         "NAME=... names it. Repeatable.",
-        default=DEFAULT_ARCHITECTURES, metavar="[NAME=]ARCH",
+        default=DEFAULT_ARCHITECTURES, metavar="[NAME=]ARCH", words=tuple(BUILT_IN),
     )
     reference: str | None = option("Architecture that ratios and verdicts are against; the first by default.", metavar="NAME")
-    workload: str = option(f"{', '.join(WORKLOADS)}: sizes and queries to start from.", default="uniphd", metavar="NAME")
+    workload: str = option(
+        f"{', '.join(WORKLOADS)}: sizes and queries to start from.", default="uniphd", metavar="NAME", words=tuple(WORKLOADS)
+    )
     batch: int | None = option(help_of(Workload, "batch"), metavar="B")
     num_queries: int | None = option(help_of(ModelArgs, "num_queries"), metavar="Q")
     feature_sizes: str | None = option("Feature maps, one HEIGHTxWIDTH per level: 50x50,25x25.", metavar="HxW,...")

@@ -37,6 +37,14 @@ class Interrupted(HumarBenchError):
 class _Group(TyperGroup):
     """Turns Ctrl-C and an output that is gone into this package's errors before typer makes something else of them."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As typer has them; a flag that is not given is off, where typer would load pydantic to find out what nothing means."""
+        params = super().get_params(ctx)
+        for each in params:
+            if getattr(each, "is_flag", False) and each.default is None:
+                each.default = False
+        return params
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
@@ -55,7 +63,7 @@ class _Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Group, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    cls=_Group, rich_markup_mode="rich", pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

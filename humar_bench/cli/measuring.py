@@ -29,7 +29,9 @@ COUNTERS = ("fvcore", "thop", "profiler", "flop_counter")
 class FlopsOptions:
     """What only `flops` asks."""
 
-    counter: tuple[str, ...] = option(f"Also ask another counter: {', '.join(COUNTERS)}. Repeatable.", default=(), metavar="NAME")
+    counter: tuple[str, ...] = option(
+        f"Also ask another counter: {', '.join(COUNTERS)}. Repeatable.", default=(), metavar="NAME", words=COUNTERS
+    )
     explain: bool = option("Ask every counter and explain each operator in which it differs from ours.", default=False)
     operators: bool = option("Show every operator, also those without matmul FLOPs.", default=False)
 

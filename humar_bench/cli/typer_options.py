@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 
 from humar_bench.errors import UsageError
 
+_KINDS = {each.__name__: each for each in (int, float, str, bool, tuple)}
 _METAVARS = {int: "N", float: "X", str: "NAME", tuple: "TEXT"}
 _NUMBERS = {int: "a whole number", float: "a number"}
 
@@ -26,7 +26,7 @@ def command(
             return function(*(_filled(owner, typed) for owner in owners))
 
         parameters = [
-            _parameter(owner, each, panels.get(owner, "This command"))
+            _parameter(each, panels.get(owner, "This command"))
             for owner in owners for each in dataclasses.fields(owner) if each.name not in leave_out
         ]
         call.__signature__ = inspect.Signature(parameters)
@@ -38,12 +38,12 @@ def command(
     return register
 
 
-def _parameter(owner: type, field: dataclasses.Field, panel: str) -> inspect.Parameter:
+def _parameter(field: dataclasses.Field, panel: str) -> inspect.Parameter:
     """One dataclass field as a typer option; numbers come in as text, so that the sentence about a wrong one is ours.
 
     A field whose `argument` is true is named by its place on the command line and has to be there.
     """
-    kind, told = _kind(owner, field.name), field.metadata
+    kind, told = _kind(field), field.metadata
     if told.get("argument"):
         declared = typer.Argument(help=told["help"], metavar=told["metavar"], show_default=False)
         return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[str, declared])
@@ -51,18 +51,21 @@ def _parameter(owner: type, field: dataclasses.Field, panel: str) -> inspect.Par
     if kind is not bool:
         typed, default = typed | None, None if kind is tuple or default is None else str(default)
     declared = typer.Option(
-        *_flags(field), help=told["help"], metavar=None if kind is bool else told.get("metavar", _METAVARS[kind]),
-        rich_help_panel=panel, show_default=bool(default),
+        *_flags(field), help=told["help"], metavar="" if kind is bool else told.get("metavar", _METAVARS[kind]),
+        rich_help_panel=panel, show_default=bool(default), autocompletion=_words(told),
     )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[typed, declared])
 
 
-def _kind(owner: type, name: str) -> type:
-    """int, float, str, bool or tuple: the type of a field, with or without None."""
-    hint = typing.get_type_hints(owner)[name]
-    if typing.get_origin(hint) is tuple:
-        return tuple
-    return next((each for each in typing.get_args(hint) if each is not type(None)), hint)
+def _words(told: Mapping[str, Any]) -> Callable[[], list[str]] | None:
+    """What a shell completes an option's value to; None where it has no fixed words."""
+    words = told.get("words") or told.get("choices")
+    return None if words is None else lambda: list(words)
+
+
+def _kind(field: dataclasses.Field) -> type:
+    """int, float, str, bool or tuple: the type of a field, with or without None, from its annotation as it is written."""
+    return _KINDS[field.type.partition(" | ")[0].partition("[")[0]]
 
 
 def _filled(owner: type, typed: dict[str, Any]) -> Any:
@@ -71,7 +74,7 @@ def _filled(owner: type, typed: dict[str, Any]) -> Any:
     for field in dataclasses.fields(owner):
         if field.name not in typed:
             continue
-        kind, value = _kind(owner, field.name), typed[field.name]
+        kind, value = _kind(field), typed[field.name]
         if kind is tuple:
             value = tuple(value or field.default)
         elif kind in _NUMBERS and value is not None:

@@ -365,6 +365,45 @@ def test_the_test_of_torch_can_fail():
     assert run_python(WITHOUT_TORCH.format(argv=["list"], more="import torch")) == 7
 
 
+HEAVY = ("torch", "numpy", "scipy", "pandas", "pydantic", "humar_bench.report", "humar_bench.judging", "humar_bench.running.bench")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["report", "--help"], ["--version"]], ids=" ".join)
+def test_help_imports_nothing_that_takes_long(argv):
+    """So that it takes a quarter of a second, most of it typer's."""
+    code = f"import sys; from humar_bench.cli import main; main({argv!r}); print(*(each for each in {HEAVY} if each in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_show_completion_prints_a_script_for_the_shell(capsys, monkeypatch):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    for shell, has in (("bash", "complete -o default -F _humar_bench_completion humar-bench"), ("zsh", "#compdef humar-bench")):
+        code, out, err = ends(capsys, "--show-completion", shell)
+        assert (code, err) == (0, "") and has in out and "_HUMAR_BENCH_COMPLETE=complete_" in out
+
+
+def test_installed_completion_is_what_a_shell_sources(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    code, out, err = ends(capsys, "--install-completion", "bash")
+    assert (code, err) == (0, "") and "bash completion installed in" in out
+    scripts = [path for path in tmp_path.rglob("*") if path.is_file() and "_HUMAR_BENCH_COMPLETE" in path.read_text()]
+    assert len(scripts) == 1 and str(scripts[0]) in (tmp_path / ".bashrc").read_text()
+
+
+@pytest.mark.parametrize(("typed", "words"), [
+    ("fp", ["fps"]), ("re", ["report"]), ("fps --by", ["--by-component"]), ("fps --workload t", ["tiny"]),
+    ("report --arch original", ["original", "original-fused"]), ("fps --dtype b", ["bfloat16"]), ("params --device c", ["cpu", "cuda"]),
+    ("flops --counter f", ["fvcore", "flop_counter"]),
+])
+def test_a_shell_completes_commands_options_and_their_words(capsys, monkeypatch, typed, words):
+    monkeypatch.setenv("_HUMAR_BENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"humar-bench {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
+    assert ends(capsys) == (0, "".join(f"{word}\n" for word in words), "")
+
+
 def test_python_m_is_the_same_program(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "humar_bench", "params", "--batch", "-1"], check=False, capture_output=True, text=True, cwd=ROOT

@@ -123,6 +123,7 @@ class ModelArgs:
 
 
 Size = tuple[int, int]
+PHOTO: Size = (480, 640)  # upstream's transforms scale to at most 640 pixels
 STRIDES = (8, 16, 32, 64, 128)
 
 
@@ -154,7 +155,7 @@ class Workload:
     name: str = "uniphd"
     batch: int = _option(2, "Images per forward.", low=1)
     num_queries: int = _option(20, "Instance queries Q.", low=1)
-    feature_sizes: tuple[Size, ...] = pyramid((800, 1066), 4)
+    feature_sizes: tuple[Size, ...] = pyramid(PHOTO, 4)
     padded: bool = False
 
     def __post_init__(self) -> None:
@@ -188,8 +189,13 @@ class Workload:
 
     @classmethod
     def uniphd(cls, batch: int = 2) -> Workload:
-        """The model's real use: an 800x1066 image at strides 8 to 64, 20 queries."""
-        return cls("uniphd", batch, 20, pyramid((800, 1066), 4))
+        """The model's real use: a 4:3 photo, which it scales to 640 pixels on the longer side, at strides 8 to 64; 20 queries."""
+        return cls("uniphd", batch, 20, pyramid(PHOTO, 4))
+
+    @classmethod
+    def large(cls, batch: int = 2) -> Workload:
+        """What detection papers use: an 800x1066 image at strides 8 to 64, 20 queries."""
+        return cls("large", batch, 20, pyramid((800, 1066), 4))
 
     @classmethod
     def tiny(cls, batch: int = 2) -> Workload:
@@ -211,7 +217,7 @@ BACKBONES = (
 )
 TEXT_ENCODERS = ("roberta", "minilm", "distilbert", "tinybert", "albert", "mobilebert", "tite")
 
-WORKLOADS = {"speed-test": Workload.speed_test, "uniphd": Workload.uniphd, "tiny": Workload.tiny}
+WORKLOADS = {"speed-test": Workload.speed_test, "uniphd": Workload.uniphd, "large": Workload.large, "tiny": Workload.tiny}
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,13 @@ def test_the_speed_test_workload_sets_levels_and_queries_of_the_models():
     assert (args.num_feature_levels, args.num_queries) == (3, 300)
 
 
+def test_the_real_use_is_a_photo_of_640_pixels_and_large_is_what_detection_papers_use():
+    assert work(batch=1)[1].sizes_text == "60x80,30x40,15x20,8x10"
+    large = work(workload="large", batch=1)[1]
+    assert (large.name, large.num_queries, large.sizes_text) == ("large", 20, "100x134,50x67,25x34,13x17")
+    assert work(image_size="480x640")[1].name == "uniphd" and work(image_size="800x1066", workload="large")[1].name == "large"
+
+
 def test_fewer_levels_take_the_first_maps_of_the_workload():
     args, workload = work(set=("num_feature_levels=3",))
     assert workload.feature_sizes == Workload.uniphd().feature_sizes[:3]
@@ -89,7 +96,7 @@ def test_every_field_can_be_set_by_its_own_default():
 
 
 WRONG = [
-    ({"workload": "huge"}, "workload is 'huge'; choose one of speed-test, uniphd, tiny."),
+    ({"workload": "huge"}, "workload is 'huge'; choose one of speed-test, uniphd, large, tiny."),
     ({"batch": 0}, "batch is 0; it must be a whole number of at least 1."),
     ({"batch": -2}, "batch is -2; it must be a whole number of at least 1."),
     ({"num_queries": 0}, "num_queries is 0; it must be a whole number of at least 1."),

@@ -61,6 +61,16 @@ def found(folder) -> list[tuple[str, str, str]]:
     return [(each.file, each.row, each.column) for each in verify(folder).differences]
 
 
+def test_a_workload_that_has_other_sizes_by_now_is_proved_with_the_sizes_it_was_measured_with(tmp_path):
+    old = [[100, 134], [50, 67], [25, 34], [13, 17]]  # what `uniphd` was before it was 480x640
+    run = Run(tuple(made_up(each.measure, each.architecture, each.measured, process=each.process,
+                            workload={**each.workload, "name": "uniphd", "batch": 2, "feature_sizes": old}) for each in made_up_run()))
+    folder = write(tmp_path, run)
+    assert verify(folder).proved and "Workload uniphd: batch 2, 20 queries, feature maps 100x134, 50x67, 25x34, 13x17." in (
+        folder / "report.md"
+    ).read_text()
+
+
 @pytest.mark.parametrize("reference", [None, "original", "efficient", 'a|"b", *c*', "theirs"])
 def test_a_report_is_proved_whatever_its_reference(tmp_path, reference):
     proof = verify(write(tmp_path, reference=reference))

@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from humar_bench.measures.components import component_of
 from humar_bench.measures.flop_formulas import HEADLINE, SYNCHRONISATION, VIEW, cost_of
 from humar_bench.measures.params import unique_tensors
-from humar_bench.measures.trace import Call, Observer, observe_forward, tensors_in
+from humar_bench.measures.trace import Call, Forward, Observer, observe_forward, tensors_in
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Step:
     anchored: bool
 
 
-class _Flow(Observer):
+class Flow(Observer):
     """Who computes what from what. Storages are told apart by address; a weak reference keeps each address from being used again."""
 
     def __init__(self) -> None:
@@ -118,14 +118,19 @@ class _Flow(Observer):
 
 def find_dead_weight(model: nn.Module, inputs: Iterable[Any]) -> DeadWeight:
     """Find what one forward of `model` carries for nothing. Raises MeasurementError when the forward raises."""
-    flows: list[_Flow] = []
+    flows: list[Flow] = []
 
-    def watch() -> _Flow:
-        flows.append(_Flow())
+    def watch() -> Flow:
+        flows.append(Flow())
         return flows[-1]
 
     forward = observe_forward(model, tuple(inputs), watch)
-    flow, twin = flows[-1], forward.model
+    return read_flow(flows[-1], model, forward)
+
+
+def read_flow(flow: Flow, model: nn.Module, forward: Forward) -> DeadWeight:
+    """What one forward of `model` carried for nothing, from the data flow that was seen in it."""
+    twin = forward.model
     kept = [*tensors_in(forward.outputs), *twin.parameters(), *twin.buffers(), *tensors_in(forward.inputs)]
     for tensor in tensors_in(forward.outputs):  # a parameter that is handed out as it is was not for nothing
         flow.spans.setdefault(flow.storage(tensor), []).append(_span(tensor))

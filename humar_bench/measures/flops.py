@@ -16,7 +16,7 @@ from torch import nn
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.components import component_of
 from humar_bench.measures.flop_formulas import COEFFICIENTS, HEADLINE, NO_KERNEL, SYNCHRONISATION, cost_of, register_formula
-from humar_bench.measures.trace import Call, Observer, observe_forward, tensors_in
+from humar_bench.measures.trace import Call, Forward, Observer, observe_forward, tensors_in
 
 __all__ = ["FlopCount", "OperatorFlops", "count_flops", "register_formula"]
 
@@ -70,7 +70,7 @@ class FlopCount:
         return plain
 
 
-class _Tally(Observer):
+class Tally(Observer):
     """Adds up calls: by module path, by operator, by what the program called."""
 
     def __init__(self, strict: bool) -> None:
@@ -117,14 +117,18 @@ def count_flops(model: nn.Module, inputs: Iterable[Any], *, strict: bool = False
     Raises MeasurementError when the forward raises, and with `strict` when an operator has no formula.
     """
     inputs = tuple(inputs)
-    tallies: list[_Tally] = []
+    tallies: list[Tally] = []
 
-    def watch() -> _Tally:
-        tallies.append(_Tally(strict))
+    def watch() -> Tally:
+        tallies.append(Tally(strict))
         return tallies[-1]
 
     forward = observe_forward(model, inputs, watch)
-    tally = tallies[-1]
+    return read_tally(tallies[-1], model, forward)
+
+
+def read_tally(tally: Tally, model: nn.Module, forward: Forward) -> FlopCount:
+    """The count of one forward of `model` from what a tally saw of it."""
     components: dict[str, dict[str, int]] = {}
     for path, (headline, second) in tally.by_path.items():
         row = components.setdefault(component_of(model, path), {"matmul_flops": 0, "second_tier_flops": 0})
@@ -135,7 +139,7 @@ def count_flops(model: nn.Module, inputs: Iterable[Any], *, strict: bool = False
         for name, (headline, second) in tally.by_operator.items()
     ]
     operators.sort(key=lambda row: (-row.matmul_flops, -row.second_tier_flops, row.operator))
-    first = next(tensors_in(inputs), None)
+    first = next(tensors_in(forward.inputs), None)
     return FlopCount(
         matmul_flops=sum(headline for headline, _ in tally.by_path.values()),
         second_tier_flops=sum(second for _, second in tally.by_path.values()),

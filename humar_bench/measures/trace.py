@@ -24,6 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from humar_bench.errors import HumarBenchError, MeasurementError
 from humar_bench.measures.flop_formulas import counted_whole
+from humar_bench.measures.meta import result_on_meta
 
 HOST_NUMBERS = 4096  # a host tensor up to this many elements keeps its values; a larger one goes to meta
 aten = torch.ops.aten
@@ -82,14 +83,6 @@ def replaced(value: Any, swap: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(replaced(part, swap) for part in value) if value else value
     return value
-
-
-def _sampled(maps: Tensor, grid: Tensor, *_: Any) -> Tensor:
-    return maps.new_empty((*maps.shape[:2], *grid.shape[1:-1]))
-
-
-# On meta, torch works these out in hundreds of operators; the shape of the result is all that is wanted. Inputs were checked before.
-_SHAPE_RULES = {aten.grid_sampler_2d.default: _sampled, aten.grid_sampler_3d.default: _sampled}
 
 
 class Observer:
@@ -334,7 +327,7 @@ class _OnMeta(_Watch):
             if args[0].numel() <= HOST_NUMBERS:
                 self.known[result] = args[0].to(dtype=result.dtype, copy=True)
             return result
-        result = _SHAPE_RULES[op](*args) if op in _SHAPE_RULES else op(*args, **kwargs)
+        result = result_on_meta(op, args, kwargs)
         self._carry(op, args, kwargs, tensors, result)
         return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +103,36 @@ class Memory:
         values = asdict(self)
         values["alive"] = [{**asdict(each), "shape": list(each.shape)} for each in self.alive]
         return values
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The peak of one forward without a run, None for a model that cannot run on fake tensors; `method` says how or why not."""
+
+    peak: MemoryPeak | None
+    method: str
+
+    def plain(self) -> dict[str, Any]:
+        """The prediction as plain values, the largest tensors first."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Prediction:
+        """What `plain` made."""
+        peak = values["peak"]
+        if peak is not None:
+            peak = MemoryPeak(**{**peak, "alive": tuple(LiveTensor(**{**each, "shape": tuple(each["shape"])}) for each in peak["alive"])})
+        return cls(peak, values["method"])
+
+
+def predict(build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], *, training: bool = False) -> Prediction:
+    """`predict_peak`, or why there is none. Raises HumarBenchError of `build` or `make_inputs`."""
+    try:
+        return Prediction(predict_peak(build, make_inputs, training=training), "live storages on fake tensors")
+    except HumarBenchError:
+        raise
+    except Exception as error:  # a model of somebody else may look at values, which fake tensors do not have
+        return Prediction(None, f"live storages of a real run (on fake tensors: {type(error).__name__})")
 
 
 def predict_peak(build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], *, training: bool = False) -> MemoryPeak:
@@ -213,20 +243,16 @@ def _device_peak(step: Callable[[], Any], model: nn.Module, device: Device) -> M
 
 def measure_memory(
     build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], device: Device, *, training: bool = False,
-    check: Callable[[Any], None] | None = None,
+    check: Callable[[Any], None] | None = None, prediction: Prediction | None = None,
 ) -> Memory:
-    """Predict the peak, then measure it on `device`. A fresh process each is what keeps the numbers independent of each other.
+    """Predict the peak, unless it was predicted before, then measure it on `device`. A fresh process each is what keeps the numbers
+    independent of each other.
 
     `check` is given the outputs of a real forward and may refuse them by raising.
     """
-    predicted, method = None, "live storages on fake tensors"
     start, resident_start_bytes = device.memory(), resident_bytes()
-    try:
-        predicted = predict_peak(build, make_inputs, training=training)
-    except HumarBenchError:
-        raise
-    except Exception as error:  # a model of somebody else may look at values, which fake tensors do not have
-        method = f"live storages of a real run (on fake tensors: {type(error).__name__})"
+    prediction = prediction or predict(build, make_inputs, training=training)
+    predicted = prediction.peak
     model, inputs = build(), make_inputs()
     predicted_bytes = predicted and predicted.peak_bytes
     real = measure_peak(model, inputs, device, training=training, predicted_bytes=predicted_bytes, check=check)
@@ -248,7 +274,7 @@ def measure_memory(
         allocator_bytes=real.allocator_bytes,
         difference_bytes=difference,
         workspace_bytes=real.workspace_bytes,
-        method=f"{method}; {proof}",
+        method=f"{prediction.method}; {proof}",
         peak_operator=peak.peak_operator,
         peak_component=peak.peak_component,
         by_component=peak.by_component,

@@ -1,7 +1,7 @@
 """Plan -> child processes -> records. Prints nothing; the parent sleeps while a child measures.
 
-Every measurement runs in a fresh process of its own, one after the other. A child that crashes, hangs, runs out of memory or is
-refused becomes a failed record with a sentence; the others go on.
+What is counted shares one process (`costs.py`); all that runs a model has a fresh one of its own, one after the other. A child that
+crashes, hangs, runs out of memory or is refused becomes a failed record with a sentence; the others go on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from humar_bench.judging.verdicts import judge
 from humar_bench.records.audit import audited
 from humar_bench.records.record import AGAIN, COMPONENT_TIME, MEASURES, Record, Run, measures_with, other_machine
 from humar_bench.running.children import Child, Outcome, run_children
+from humar_bench.running.costs import NOTHING, PEAK, Count, Point, count_all
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
 
 WARMUP_MAX_S = 10.0
@@ -33,7 +34,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One child process: a measure, the architectures in it, and for fps the number of the process."""
+    """What is measured together: a measure, its architectures, and for fps the number of the process."""
 
     measure: str
     architectures: tuple[Architecture, ...]
@@ -144,26 +145,63 @@ class _Bench:
         if COMPONENT_TIME in measures and self.run.backend != EAGER:
             raise UsageError(f"backend is {self.run.backend} and time by component was asked for; only eager calls a model's components.")
         check_installed(self.run.backend)
-        self._run_all([Job(name, (each,)) for name in MEASURES if name in measures and name not in TIMED for each in self.architectures])
+        counted = [name for name in ("params", "flops") if name in measures]
+        memory = [job for job in self._alone("memory") if not self._is_done(job)] if "memory" in measures else []
+        predicted = self._count(counted, memory)
         if "fps" in measures:
             self._run_speed()
+        for job in memory:
+            self._run_memory(job, predicted[job.architectures[0].name])
         if COMPONENT_TIME in measures:
             missing = tuple(each for each in self.architectures if not self._is_done(Job(COMPONENT_TIME, (each,))))
             self._run_together(Job(COMPONENT_TIME, missing))
         return self.done.plus(self.made).latest()
+
+    def _alone(self, measure: str) -> list[Job]:
+        return [Job(measure, (each,)) for each in self.architectures]
 
     @property
     def processes(self) -> int:
         """Processes a speed comparison may take; each has at least one run."""
         return self.run.most_processes
 
-    # Jobs with one architecture ------------------------------------------------------------------------------------------------
+    # Counts: all in one process ------------------------------------------------------------------------------------------------
 
-    def _run_all(self, jobs: list[Job]) -> None:
-        """One after the other, also what is not timed: whenever this process is killed, one measurement at most is lost."""
-        missing = [job for job in jobs if not self._is_done(job)]
-        for job, outcome in run_children((self._child(job) for job in missing), at_once=1):
-            self._keep(job, self._results(job, outcome), outcome)
+    def _count(self, measures: Sequence[str], memory: Sequence[Job]) -> dict[str, dict[str, Any]]:
+        """Records of `measures`, and per architecture what can be said of its memory without running it, for the jobs that will."""
+        predicted: dict[str, dict[str, Any]] = {}
+        counts = [
+            Count(Point(each, self.args, self.workload), measure) for each in self.architectures for measure in measures
+            if not self._is_done(Job(measure, (each,)))
+        ]
+        counts += [Count(Point(job.architectures[0], self.args, self.workload), PEAK) for job in memory]
+
+        def begin(count: Count) -> None:
+            if count.measure == PEAK:
+                self._tell(memory[0], "prediction", count.name, "running")
+            else:
+                self._begin(Job(count.measure, (count.point.architecture,)))
+
+        def keep(count: Count, result: dict[str, Any], environment: dict[str, Any]) -> None:
+            if count.measure == PEAK:
+                predicted[count.name] = result
+                self._tell(memory[0], "prediction", count.name, "told", result=result)
+            else:
+                result = self._audited(count.measure, count.name, result, environment)
+                self._keep(Job(count.measure, (count.point.architecture,)), {count.name: result}, environment)
+
+        count_all(counts, self.run, keep, begin=begin, counters=self.counters, limit_bytes=self.limit_bytes)
+        return predicted
+
+    # Memory: a process each ----------------------------------------------------------------------------------------------------
+
+    def _run_memory(self, job: Job, predicted: dict[str, Any]) -> None:
+        """Measure what was predicted; a model that failed then is not tried a second time."""
+        if predicted["status"] == "failed":
+            self._begin(job)
+            return self._keep(job, {job.architectures[0].name: predicted}, {})
+        [(_, outcome)] = run_children([self._child(job, predicted=predicted["measured"])], at_once=1)
+        self._keep(job, self._results(job, outcome), (outcome.reply or {}).get("environment", {}))
 
     def _is_done(self, job: Job) -> bool:
         """Whether all of a job's records exist: what was measured in one process belongs together."""
@@ -206,17 +244,17 @@ class _Bench:
             blamed = next((each for each in left if each.name == outcome.architecture), None)
             if outcome.reply is None and blamed is not None:
                 only = dataclasses.replace(job, architectures=(blamed,))
-                self._keep(only, self._results(only, outcome), outcome)
+                self._keep(only, self._results(only, outcome), {})
                 failed.append(blamed)
                 continue
             results = self._results(job, outcome)
-            self._keep(job, results, outcome)
+            self._keep(job, results, (outcome.reply or {}).get("environment", {}))
             return failed + [each for each in left if results[each.name]["status"] == "failed"]
         return failed
 
     # Requests and records ------------------------------------------------------------------------------------------------------
 
-    def _child(self, job: Job) -> tuple[Job, Child]:
+    def _child(self, job: Job, **more: Any) -> tuple[Job, Child]:
         request = {
             "measure": job.measure,
             "architectures": [dataclasses.asdict(each) for each in job.architectures],
@@ -224,18 +262,26 @@ class _Bench:
             "workload": dataclasses.asdict(self.workload),
             "run": dataclasses.asdict(self.run),
             "process": job.process,
-            "counters": list(self.counters) if job.measure == "flops" else [],
             "plan": timing_plan(self.run, job.process) if job.measure == "fps" else {},
             "limit_bytes": self.limit_bytes,
+            **more,
         }
-        about = {"measure": job.measure, "process": job.process, "of": self.processes if job.measure == "fps" else 1}
 
         def hear(event: dict[str, Any]) -> None:
-            self.progress({**about, "status": "running", **event})
+            self._tell(job, status="running", **event)
 
-        for architecture in job.architectures:
-            self.progress({**about, "stage": job.measure, "architecture": architecture.name, "status": "started"})
+        self._begin(job)
         return job, Child(request, timeout_s=self.run.timeout, hear=hear, names=tuple(each.name for each in job.architectures))
+
+    def _tell(self, job: Job, stage: str, architecture: str, status: str, **more: Any) -> None:
+        """One event of the progress."""
+        of = self.processes if job.measure == "fps" else 1
+        self.progress({"measure": job.measure, "process": job.process, "of": of, "stage": stage, "architecture": architecture,
+                       "status": status, **more})
+
+    def _begin(self, job: Job) -> None:
+        for architecture in job.architectures:
+            self._tell(job, job.measure, architecture.name, "started")
 
     def _results(self, job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
         """Per architecture what the child replied, held against itself, or why it could not."""
@@ -245,13 +291,14 @@ class _Bench:
         if "usage_error" in outcome.reply:
             raise UsageError(outcome.reply["usage_error"])
         environment = outcome.reply.get("environment", {})
-        lost = {"status": "failed", "kind": "error", "reason": "its process sent back no result for it.", "built": {}, "measured": None}
+        lost = {"status": "failed", "kind": "error", "reason": NOTHING, "built": {}, "measured": None}
         return {
-            each.name: audited(
-                each.name, job.measure, outcome.reply["results"].get(each.name, lost), dataclasses.asdict(self.workload), environment
-            )
+            each.name: self._audited(job.measure, each.name, outcome.reply["results"].get(each.name, lost), environment)
             for each in job.architectures
         }
+
+    def _audited(self, measure: str, name: str, result: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+        return audited(name, measure, result, dataclasses.asdict(self.workload), environment)
 
     def _record(self, job: Job, architecture: Architecture, result: dict[str, Any], environment: dict[str, Any]) -> Record:
         return Record(
@@ -260,8 +307,7 @@ class _Bench:
             run=dataclasses.asdict(self.run), environment=environment, command=self.command, **result,
         )
 
-    def _keep(self, job: Job, results: dict[str, dict[str, Any]], outcome: Outcome) -> None:
-        environment = (outcome.reply or {}).get("environment", {})
+    def _keep(self, job: Job, results: dict[str, dict[str, Any]], environment: dict[str, Any]) -> None:
         if job.measure == "fps" and environment and self.certificate is not None:
             environment = {**environment, "certificate": dict(self.certificate)}
         records = [self._record(job, each, results[each.name], environment) for each in job.architectures]
@@ -270,12 +316,7 @@ class _Bench:
             self.sink.write(*records)
         self.made.extend(records)
         for record in records:
-            self.progress({
-                "measure": job.measure, "process": job.process, "of": self.processes if job.measure == "fps" else 1,
-                "stage": job.measure, "architecture": record.architecture, "status": "done" if record.ok else "failed",
-                "reason": record.reason,
-            })
-
+            self._tell(job, job.measure, record.architecture, "done" if record.ok else "failed", reason=record.reason, record=record)
 
     def _refuse_other_machine(self, record: Record) -> None:
         """Before it is written: a run is of one machine and one set of versions, also where it is gone on with."""

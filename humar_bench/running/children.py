@@ -69,7 +69,7 @@ class Child:
         except OSError as error:
             self.kill()
             raise MeasurementError(f"no child process can be started: {error.strerror or error}.") from None
-        self.ends_s = time.monotonic() + self.timeout_s
+        self.renew()
 
     def listen(self) -> Outcome | None:
         """Pass on what the child said since the last time; the Outcome once it has ended or its time is over."""
@@ -99,6 +99,10 @@ class Child:
             self.architecture = event.get("architecture") or (self.names[0] if len(self.names) == 1 else "")
             self.hear(event)
         return ended
+
+    def renew(self) -> None:
+        """A piece of its work is done: it has `timeout_s` for the next."""
+        self.ends_s = time.monotonic() + self.timeout_s
 
     def kill(self) -> None:
         """Stop the child and everything it started, and clean up. Safe at any time and more than once."""

@@ -1,96 +1,156 @@
-"""The child process that counts exact costs: parameters, FLOPs and predicted peak memory of many models, none of them run.
+"""What a child that counts does: parameters, FLOPs and predicted peak memory of many models, none of them run.
 
-Request: items (each an architecture, arguments and a workload), run. Reply: environment, and per item and measure a result.
+Request: works (arguments and a workload each), items (each a measure, an architecture and the number of a work), run, counters. Each
+result is said on the pipe as soon as it is there; the reply says only that the child came to its end, which may be before the last item.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # the meta device's kernels in Python load it on first use; here it costs less
 from torch import nn
 
+from humar_bench.devices.device import CpuDevice
 from humar_bench.devices.environment import environment
 from humar_bench.devices.opening import open_device
-from humar_bench.errors import HumarBenchError
-from humar_bench.measures.flops import count_flops
-from humar_bench.measures.memory import MemoryPeak, predict_peak, track_peak
+from humar_bench.errors import HumarBenchError, MeasurementError
+from humar_bench.measures.conditions import conditions
+from humar_bench.measures.dead_weight import DeadWeight, find_dead_weight
+from humar_bench.measures.exact import Exact, count_exactly
+from humar_bench.measures.flop_check import check_counter
+from humar_bench.measures.memory import MemoryPeak, predict, track_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import plain
+from humar_bench.running.costs import PEAK
 from humar_bench.running.task import Task, failure, success
-from humar_bench.running.worker import serve
 from humar_bench.subjects.registry import Architecture
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Every item's costs; what one item cannot tell stands in its own results."""
-    results = []
-    for item in request["items"]:
+    """Count item by item; what one item cannot tell stands in its own result."""
+    facts, before, loaded = environment(CpuDevice()), conditions(), set(sys.modules)
+    point: _Point | None = None
+    for index, item in enumerate(request["items"]):
         task = Task.read({
-            "measure": "costs", "architectures": [item["architecture"]], "asked": item["asked"], "workload": item["workload"],
-            "run": request["run"], "events": request.get("events"),
+            **{name: request.get(name) for name in ("run", "counters", "events")}, "measure": item["measure"],
+            "architectures": [item["architecture"]], **request["works"][item["work"]],
         })
-        task.tell("count", task.architectures[0].name)
-        results.append(costs_of(task, task.architectures[0]))
-    return {"environment": environment(open_device("cpu")), "results": plain(results)}
+        if index and (conditions() != before or _meets_a_namesake(task.architectures[0], loaded)):
+            break  # another child goes on: what was loaded here would count with it
+        task.tell("count", task.architectures[0].name, item=index)
+        if point is None or point.item != (item["architecture"], item["work"]):
+            point = _Point(task, (item["architecture"], item["work"]))
+        result = plain(point.result(item["measure"]))
+        task.tell("counted", task.architectures[0].name, item=index, result=result, environment=facts)
+    return {"environment": facts}
 
 
-def costs_of(task: Task, architecture: Architecture) -> dict[str, Any]:
-    """Measure -> result of one architecture on one workload."""
-    made: list[tuple[nn.Module, str]] = []
+def _meets_a_namesake(architecture: Architecture, loaded: set[str]) -> bool:
+    """Whether a file's neighbours are called like modules that an earlier item brought in from elsewhere."""
+    where = architecture.spec.rpartition(":")[0]
+    if not architecture.foreign or not where.endswith(".py"):
+        return False
+    folder = Path(where).resolve().parent
+    brought = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name not in loaded}
+    return any(file and Path(file).parent not in (folder, folder / name) and ((folder / f"{name}.py").exists() or (folder / name).is_dir())
+               for name, file in brought.items() if "." not in name)
 
-    def model() -> tuple[nn.Module, str]:
-        if not made:
-            made.append(_shapes_only(task, architecture))
-        return made[0]
 
-    def params() -> dict[str, Any]:
-        return {**count_parameters(model()[0]).measured(), "never_read": None, "never_read_reason": "it was not looked for."}
+class _Point:
+    """One architecture on one piece of work: built and watched once for all that is counted of it."""
 
-    def flops() -> dict[str, Any]:
-        each, where = model()
+    def __init__(self, task: Task, item: tuple) -> None:
+        self.task, self.item, self.architecture = task, item, task.architectures[0]
+
+    def result(self, measure: str) -> dict[str, Any]:
+        """What the record of a measure holds, or its failure."""
+        make = {"params": self._params, "flops": self._flops, "memory": self._memory, PEAK: self._peak}[measure]
         try:
-            count = count_flops(each, task.inputs(where), strict=not architecture.foreign)
-        except HumarBenchError:
-            if where != "meta" or not architecture.foreign:
-                raise
-            count = count_flops(task.model(architecture, "cpu"), task.inputs("cpu"))  # it looks at values
-        return {**count.measured(), "discarded": [], "cross_checks": []}
-
-    results = {}
-    for name, measure in (("params", params), ("flops", flops), ("memory", lambda: _memory(task, architecture))):
-        try:
-            results[name] = success(model()[0], measure())
+            measured = make()
+            return success(self.model if measure != PEAK else None, measured)
         except Exception as error:
-            results[name] = failure(error, architecture.name)
-    return results
+            return failure(error, self.architecture.name)
 
+    @functools.cached_property
+    def _built(self) -> tuple[nn.Module, str]:
+        """The model on the meta device; a foreign one that cannot be built there, on the CPU."""
+        try:
+            return self.task.model(self.architecture, "meta"), "meta"
+        except HumarBenchError:
+            if not self.architecture.foreign:
+                raise
+            return self.task.model(self.architecture, "cpu"), "cpu"
 
-def _shapes_only(task: Task, architecture: Architecture) -> tuple[nn.Module, str]:
-    """The model on the meta device; a foreign one that cannot be built there, on the CPU."""
-    try:
-        return task.model(architecture, "meta"), "meta"
-    except HumarBenchError:
-        if not architecture.foreign:
-            raise
-        return task.model(architecture, "cpu"), "cpu"
+    @property
+    def model(self) -> nn.Module:
+        return self._built[0]
 
+    @functools.cached_property
+    def _watched(self) -> Exact:
+        model, where = self._built
+        return count_exactly(model, self.task.inputs(where), strict=not self.architecture.foreign)
 
-def _memory(task: Task, architecture: Architecture) -> dict[str, Any]:
-    """The predicted peak in the fields of a memory record; what only a real run could say is None."""
-    method = "live storages on fake tensors, not run"
-    try:
-        peak = predict_peak(lambda: task.model(architecture, "cpu"), lambda: task.inputs("cpu"))
-        predicted = peak.peak_bytes
-    except Exception as error:  # somebody else's model may look at values, which fake tensors do not have
-        if not architecture.foreign:
-            raise
-        method, predicted = f"live storages of a real run (on fake tensors: {type(error).__name__})", None
+    def _params(self) -> dict[str, Any]:
+        measured = count_parameters(self.model).measured()
+        try:
+            measured["never_read"] = self._dead_weight().measured()["never_read"]
+        except HumarBenchError as error:  # a model that cannot run still has parameters
+            measured["never_read"], measured["never_read_reason"] = None, str(error)
+        return measured
+
+    def _dead_weight(self) -> DeadWeight:
+        try:
+            return self._watched.dead_weight
+        except HumarBenchError:
+            if self.architecture.foreign:
+                raise
+            model, where = self._built  # an operator without a formula is read all the same
+            return find_dead_weight(model, self.task.inputs(where))
+
+    def _flops(self) -> dict[str, Any]:
+        _check_counter_once()
+        try:
+            found = self._watched
+        except HumarBenchError:
+            if self._built[1] != "meta" or not self.architecture.foreign:
+                raise
+            found = count_exactly(self.task.model(self.architecture, "cpu"), self.task.inputs("cpu"))  # it looks at values
+        if self.architecture.foreign:
+            self.task.check(self.architecture, found.outputs)
+        measured = {**found.flops.measured(), "discarded": found.dead_weight.measured()["discarded"], "cross_checks": []}
+        if self.task.counters:
+            from humar_bench.measures.counters import cross_check
+
+            real, inputs = self.task.model(self.architecture, "cpu"), self.task.inputs("cpu")  # other counters run the model
+            checks = [cross_check(real, inputs, counter, count=found.flops) for counter in self.task.counters]
+            measured["cross_checks"] = [each.measured() for each in checks]
+        return measured
+
+    def _peak(self) -> dict[str, Any]:
+        """On the device that will be measured: kernels may differ."""
+        where = open_device(self.task.run.device).name
+        return predict(lambda: self.task.model(self.architecture, where), lambda: self.task.inputs(where)).plain()
+
+    def _memory(self) -> dict[str, Any]:
+        """The predicted peak in the fields of a memory record; what only a real run could say is None."""
+        found = predict(lambda: self.task.model(self.architecture, "cpu"), lambda: self.task.inputs("cpu"))
+        if found.peak is not None:
+            return _memory_fields(found.peak, found.peak.peak_bytes, f"{found.method}, not run")
+        if not self.architecture.foreign:
+            raise MeasurementError(f"the peak of {self.architecture.name} cannot be predicted: {found.method}.")
         with torch.no_grad():
-            peak = track_peak(task.model(architecture, "cpu"), task.inputs("cpu"))
-    return _memory_fields(peak, predicted, method)
+            return _memory_fields(track_peak(self.task.model(self.architecture, "cpu"), self.task.inputs("cpu")), None, found.method)
+
+
+@functools.cache
+def _check_counter_once() -> None:
+    check_counter()
 
 
 def _memory_fields(peak: MemoryPeak, predicted_bytes: int | None, method: str) -> dict[str, Any]:
@@ -98,7 +158,3 @@ def _memory_fields(peak: MemoryPeak, predicted_bytes: int | None, method: str) -
     fields["alive"] = [{**dataclasses.asdict(each), "shape": list(each.shape)} for each in peak.alive]
     unknown = dict.fromkeys(("allocator_bytes", "difference_bytes", "workspace_bytes", "resident_bytes", "cuda"))
     return {**fields, **unknown, "predicted_bytes": predicted_bytes, "method": method}
-
-
-if __name__ == "__main__":
-    sys.exit(serve(answer))

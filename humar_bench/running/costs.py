@@ -1,13 +1,12 @@
-"""Exact costs of many models in one child process, as the records the bench would write. Nothing is run, so nothing has to be alone.
+"""Exact costs of any number of models in one child process, so that torch is loaded once. Nothing is run, so nothing has to be alone.
 
-The records of a point (an architecture, arguments, a workload) are params, flops and memory; of memory only the prediction.
+A model that crashes or hangs the child costs only its own count: another child goes on with those that are left.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,10 @@ from humar_bench.records.record import Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.registry import Architecture
 
-EXACT = ("params", "flops", "memory")
-COMMAND = (sys.executable, "-m", "humar_bench.running.cost_worker")
+EXACT = ("params", "flops", "memory")  # of memory only the prediction
+PEAK = "peak"  # the prediction by itself, for the child that measures memory
+NOTHING = "its process sent back no result for it."
 Progress = Callable[[float, str], None]  # share of the work from 0 to 1, what is being done
-Children = Callable[[list[tuple[Any, Child]]], Iterable[tuple[Any, Outcome]]]
 
 
 @dataclass(frozen=True)
@@ -43,57 +42,102 @@ class Point:
         return self.record(measure, run, {"measured": {}}, {}).key
 
 
+@dataclass(frozen=True)
+class Count:
+    """One thing to count: a measure of `EXACT`, or `PEAK`."""
+
+    point: Point
+    measure: str
+
+    @property
+    def name(self) -> str:
+        return self.point.architecture.name
+
+
+Keep = Callable[[Count, dict[str, Any], dict[str, Any]], None]  # a count, its result, the environment of its child
+
+
+def count_all(
+    counts: Sequence[Count], run: RunArgs, keep: Keep, *, begin: Callable[[Count], None] = lambda count: None,
+    counters: Sequence[str] = (), limit_bytes: int | None = None,
+) -> None:
+    """Count all of it in as few children as it takes; each result goes to `keep` as soon as it is there.
+
+    What runs somebody else's code comes last, in the order given. A count may take `run.timeout` seconds. Raises UsageError when nothing
+    can be counted.
+    """
+    left = sorted(counts, key=lambda each: each.point.architecture.foreign)
+    while left:
+        child = _Counting(left, run, keep, begin, {"counters": list(counters), "limit_bytes": limit_bytes})
+        outcome = child.listen_to_the_end()
+        left = left[child.done :]
+        if outcome.reply is not None and "usage_error" in outcome.reply:
+            raise UsageError(outcome.reply["usage_error"])
+        lost = []
+        if outcome.reply is None:
+            lost = left[:1] if child.begun > child.done else left  # nobody to blame: it would not go better a second time
+        elif not child.done:
+            outcome, lost = Outcome(None, "error", NOTHING), left
+        for each in lost:
+            keep(each, {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}, {})
+        left = left[len(lost) :]
+
+
+class _Counting:
+    """One child that counts, and how far it came: `begun` and `done` of its counts, in order."""
+
+    def __init__(
+        self, counts: Sequence[Count], run: RunArgs, keep: Keep, begin: Callable[[Count], None], more: Mapping[str, Any]
+    ) -> None:
+        self.counts, self.keep, self.begin, self.begun, self.done = counts, keep, begin, 0, 0
+        works = list(dict.fromkeys((each.point.args, each.point.workload) for each in counts))
+        items = [
+            {"measure": each.measure, "architecture": dataclasses.asdict(each.point.architecture),
+             "work": works.index((each.point.args, each.point.workload))} for each in counts
+        ]
+        request = {
+            "measure": "count", "items": items, "run": dataclasses.asdict(run), **more,
+            "works": [{"asked": dataclasses.asdict(args), "workload": dataclasses.asdict(work)} for args, work in works],
+        }
+        names = tuple(dict.fromkeys(each.name for each in counts))
+        self.child = Child(request, timeout_s=run.timeout, hear=self.hear, names=names)
+
+    def listen_to_the_end(self) -> Outcome:
+        [(_, outcome)] = run_children([(None, self.child)], at_once=1)
+        return outcome
+
+    def hear(self, event: dict[str, Any]) -> None:
+        count = self.counts[event["item"]]
+        self.child.renew()
+        if event["stage"] == "count":
+            self.begun += 1
+            self.begin(count)
+        else:
+            self.done += 1
+            self.keep(count, event["result"], event["environment"])
+
+
 def exact_records(
     points: Sequence[Point], run: RunArgs, *, done: Run | None = None, keep: Callable[..., None] = lambda *records: None,
-    progress: Progress = lambda share, text: None, command: str = "", children: Children | None = None,
+    progress: Progress = lambda share, text: None, command: str = "",
 ) -> list[Record]:
     """The exact records of every point, in order; those that `done` holds with status ok are not made again, new ones go to `keep`.
 
-    The built-in architectures share one child, so that torch is loaded once; each foreign one has its own, so that it takes nobody down.
-    Raises UsageError when a builder cannot be loaded.
+    Raises UsageError when nothing can be counted.
     """
     have = {record.key: record for record in done or () if record.ok}
-    missing = [each for each in points if any(each.key(measure, run) not in have for measure in EXACT)]
-    groups: dict[str, list[Point]] = {}
-    for each in missing:
-        groups.setdefault(each.architecture.spec if each.architecture.foreign else "", []).append(each)
-    counted = 0
+    missing = [Count(each, measure) for each in points for measure in EXACT if each.key(measure, run) not in have]
+    begun = 0
 
-    def child_of(group: list[Point]) -> Child:
-        def hear(event: dict[str, Any]) -> None:
-            nonlocal counted
-            progress(counted / len(missing), f"counting {event.get('architecture', '')}")
-            counted += 1
+    def begin(count: Count) -> None:
+        nonlocal begun
+        progress(begun / len(missing), f"counting {count.name}")
+        begun += 1
 
-        request = {"items": [_item(each) for each in group], "run": dataclasses.asdict(run)}
-        names = tuple(dict.fromkeys(each.architecture.name for each in group))
-        return Child(request, timeout_s=run.timeout, hear=hear, names=names, command=COMMAND)
+    def made(count: Count, result: dict[str, Any], environment: dict[str, Any]) -> None:
+        record = count.point.record(count.measure, run, result, environment, command)
+        keep(record)
+        have[record.key] = record
 
-    waiting = [(group, child_of(group)) for group in groups.values()]
-    for group, outcome in (children or _one_at_a_time)(waiting) if waiting else ():
-        if outcome.reply is not None and "usage_error" in outcome.reply:
-            raise UsageError(outcome.reply["usage_error"])
-        for point, results in zip(group, _results(group, outcome), strict=True):
-            environment = (outcome.reply or {}).get("environment", {})
-            made = [point.record(measure, run, results[measure], environment, command) for measure in EXACT]
-            keep(*made)
-            have |= {record.key: record for record in made}
+    count_all(missing, run, made, begin=begin)
     return [have[each.key(measure, run)] for each in points for measure in EXACT]
-
-
-def _item(point: Point) -> dict[str, Any]:
-    return {
-        "architecture": dataclasses.asdict(point.architecture), "asked": dataclasses.asdict(point.args),
-        "workload": dataclasses.asdict(point.workload),
-    }
-
-
-def _results(group: Sequence[Point], outcome: Outcome) -> Sequence[dict[str, Any]]:
-    if outcome.reply is not None:
-        return outcome.reply["results"]
-    lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
-    return [dict.fromkeys(EXACT, lost) for _ in group]
-
-
-def _one_at_a_time(children: list[tuple[Any, Child]]) -> Iterator[tuple[Any, Outcome]]:
-    return run_children(children, at_once=1)

@@ -29,6 +29,7 @@ class Task:
     process: int = 0
     plan: dict[str, Any] = field(default_factory=dict)
     counters: list[str] = field(default_factory=list)
+    predicted: dict[str, Any] | None = None
     events: int | None = None
 
     @classmethod
@@ -44,6 +45,7 @@ class Task:
             process=request.get("process", 0),
             plan=request.get("plan", {}),
             counters=request.get("counters", []),
+            predicted=request.get("predicted"),
             events=request.get("events"),
         )
 
@@ -53,7 +55,8 @@ class Task:
             return
         line = json.dumps({"stage": stage, "architecture": architecture, **more}).encode() + b"\n"
         with contextlib.suppress(OSError):
-            os.write(self.events, line)
+            while line:
+                line = line[os.write(self.events, line) :]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,20 +2,23 @@
 
 Reads one JSON request on standard input, writes one JSON reply to the file the request names, and says on the pipe it names what it
 is doing, so that the parent knows whom to blame when this process dies. Request: measure, architectures, asked, workload, run,
-process, of, plan, counters, limit_bytes, reply, events. Reply: environment, and per architecture status, kind, reason, built, measured.
+process, plan, predicted, limit_bytes, reply, events. Reply: environment, and per architecture status, kind, reason, built, measured.
+A request to count is another: `cost_worker.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from humar_bench.args import RunArgs
 from humar_bench.backends import why_not
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.records.record import COMPONENT_TIME, plain
@@ -28,68 +31,6 @@ if TYPE_CHECKING:
     from humar_bench.devices.device import Device
 
 
-def measure_params(task: Task, architecture: Architecture, device: Device) -> dict[str, Any]:
-    from humar_bench.measures.dead_weight import find_dead_weight
-    from humar_bench.measures.params import count_parameters
-
-    model, where = _shapes_only(task, architecture)
-    measured = count_parameters(model).measured()
-    try:
-        measured["never_read"] = find_dead_weight(model, task.inputs(where)).measured()["never_read"]
-    except HumarBenchError as error:  # a model that cannot run still has parameters
-        measured["never_read"], measured["never_read_reason"] = None, str(error)
-    return success(model, measured)
-
-
-def measure_flops(task: Task, architecture: Architecture, device: Device) -> dict[str, Any]:
-    from humar_bench.measures.dead_weight import find_dead_weight
-    from humar_bench.measures.flop_check import check_counter
-    from humar_bench.measures.flops import count_flops
-
-    check_counter()
-    model, where = _shapes_only(task, architecture)
-    inputs = task.inputs(where)
-    try:
-        count = count_flops(model, inputs, strict=not architecture.foreign)
-    except HumarBenchError:
-        if where != "meta" or not architecture.foreign:
-            raise
-        model, where = task.model(architecture, "cpu"), "cpu"  # it looks at values, which the meta device does not have
-        inputs = task.inputs(where)
-        count = count_flops(model, inputs)
-    if architecture.foreign:
-        _check_without_running(task, architecture, model, inputs)
-    measured = count.measured()
-    measured["discarded"] = find_dead_weight(model, inputs).measured()["discarded"]
-    measured["cross_checks"] = []
-    if task.counters:
-        from humar_bench.measures.counters import cross_check
-
-        real, inputs = task.model(architecture, "cpu"), task.inputs("cpu")  # other counters run the model
-        measured["cross_checks"] = [cross_check(real, inputs, counter, count=count).measured() for counter in task.counters]
-    return success(model, measured)
-
-
-def _shapes_only(task: Task, architecture: Architecture) -> tuple[torch.nn.Module, str]:
-    """The model on the meta device; a foreign one that cannot be built there, on the CPU."""
-    try:
-        return task.model(architecture, "meta"), "meta"
-    except HumarBenchError:
-        if not architecture.foreign:
-            raise
-        return task.model(architecture, "cpu"), "cpu"
-
-
-def _check_without_running(task: Task, architecture: Architecture, model: Any, inputs: Any) -> None:
-    from humar_bench.measures.trace import Observer, observe_forward
-
-    class Nobody(Observer):
-        def add(self, call: Any) -> None:
-            pass
-
-    task.check(architecture, observe_forward(model, inputs, Nobody).outputs)
-
-
 def measure_memory(task: Task, architecture: Architecture, device: Device) -> dict[str, Any]:
     from humar_bench.measures import memory
 
@@ -100,7 +41,8 @@ def measure_memory(task: Task, architecture: Architecture, device: Device) -> di
         return models[0]
 
     found = memory.measure_memory(
-        make, lambda: task.inputs(device.name), device, check=lambda outputs: task.check(architecture, outputs)
+        make, lambda: task.inputs(device.name), device, check=lambda outputs: task.check(architecture, outputs),
+        prediction=None if task.predicted is None else memory.Prediction.read(task.predicted),
     )
     return success(models[0], found.measured())
 
@@ -125,26 +67,32 @@ def measure_component_time(task: Task, architecture: Architecture, device: Devic
     return success(model, {**found.measured(), "batch": task.workload.batch, "threads": torch.get_num_threads()})
 
 
-MEASURES = {"params": measure_params, "flops": measure_flops, "memory": measure_memory, COMPONENT_TIME: measure_component_time}
+MEASURES = {"memory": measure_memory, COMPONENT_TIME: measure_component_time}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Do what a request asks."""
-    import torch
+    with _quick_imports():
+        import torch
 
-    from humar_bench.devices.environment import environment
-    from humar_bench.devices.opening import open_device
+        from humar_bench.devices.environment import environment
+        from humar_bench.devices.opening import open_device
 
-    task = Task.read(request)
-    if task.run.threads:
-        torch.set_num_threads(task.run.threads)
+        if request["measure"] == "count":
+            from humar_bench.running import cost_worker
+
+    run = RunArgs(**request["run"])
+    if run.threads:
+        torch.set_num_threads(run.threads)
     try:
-        device = open_device("cpu" if task.measure in ("params", "flops") else task.run.device)
+        device = open_device(run.device)
     except UsageError as error:
         return {"usage_error": str(error)}
-    conditions = environment(device)
-    if why := why_not(task.run.backend, task.run.dtype, device.kind):
+    if why := why_not(run.backend, run.dtype, device.kind):
         return {"usage_error": why}
+    if request["measure"] == "count":
+        return cost_worker.answer(request)
+    task, conditions = Task.read(request), environment(device)
     if task.measure == "fps":
         from humar_bench.running.speed_worker import measure_fps
 
@@ -161,6 +109,16 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             except Exception as error:
                 results[architecture.name] = failure(error, architecture.name)
     return {"environment": conditions, "results": plain(results)}
+
+
+@contextlib.contextmanager
+def _quick_imports() -> Iterator[None]:
+    """Loading torch makes some hundred thousand objects that stay; looking for garbage among them would take a fifth of its time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _die_with_parent() -> None:

@@ -16,8 +16,9 @@ import humar_bench.running.bench as module
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.records.record import MEASURES, RECORDS_NAME, Record, RecordWriter, Run, load
+from humar_bench.running import costs
 from humar_bench.running.bench import benchmark, timing_plan
-from humar_bench.running.children import Child
+from humar_bench.running.children import Child, Outcome
 
 DATA = Path(__file__).parents[1] / "data"
 FAKE = (sys.executable, str(DATA / "fake_worker.py"))
@@ -36,7 +37,8 @@ def children(monkeypatch) -> list[dict]:
         requests.append(request)
         return Child(request, **more, command=FAKE)
 
-    monkeypatch.setattr(module, "Child", fake)
+    for each in (module, costs):
+        monkeypatch.setattr(each, "Child", fake)
     return requests
 
 
@@ -50,20 +52,27 @@ def rows(run: Run) -> list[tuple]:
 
 
 def ran(requests) -> list[tuple]:
-    return [(each["measure"], each["process"], *(one["name"] for one in each["architectures"])) for each in requests]
+    """What each child was asked: a measure, a process and its architectures; of one that counts, its items."""
+    return [
+        ("count", *((item["measure"], item["architecture"]["name"]) for item in each["items"])) if each["measure"] == "count"
+        else (each["measure"], each["process"], *(one["name"] for one in each["architectures"]))
+        for each in requests
+    ]
 
 
-def test_each_measurement_is_a_child_and_a_record(children):
+def test_counts_share_a_child_and_every_other_measurement_has_its_own_and_each_is_a_record(children):
     run = bench(["build", "wider"], command="humar-bench report")
     assert sorted(rows(run)) == sorted(
         [(measure, name, 0, "ok") for measure in ("params", "flops", "memory", "component_time") for name in ("build", "wider")]
         + [("fps", name, process, "ok") for name in ("build", "wider") for process in (0, 1)]
     )
-    assert sorted(ran(children)[:4]) == [("flops", 0, "build"), ("flops", 0, "wider"), ("params", 0, "build"), ("params", 0, "wider")]
-    assert ran(children)[4:] == [
-        ("memory", 0, "build"), ("memory", 0, "wider"), ("fps", 0, "build", "wider"), ("fps", 1, "build", "wider"),
+    assert ran(children) == [
+        ("count", ("params", "build"), ("flops", "build"), ("params", "wider"), ("flops", "wider"), ("peak", "build"), ("peak", "wider")),
+        ("fps", 0, "build", "wider"), ("fps", 1, "build", "wider"), ("memory", 0, "build"), ("memory", 0, "wider"),
         ("component_time", 0, "build", "wider"),
     ]
+    predicted = {each.architecture: each.measured["predicted"] for each in run.select(measure="memory")}
+    assert predicted == {name: {"peak": None, "method": f"made up for {name}"} for name in ("build", "wider")}
     record = run[0]
     assert record.foreign and record.spec.endswith(f"foreign_models.py:{record.architecture}") and record.command == "humar-bench report"
     assert record.asked == dataclasses.asdict(ModelArgs()) and record.built == {"does": record.architecture}
@@ -71,7 +80,7 @@ def test_each_measurement_is_a_child_and_a_record(children):
 
 
 def test_no_measurement_begins_before_the_one_before_it_is_on_disk(monkeypatch, tmp_path):
-    """So a kill at any moment loses one measurement at most."""
+    """So a kill at any moment loses what one child was about at most."""
     path, kept = tmp_path / RECORDS_NAME, []
 
     class Watched(Child):
@@ -79,10 +88,12 @@ def test_no_measurement_begins_before_the_one_before_it_is_on_disk(monkeypatch, 
             kept.append(len(load(path)))
             super().start()
 
-    monkeypatch.setattr(module, "Child", lambda request, **more: Watched(request, **more, command=FAKE))
+    for each in (module, costs):
+        monkeypatch.setattr(each, "Child", lambda request, **more: Watched(request, **more, command=FAKE))
     with RecordWriter(path) as sink:
         bench(["build", "wider"], sink=sink)
-    assert kept == [0, 1, 2, 3, 4, 5, 6, 8, 10]  # six of one architecture each, then two processes that time both, and their components
+    # four counts in one child, two processes that time both, the memory of each, the components of both in one
+    assert kept == [0, 4, 6, 8, 9, 10]
 
 
 def test_speed_records_and_no_others_carry_the_certificate_they_were_measured_under(children):
@@ -142,6 +153,42 @@ def test_what_fails_is_a_row_and_the_others_are_kept(children):
     assert "SIGSEGV" in run.select(architecture="crashes")[0].reason
 
 
+def test_a_count_that_takes_its_child_down_fails_alone_and_another_child_goes_on_with_those_that_are_left(children):
+    run = bench(["build", "crashes", "wider", "leaves"], ["params", "flops"])
+    assert rows(run) == [
+        (measure, name, 0, "ok" if name in ("build", "wider") else "failed")
+        for name in ("build", "crashes", "wider", "leaves") for measure in ("params", "flops")
+    ]
+    counts = [(measure, name) for name in ("build", "crashes", "wider", "leaves") for measure in ("params", "flops")]
+    assert ran(children) == [("count", *counts[at:]) for at in (0, 3, 4, 7)]
+
+
+def test_a_count_that_hangs_is_stopped_and_does_not_use_up_the_time_of_the_others(children):
+    run = bench(["build", "hangs", "wider"], ["params"], run=RunArgs(device="cpu", timeout=2.0))
+    assert rows(run) == [("params", "build", 0, "ok"), ("params", "hangs", 0, "failed"), ("params", "wider", 0, "ok")]
+    assert run[1].kind == "timeout" and run[1].reason == "hangs took longer than 2 s and was stopped." and len(children) == 2
+
+
+def test_a_model_whose_prediction_fails_is_a_failed_memory_record_and_is_not_run(children):
+    run = bench(["leaves", "build"], ["memory"])
+    assert rows(run) == [("memory", "leaves", 0, "failed"), ("memory", "build", 0, "ok")] and "exit code 1" in run[0].reason
+    assert ran(children) == [("count", ("peak", "leaves"), ("peak", "build")), ("count", ("peak", "build")), ("memory", 0, "build")]
+
+
+def test_what_is_part_of_the_bench_is_counted_before_somebody_elses_code_is_loaded(children):
+    benchmark([*foreign("build"), "original"], ModelArgs(), Workload.tiny(), ["params"], RunArgs(device="cpu"))
+    assert ran(children) == [("count", ("params", "original"), ("params", "build"))]
+
+
+@pytest.mark.parametrize("reply", [None, {"environment": {}}])
+def test_a_counting_child_that_says_nothing_at_all_fails_for_all_and_is_not_tried_again(monkeypatch, reply):
+    """It died before the first count, or ended well without one."""
+    outcome, started = Outcome(reply, "crash" if reply is None else "", "it crashed." if reply is None else ""), []
+    monkeypatch.setattr(costs, "run_children", lambda children, at_once: started.append(children) or [(None, outcome)])
+    run = bench(["build", "wider"], ["params"])
+    assert [each.reason for each in run] == ["it crashed." if reply is None else costs.NOTHING] * 2 and len(started) == 1
+
+
 def test_in_a_speed_process_the_one_that_takes_it_down_is_left_out_and_the_others_run_again(children):
     run = bench(["build", "crashes", "raises", "wider"], ["fps"])
     assert rows(run) == [
@@ -173,8 +220,8 @@ def test_the_sink_gets_each_record_before_the_next_child_starts(children, tmp_pa
             seen.append(len(load(tmp_path / RECORDS_NAME)))
 
     with RecordWriter(tmp_path / RECORDS_NAME) as sink:
-        run = bench(["build", "crashes", "wider"], ["memory"], sink=sink, progress=look)
-    assert seen == [0, 1, 2]
+        run = bench(["build", "crashes", "leaves", "wider"], ["memory"], sink=sink, progress=look)
+    assert seen == [0, 1, 2, 3]
     assert load(tmp_path).records == run.records
 
 
@@ -193,7 +240,9 @@ def test_a_resumed_run_makes_only_what_is_missing(children):
     assert bench(["build", "wider"], done=whole) == whole and not children
     part = Run([each for each in whole if each.measure != "memory" and (each.measure, each.process) != ("fps", 1)])
     again = bench(["build", "wider"], done=part)
-    assert ran(children) == [("memory", 0, "build"), ("memory", 0, "wider"), ("fps", 1, "build", "wider")]
+    assert ran(children) == [
+        ("count", ("peak", "build"), ("peak", "wider")), ("fps", 1, "build", "wider"), ("memory", 0, "build"), ("memory", 0, "wider"),
+    ]
     assert sorted(rows(again)) == sorted(rows(whole))
 
 
@@ -269,7 +318,7 @@ def test_a_sink_that_fails_ends_the_run_with_its_own_sentence(children):
 
 def test_an_interrupt_keeps_what_was_written_and_leaves_no_child(children, tmp_path):
     def interrupt(event):
-        if event["architecture"] == "hangs" and event["status"] == "running":
+        if event["architecture"] == "hangs" and event["status"] == "running" and event["stage"] != "prediction":
             raise KeyboardInterrupt
 
     with RecordWriter(tmp_path / RECORDS_NAME) as sink, pytest.raises(KeyboardInterrupt):
@@ -279,11 +328,12 @@ def test_an_interrupt_keeps_what_was_written_and_leaves_no_child(children, tmp_p
     assert "fake_worker" not in alive
 
 
-def test_a_killed_parent_loses_at_most_one_measurement_and_a_resumed_run_doubles_none(children, tmp_path):
+def test_a_killed_parent_loses_what_one_child_was_about_at_most_and_a_resumed_run_doubles_none(children, tmp_path):
     script = (
-        "import sys, humar_bench.running.bench as m; from humar_bench.running.children import Child; from humar_bench.args import *\n"
+        "import sys, humar_bench.running.bench as m; from humar_bench.running import costs\n"
+        "from humar_bench.running.children import Child; from humar_bench.args import *\n"
         "from humar_bench.records.record import RecordWriter, load\n"
-        f"m.Child = lambda request, **more: Child(request, **more, command={FAKE!r})\n"
+        f"m.Child = costs.Child = lambda request, **more: Child(request, **more, command={FAKE!r})\n"
         f"m.benchmark({foreign('build', 'wider')!r}, ModelArgs(), Workload.tiny(), run=RunArgs(device='cpu', processes=3, control=False),"
         f" sink=RecordWriter({str(tmp_path)!r}))\n"
     )
@@ -302,4 +352,5 @@ def test_a_killed_parent_loses_at_most_one_measurement_and_a_resumed_run_doubles
             run = bench(["build", "wider"], run=RunArgs(device="cpu", processes=3, control=False), sink=sink, done=kept)
         assert len(kept) >= wanted and len(run) == 12 == len(set(rows(run))) and not run.failed
         assert load(tmp_path) == Run(run.records)
-        assert sum(len(each["architectures"]) for each in children) == 12 - len(kept)
+        asked = [row for each in ran(children) for row in (each[1:] if each[0] == "count" else each[2:])]
+        assert len([row for row in asked if row[0] != "peak"]) == 12 - len(kept)

@@ -14,7 +14,7 @@ import pytest
 from humar_bench import cli
 from humar_bench.records.record import RECORDS_NAME, Run, load
 from humar_bench.report import report_texts, write_report
-from humar_bench.running import bench
+from humar_bench.running import bench, costs
 from humar_bench.running.children import Child
 from humar_bench.saved.verify import verify
 from humar_bench.studies.calibrate.calibrate import Settings, cite, make_certificate
@@ -41,13 +41,13 @@ sys.modules["humar_bench.devices.opening"] = SimpleNamespace(open_device=lambda 
 from humar_bench import cli, report
 from humar_bench.saved import regression
 from humar_bench.saved import verify
-from humar_bench.running import bench
+from humar_bench.running import bench, costs
 from humar_bench.report import comparison
 from humar_bench.judging import speeds
 from humar_bench.running.children import Child
 
 fake, work, kills, most, place = json.loads(sys.argv[1])
-bench.Child = lambda request, **more: Child(request, **more, command=tuple(fake))
+bench.Child = costs.Child = lambda request, **more: Child(request, **more, command=tuple(fake))
 place, chance = Path(place), random.Random(20260102)
 
 def start(folder, log):
@@ -118,7 +118,8 @@ def values(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def children(values, monkeypatch):
     """The same children for commands that run in this process."""
-    monkeypatch.setattr(bench, "Child", lambda request, **more: Child(request, **more, command=FAKE))
+    for module in (bench, costs):
+        monkeypatch.setattr(module, "Child", lambda request, **more: Child(request, **more, command=FAKE))
 
 
 def rows(run: Run) -> list[tuple]:
@@ -126,9 +127,8 @@ def rows(run: Run) -> list[tuple]:
 
 
 def jobs(log: Path) -> list[list[tuple]]:
-    """The rows of each job that was begun."""
-    begun = [json.loads(line) for line in log.read_text().splitlines()]
-    return [[(measure, name, process) for name in names] for measure, process, names in begun]
+    """The rows of each child that was begun; one that only predicts what another measures is none."""
+    return [[tuple(row) for row in json.loads(line)] for line in log.read_text().splitlines()]
 
 
 def in_plan_order(run: Run, like: Run) -> Run:
@@ -201,11 +201,11 @@ from types import SimpleNamespace
 
 sys.modules["humar_bench.devices.opening"] = SimpleNamespace(open_device=lambda name: SimpleNamespace(kind="cpu"))
 from humar_bench import cli
-from humar_bench.running import bench
+from humar_bench.running import bench, costs
 from humar_bench.running.children import Child
 
 fake, limit_bytes, argv = json.loads(sys.argv[1])
-bench.Child = lambda request, **more: Child(request, **more, command=tuple(fake))
+bench.Child = costs.Child = lambda request, **more: Child(request, **more, command=tuple(fake))
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 sys.exit(cli.main(argv))
 """
@@ -238,7 +238,7 @@ def test_a_torn_last_line_is_measured_again_and_the_report_is_whole(children, tm
     (tmp_path / "jobs.log").unlink()
     assert not verify(folder).proved
     assert cli.main(["report", *WORK, "-q", "--resume", str(folder)]) == 0
-    assert [job[0][0] for job in jobs(tmp_path / "jobs.log")] == ["fps"] and verify(folder).proved
+    assert [job[0][0] for job in jobs(tmp_path / "jobs.log")] == ["memory"] and verify(folder).proved
     assert rows(load(folder).latest()) == rows(whole)
 
 

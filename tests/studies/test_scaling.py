@@ -14,6 +14,8 @@ from humar_bench.errors import UsageError
 from humar_bench.judging.growth import CLAIMED, THEORY, claim_holds, fit_power_law
 from humar_bench.records.record import Run
 from humar_bench.report.study import study_csv, study_json, study_markdown
+from humar_bench.running import costs
+from humar_bench.running.children import Outcome
 from humar_bench.running.costs import EXACT, Point, exact_records
 from humar_bench.running.plan import Plan
 from humar_bench.studies.scaling import scaling
@@ -235,7 +237,7 @@ def test_a_resumed_study_times_only_what_is_missing():
 # Exact counts, in a real child
 
 
-def test_exact_costs_of_a_real_child_are_those_of_closed_arithmetic(tiny_args):
+def test_exact_costs_of_a_real_child_are_those_of_closed_arithmetic(tiny_args, monkeypatch):
     args = dataclasses.replace(tiny_args, num_feature_levels=2)
     works = [work_at(AXES["tokens"], tokens, args, Workload("x", 2, 5, ((6, 6), (3, 3)))) for tokens in (60, 240)]
     asked = [Point(each, *work) for work in works for each in BOTH]
@@ -247,15 +249,14 @@ def test_exact_costs_of_a_real_child_are_those_of_closed_arithmetic(tiny_args):
         expected = form(dataclasses.asdict(args), 2, 5, list(point.workload.feature_sizes))
         assert flops.ok and flops.measured["matmul_flops"] == sum(expected.values())
         assert memory.ok and memory.measured["peak_bytes"] == memory.measured["predicted_bytes"] > 0
-    again = exact_records(asked, RunArgs(), done=Run(tuple(records)), children=lambda children: pytest.fail("nothing is missing"))
-    assert again == records
+    monkeypatch.setattr(costs, "Child", lambda *given, **more: pytest.fail("nothing is missing"))
+    assert exact_records(asked, RunArgs(), done=Run(tuple(records))) == records
 
 
-def test_a_child_that_dies_is_a_failed_record_for_each_of_its_points():
-    from humar_bench.running.children import Outcome
-
+def test_a_child_that_dies_is_a_failed_record_for_each_of_its_points(monkeypatch):
     crashed = Outcome(None, "crash", "it crashed.")
-    records = exact_records(points((10,)), RunArgs(), children=lambda children: [(group, crashed) for group, _ in children])
+    monkeypatch.setattr(costs, "run_children", lambda children, at_once: [(None, crashed)])
+    records = exact_records(points((10,)), RunArgs())
     assert [(each.status, each.kind) for each in records] == [("failed", "crash")] * 6
 
 

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from humar_bench.args import RunArgs
 
-JOB_S = 8.0  # about what starting a child and a measurement without a budget take; only the bar's length depends on it
+JOB_S, COUNT_S = 8.0, 1.0  # about what a measurement in a child of its own takes, and a count; only the bar's length depends on it
 
 
 class Tracker:
@@ -16,7 +16,7 @@ class Tracker:
 
     def __init__(self, measures: Sequence[str], architectures: int, run: RunArgs) -> None:
         self.processes = run.most_processes
-        self.weight_s = {measure: JOB_S for measure in measures}
+        self.weight_s = {measure: COUNT_S if measure in ("params", "flops") else JOB_S for measure in measures}
         if "fps" in measures:
             self.weight_s["fps"] = JOB_S + run.budget / self.processes
         self.total_s = sum(weight * architectures * (self.processes if each == "fps" else 1) for each, weight in self.weight_s.items())

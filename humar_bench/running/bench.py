@@ -23,7 +23,6 @@ from humar_bench.running.costs import NOTHING, PEAK, Count, Point, count_all
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
 
 WARMUP_MAX_S = 10.0
-TIMED = ("fps", COMPONENT_TIME)  # measures that build all architectures in one process
 
 
 class Sink(Protocol):

@@ -297,7 +297,7 @@ def test_there_are_no_more_processes_than_runs(children):
         ({"architectures": ["no/such/file.py:build"]}, "does not exist"),
         ({"architectures": [f"{DATA}/foreign_models.py:nothing"]}, "has no 'nothing'; it has build"),
         ({"architectures": ["no_such_package.models:build"]}, "there is no module"),
-        ({"measures": ["speed"]}, "the measure 'speed' does not exist; choose from params, flops, fps, memory"),
+        ({"measures": ["speed"]}, "the measure 'speed' does not exist; choose from params, flops, fps, component_time, memory"),
         ({"workload": Workload.speed_test()}, "num_feature_levels is 4 and the workload speed-test has 3 levels"),
     ],
 )
@@ -350,7 +350,7 @@ def test_a_killed_parent_loses_what_one_child_was_about_at_most_and_a_resumed_ru
         children.clear()
         with RecordWriter(tmp_path) as sink:
             run = bench(["build", "wider"], run=RunArgs(device="cpu", processes=3, control=False), sink=sink, done=kept)
-        assert len(kept) >= wanted and len(run) == 12 == len(set(rows(run))) and not run.failed
+        assert len(kept) >= wanted and len(run) == 14 == len(set(rows(run))) and not run.failed
         assert load(tmp_path) == Run(run.records)
         asked = [row for each in ran(children) for row in (each[1:] if each[0] == "count" else each[2:])]
-        assert len([row for row in asked if row[0] != "peak"]) == 12 - len(kept)
+        assert len([row for row in asked if row[0] != "peak"]) == 14 - len(kept)

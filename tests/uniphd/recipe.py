@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from humar_bench.uniphd import Points, Scribbles, TextFeatures, UniPHD, UniphdOutput, build_uniphd
+from tests.tolerance import assert_close
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "uniphd"
 PROMPT_PARTS = ("prompt_tokens", "prompt_mask", "prompt_pos", "prompt_sentence")
@@ -117,8 +119,12 @@ class Case:
         drawn = Scribbles(scribbles(self.seed + 20, self.sizes))
         return drawn if kind == "scribble" else drawn.point()
 
-    def inputs(self, kind: str = "text") -> tuple:
-        return self.maps(), self.padding, self.prompt(kind), self.sizes
+    def inputs(self, kind: str = "text", dtype: torch.dtype = torch.float32) -> tuple:
+        """Maps, padding, prompt and sizes; the same numbers in every number type."""
+        def to_type(each: Any) -> Any:
+            return each.to(dtype) if isinstance(each, Tensor) and each.is_floating_point() else each
+
+        return (*tree_map(to_type, (self.maps(), self.padding, self.prompt(kind))), self.sizes)
 
 
 def with_inside(model: UniPHD, *inputs: Any) -> dict[str, Tensor]:
@@ -166,14 +172,13 @@ def outputs_by_name(outputs: UniphdOutput) -> dict[str, Tensor]:
     return {**named, **{f"aux{i}_{name}": each for i, layer in enumerate(outputs.aux_outputs) for name, each in layer._asdict().items()}}
 
 
-def agree(name: str, made: Tensor, golden: np.ndarray, tolerance: float = 1e-5) -> None:
-    """Hold a tensor against a golden one: to 1e-5 of its largest magnitude. `@k` after a name is every k-th of its values."""
-    values = made.detach().numpy()
+def agree(name: str, made: Tensor, golden: np.ndarray, terms: int = 1) -> None:
+    """Hold a tensor against a golden one, which is float32 and sums of up to `terms`. `@k` after a name is every k-th of its values."""
+    values, expected = made.detach(), torch.from_numpy(golden)
     if "@" in name:
         values = values.reshape(-1)[:: int(name.partition("@")[2])]
-    assert values.shape == golden.shape, f"{name}: {values.shape} instead of {golden.shape}"
-    if golden.dtype == bool:
-        assert (values == golden).all(), name
-        return
-    error = np.abs(values - golden).max() / np.abs(golden).max()
-    assert error <= tolerance, f"{name}: {error:.1e} of the largest magnitude"
+    assert values.shape == expected.shape, f"{name}: {tuple(values.shape)} instead of {tuple(expected.shape)}"
+    if expected.dtype == torch.bool:
+        assert torch.equal(values, expected), name
+    else:
+        assert_close(values, expected, terms=terms, dtype=torch.float32, name=name)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from humar_bench.uniphd.masks import MaskHead
+from tests.tolerance import assert_close, chained_terms, largest
 from tests.uniphd.recipe import Case
 
 
@@ -18,7 +21,7 @@ def one_query(
     channels, (h, w) = memory[0].shape[1], memory[0].shape[2:]
     summed = sum(F.interpolate(level, size=(h, w), mode="bicubic") for level in memory)
     w1, w2, b1, b2 = parameters.split([16 * (channels + 2), 256, 16, 16])
-    relative = torch.empty(1, 2, h, w)
+    relative = torch.empty(1, 2, h, w, dtype=torch.float64)
     for row in range(h):
         for column in range(w):
             relative[0, 0, row, column] = centre[0] * size[1] - (8 * column + 4)
@@ -33,24 +36,25 @@ def one_query(
 
 def test_one_batched_pass_equals_a_loop_over_queries():
     torch.manual_seed(0)
-    head = MaskHead((5, 7)).requires_grad_(False)
-    memory = [torch.randn(2, 8, *size) for size in ((6, 9), (3, 5), (2, 3))]
-    fine, coarse = torch.randn(2, 5, 12, 18), torch.randn(2, 7, 6, 9)
-    parameters = torch.randn(2, 3, 16 * 10 + 256 + 32)
-    centres, sizes = torch.rand(2, 3, 2), torch.tensor([[48, 70], [33, 72]])
+    head = MaskHead((5, 7)).requires_grad_(False).double()
+    normal = functools.partial(torch.randn, dtype=torch.float64)
+    memory = [normal(2, 8, *size) for size in ((6, 9), (3, 5), (2, 3))]
+    fine, coarse = normal(2, 5, 12, 18), normal(2, 7, 6, 9)
+    parameters = normal(2, 3, 16 * 10 + 256 + 32)
+    centres, sizes = torch.rand(2, 3, 2, dtype=torch.float64), torch.tensor([[48, 70], [33, 72]])
     made = head(memory, fine, coarse, parameters, centres, sizes)
     assert made.shape == (2, 3, 48, 72)
     for b in range(2):
         one = [level[b : b + 1] for level in memory], fine[b : b + 1], coarse[b : b + 1]
         for q in range(3):
             expected = one_query(head, *one, parameters[b, q], centres[b, q], sizes[b])
-            torch.testing.assert_close(made[b, q], expected, rtol=0, atol=2e-6 * made.abs().max().item())
+            assert_close(made[b, q], expected, scale=largest(made), terms=10 + 16 + chained_terms(head))
 
 
 @pytest.mark.parametrize("winner", [0, 1])
 def test_the_best_mask_is_that_row_of_all_of_them(winner):
     case = Case.of("heads-tiny")
-    model, inputs = case.model(), case.inputs("point")
+    model, inputs = case.model().double(), case.inputs("point", torch.float64)
     with torch.inference_mode():
         model.class_embed[-1].bias[winner] += 9
         everything, best = model.from_maps(*inputs), model.from_maps(*inputs, masks="best")
@@ -58,7 +62,7 @@ def test_the_best_mask_is_that_row_of_all_of_them(winner):
     assert torch.equal(best.mask_queries[:, 0], scores.argmax(1) // 2) and bool((scores.argmax(1) % 2 == winner).all())
     assert best.pred_masks.shape == (2, 1, *everything.padded_hw)
     rows = everything.pred_masks.gather(1, best.mask_queries[..., None, None].expand_as(best.pred_masks))
-    torch.testing.assert_close(best.pred_masks, rows, rtol=0, atol=1e-6 * rows.abs().max().item())
+    assert_close(best.pred_masks, rows, terms=chained_terms(model))
     assert torch.equal(everything.mask_queries, torch.arange(6).expand(2, -1))
     for name in ("pred_logits", "pred_boxes", "pred_keypoints", "pred_keypoints_visi"):
         assert torch.equal(getattr(best, name), getattr(everything, name))
@@ -75,16 +79,16 @@ def test_without_masks_nothing_of_the_mask_head_runs():
 
 def test_masks_may_be_made_later_of_chosen_queries_and_learn():
     case = Case.of("heads-tiny")
-    model, inputs = case.model(), case.inputs()
+    model, inputs = case.model().double(), case.inputs(dtype=torch.float64)
     later = model.from_maps(*inputs, masks="later")
     assert later.pred_masks is None
     chosen = torch.tensor([[4, 1], [0, 3]])
     made, everything = model.masks_of(later.mask_inputs, chosen), model.from_maps(*inputs).pred_masks
     rows = torch.stack([everything[b, chosen[b]] for b in range(2)])
-    torch.testing.assert_close(made, rows, rtol=0, atol=1e-6 * rows.abs().max().item())
+    assert_close(made, rows, terms=chained_terms(model))
     made.square().mean().backward()
     assert model.controller.layers[0].weight.grad.abs().sum() > 0 and model.transformer.level_embed.grad.abs().sum() > 0
-    torch.testing.assert_close(model.masks_of(later.mask_inputs), everything)
+    assert_close(model.masks_of(later.mask_inputs), everything, terms=chained_terms(model))
 
 
 def test_without_a_mask_head_masks_are_ones():

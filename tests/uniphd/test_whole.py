@@ -17,6 +17,7 @@ from humar_bench.errors import UsageError
 from humar_bench.subjects.checkpoint import load_checkpoint, load_into
 from humar_bench.uniphd import Captions, Scribbles, UniPHD, build_uniphd, padded_batch
 from humar_bench.uniphd.text_encoders import build_text_encoder
+from tests.tolerance import assert_close, chained_terms
 from tests.uniphd.recipe import DATA, Case, Features, Maps, agree, fill, normal, scribbles, with_inside
 
 GOLDEN = np.load(DATA / "whole.npz")
@@ -47,12 +48,13 @@ def prompt(kind: str) -> Captions | Scribbles:
 
 
 def images() -> tuple:
-    return padded_batch([normal(CONFIG["seed"] + i, (3, *size)) for i, size in enumerate(CONFIG["sizes"])])
+    batch, padding, sizes = padded_batch([normal(CONFIG["seed"] + i, (3, *size)) for i, size in enumerate(CONFIG["sizes"])])
+    return batch.double(), padding, sizes
 
 
 @pytest.mark.parametrize("kind", ["text", "text_mean", "point", "scribble"])
 def test_everything_from_images_on_is_reproduced(kind):
-    model, (batch, padding, sizes) = whole(kind), images()
+    model, (batch, padding, sizes) = whole(kind).double(), images()
     with torch.inference_mode():
         maps = model.backbone[0](batch)
         made = with_inside(model, maps, padding, prompt(kind), sizes)
@@ -60,12 +62,12 @@ def test_everything_from_images_on_is_reproduced(kind):
     assert torch.equal(output.pred_masks, made["pred_masks"]) and torch.equal(output.pred_boxes, made["pred_boxes"])
     for level, each in enumerate(maps):
         [key] = [key for key in GOLDEN.files if key.startswith(f"map_{level}@")]
-        agree(key, each, GOLDEN[key])
+        agree(key, each, GOLDEN[key], chained_terms(model))
     keys = [key for key in GOLDEN.files if key.startswith(f"{kind}/")]
     assert len(keys) == 12
     for key in keys:
         part = key.partition("/")[2]
-        agree(part, made[part.partition("@")[0]], GOLDEN[key])
+        agree(part, made[part.partition("@")[0]], GOLDEN[key], chained_terms(model))
 
 
 def test_the_published_variant_has_its_948_entries_and_184_million_parameters():
@@ -141,8 +143,9 @@ def test_images_and_captions_compile_into_one_graph_and_export():
     torch.compiler.reset()
     case, (name, config) = Case.of("heads-edge"), ENCODERS["text"]
     encoder = build_text_encoder(name, **TINY, **config)
-    model = fill(build_uniphd(Namespace(**case.args), "efficient", backbone=Pyramid(), text_encoder=encoder)).eval()
-    inputs = (*padded_batch([torch.randn(3, *size) for size in case.sizes])[:2], prompt("text"), case.sizes)
+    model = fill(build_uniphd(Namespace(**case.args), "efficient", backbone=Pyramid(), text_encoder=encoder)).eval().double()
+    images, padding = padded_batch([torch.randn(3, *size) for size in case.sizes])[:2]
+    inputs = (images.double(), padding, prompt("text"), case.sizes)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about itself
         expected = model(*inputs, masks="best")
@@ -150,8 +153,7 @@ def test_images_and_captions_compile_into_one_graph_and_export():
         compiled = torch.compile(model, fullgraph=True, backend="eager")(*inputs, masks="best")
     for made in (exported, compiled):
         for name in ("pred_logits", "pred_boxes", "pred_keypoints", "pred_masks"):
-            want = getattr(expected, name)
-            torch.testing.assert_close(getattr(made, name), want, rtol=0, atol=1e-5 * want.abs().max().item())
+            assert_close(getattr(made, name), getattr(expected, name), terms=chained_terms(model), name=name)
 
 
 def test_images_of_another_shape_are_one_sentence(small):

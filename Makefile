@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Tests that hold computed numbers against each other.
-NUMERIC = $(wildcard $(addprefix tests/, baselines efficient backends skeleton subjects measures/test_agreement.py uniphd data training))
+NUMERIC = $(wildcard $(addprefix tests/, baselines efficient backends skeleton subjects measures/test_agreement.py uniphd training))
 AVX2 = ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 
 .PHONY: bench gpu test test-slow test-avx2 clean

@@ -3,10 +3,17 @@
 The front door. Names resolve when first used, so that importing this package (and `humar-bench --help`) never imports torch.
 """
 
-from __future__ import annotations
+import sys
 
-import importlib
-from typing import Any
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.orig_argv[-len(sys.argv)].removeprefix("-m").partition(".")[0] == __name__:
+    # `python -m humar_bench`: Python has put the current folder first, and anything there would run instead of what is installed. Before
+    # any other import it goes, or to the end where it is our own.
+    if __file__.rpartition("humar_bench")[0].rstrip("/\\") == sys.path[0].rstrip("/\\"):
+        sys.path.append(sys.path[0])
+    del sys.path[0]
+
+import importlib  # noqa: E402
+from typing import Any  # noqa: E402
 
 __version__ = "0.1.0"
 

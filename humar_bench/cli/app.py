@@ -21,6 +21,7 @@ from humar_bench.args import RunArgs
 from humar_bench.cli import typer_options
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError
 from humar_bench.options import Output, Selection
+from humar_bench.subjects.sources import use_own
 
 NAME = "humar-bench"
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
@@ -113,6 +114,7 @@ def _silence(stream: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The console entry: every error a user can cause is one sentence on standard error. Returns the exit code."""
     _typed[:] = sys.argv[1:] if argv is None else argv
+    use_own()
     try:
         code = app(args=list(_typed), prog_name=NAME, standalone_mode=False)
     except HumarBenchError as error:

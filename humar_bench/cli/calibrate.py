@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 
 from humar_bench.cli.app import command, command_text, say
-from humar_bench.cli.shared import check_device, check_paths, write_formats
+from humar_bench.cli.shared import check_device, check_paths, say_shadowed, write_formats
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID
 from humar_bench.options import Output, option
 from humar_bench.studies.calibrate import calibrate as calibration
@@ -37,6 +37,7 @@ def calibrate(settings: calibration.Settings, options: CalibrateOptions, output:
 
     check_paths(output, ("markdown", "json"))
     check_device(settings.device)
+    say_shadowed()
     sink = None if options.out is None else calibration.RawWriter(tables.empty_place(options.out))
     with shown_bar(sys.stderr, quiet=output.quiet) as show:
         made = calibration.calibrate(

@@ -6,7 +6,7 @@ import contextlib
 import sys
 
 from humar_bench.cli.app import command, command_text
-from humar_bench.cli.shared import FolderOptions, check_paths, records_place, show_study
+from humar_bench.cli.shared import FolderOptions, check_paths, records_place, say_shadowed, show_study
 from humar_bench.options import Output
 from humar_bench.records.record import RecordWriter
 from humar_bench.studies.claims.evidence import ClaimsOptions, ClaimsRun, gather
@@ -32,6 +32,7 @@ def claims(options: ClaimsOptions, run: ClaimsRun, place: FolderOptions, output:
     check_architecture(candidate := parse_architecture(options.architecture))
     model, batch = options.model, options.batch or (1 if open_device(run.device).kind == "cpu" else 2)
     check_paths(output)
+    say_shadowed([candidate])
     _, records = records_place(place.out, output)
     with contextlib.ExitStack() as stack:
         sink = None if records is None else stack.enter_context(RecordWriter(records))

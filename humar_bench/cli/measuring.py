@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import EAGER, RunArgs
 from humar_bench.cli.app import command, command_text, say
-from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, small_batch, write_formats
+from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, say_shadowed, small_batch, write_formats
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from humar_bench.options import Output, Selection, option
 from humar_bench.records.audit import readable
@@ -143,6 +143,7 @@ def measure_and_show(
     check_device(plan.run.device)
     cited = None if certificate is None else _cited(certificate, plan.run.device)
     done, records = _places(measures, plan, output, out, cited)
+    say_shadowed(plan.architectures)
     for each in plan.architectures:
         if each.foreign:
             say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")

@@ -15,6 +15,9 @@ from humar_bench.errors import UsageError
 from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option
 from humar_bench.records.record import RECORDS_NAME, Run, load, records_path
 from humar_bench.running.plan import scaled_for_cpu
+from humar_bench.subjects.registry import Architecture
+from humar_bench.subjects.sources import shadowed
+from humar_bench.table import joined
 
 if TYPE_CHECKING:
     from humar_bench.report.study import Study
@@ -34,6 +37,16 @@ def small_batch(selection: Selection, run: RunArgs) -> Selection:
     from humar_bench.devices.opening import open_device
 
     return scaled_for_cpu(selection) if open_device(run.device).kind == "cpu" else selection
+
+
+def say_shadowed(architectures: Iterable[Architecture] = ()) -> None:
+    """One line for each folder, the current one and those of foreign files, that holds modules which Python alone would have run."""
+    files = [each.spec.rpartition(":")[0] for each in architectures if each.foreign]
+    for folder in dict.fromkeys([".", *(os.path.dirname(each) or "." for each in files if each.endswith(".py"))]):
+        if names := shadowed(folder):
+            where = "the current folder" if folder == "." else folder
+            say(f"note: {joined(names)} in {where} {'is' if len(names) == 1 else 'are'} not used; humar-bench runs its own files and the "
+                "installed ones.")
 
 
 def check_device(name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from humar_bench.args import RunArgs
 from humar_bench.cli.app import command, command_text
-from humar_bench.cli.shared import TIMING, check_paths, records_place, show_study, small_batch
+from humar_bench.cli.shared import TIMING, check_paths, records_place, say_shadowed, show_study, small_batch
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from humar_bench.options import Output, Selection, option
 from humar_bench.records.record import RecordWriter
@@ -101,6 +101,7 @@ def run_study(plan: Plan, options: StudyOptions, output: Output, measure: Callab
     for each in plan.architectures:
         check_architecture(each)
     check_paths(output)
+    say_shadowed(plan.architectures)
     done, records = records_place(options.out, output)  # records of other work do no harm: nobody asks for them
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(RecordWriter(records)) if records is not None else None

@@ -94,7 +94,9 @@ def write_plot(plot: Plot, path: str) -> None:
 
     kind = Path(path).suffix.lower()[1:]
     content = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "humar-bench", "svg.fonttype": "none"}):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # matplotlib reads a matplotlibrc in the current folder, and usetex there would start LaTeX
+        matplotlib.rcParams.update({"svg.hashsalt": "humar-bench", "svg.fonttype": "none"})
         draw(plot).savefig(content, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
     write_bytes(path, content.getvalue())
 

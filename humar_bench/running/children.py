@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from humar_bench.errors import MeasurementError
+from humar_bench.subjects.sources import child_command, child_environment
 
 LOOK_EVERY_S = 1.0  # the pipe says at once that a child ended, unless a grandchild still holds its other end
 TAIL_BYTES = 8192
 _OUT_OF_MEMORY = ("bad_alloc", "out of memory", "cannot allocate memory", "can't allocate memory", "memoryerror")
-_SOURCES = str(Path(__file__).resolve().parents[2])
 Tag = TypeVar("Tag")
 
 
@@ -36,12 +35,12 @@ class Outcome:
 
 
 class Child:
-    """One `python -m humar_bench.running.worker`, with a pipe on which it says what it does. Call `start`, then `listen` when `events` is
+    """One process of `humar_bench.running.worker`, with a pipe on which it says what it does. Call `start`, then `listen` when `events` is
     readable or time has passed, until it returns an Outcome; `kill` at any time."""
 
     def __init__(
         self, request: dict[str, Any], *, timeout_s: float, hear: Callable[[dict[str, Any]], None], names: tuple[str, ...] = (),
-        command: tuple[str, ...] = (sys.executable, "-m", "humar_bench.running.worker"),
+        command: tuple[str, ...] = child_command("humar_bench.running.worker"),
     ) -> None:
         self.request, self.timeout_s, self.hear, self.names, self.command = request, timeout_s, hear, names, command
         self.events = -1
@@ -62,7 +61,7 @@ class Child:
                 with open(folder / "request.json", "rb") as asked, open(folder / "stderr", "wb") as said:
                     self._process = subprocess.Popen(
                         self.command, stdin=asked, stdout=subprocess.DEVNULL, stderr=said, pass_fds=(writing,),
-                        start_new_session=True, env=_environment(),
+                        start_new_session=True, env=child_environment(),
                     )
             finally:
                 os.close(writing)
@@ -170,12 +169,6 @@ def run_children(children: Iterable[tuple[Tag, Child]], *, at_once: int) -> Iter
     finally:
         for _, child in running:
             child.kill()
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, with this package importable from any folder."""
-    path = [_SOURCES, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def _last_words(path: Path) -> str:

@@ -14,11 +14,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import BUILT_IN, EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
+from humar_bench.subjects.sources import own_first, stranger
 
 if TYPE_CHECKING:
     import torch
@@ -85,9 +87,8 @@ def check_architecture(architecture: str | Architecture) -> None:
         return
     where, _, name = architecture.spec.rpartition(":")
     if not _is_file(where):
-        _reachable(os.getcwd())
         top = where.partition(".")[0]
-        if top not in sys.modules and importlib.util.find_spec(top) is None:
+        if top not in sys.modules and not (importlib.util.find_spec(top) or PathFinder.find_spec(top, [os.getcwd()])):
             raise UsageError(f"there is no module {where!r} here; install it, or run where it can be imported.")
         return
     path = _existing(Path(where))
@@ -120,7 +121,10 @@ def load_builder(architecture: str | Architecture) -> Callable[[ModelArgs], torc
     architecture = parse_architecture(architecture)
     spec = BUILT_IN.get(architecture.spec, architecture.spec)
     where, _, name = spec.rpartition(":")
-    module = _load_file(Path(where)) if _is_file(where) else _import_module(where)
+    if architecture.foreign:
+        module = _load_file(Path(where)) if _is_file(where) else _import_module(where)
+    else:
+        module = _import_own(where)
     builder = getattr(module, name, None)
     if builder is None:
         own = [word for word, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
@@ -209,6 +213,16 @@ def _existing(path: Path) -> Path:
     return path.resolve()
 
 
+def _import_own(name: str) -> Any:
+    """A module of a built-in architecture, from the folder that this file is in, whatever else is called like it."""
+    package = name.partition(".")[0]
+    if where := stranger(package):
+        raise UsageError(f"{package} is already loaded from {where} and stands in the way of humar-bench's own; load that one under "
+                         "another name, or in another process.")
+    with own_first():
+        return importlib.import_module(name)
+
+
 def _import_module(name: str) -> Any:
     _reachable(os.getcwd())
     try:
@@ -223,7 +237,7 @@ def _import_module(name: str) -> Any:
 
 def _load_file(path: Path) -> Any:
     path = _existing(path)
-    module_name = f"_humar_bench_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    module_name = f"_humar_bench_file_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
     if module_name in sys.modules:
         return sys.modules[module_name]
     _reachable(str(path.parent))  # a file may import its neighbours

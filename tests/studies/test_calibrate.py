@@ -29,6 +29,7 @@ from humar_bench.studies.calibrate.calibrate import (
     written,
 )
 from humar_bench.studies.calibrate.tables import calibration_markdown, calibration_tables, conditions, write_calibration
+from humar_bench.subjects.sources import child_command
 from tests.studies.test_error_rates import made_up
 
 ENVIRONMENT = {"device": "cpu", "device_label": "a CPU", "cores": 2, "torch": "2.13", "commit": "abc", "dirty": False, "load_1min": 0.5}
@@ -403,8 +404,8 @@ def test_a_real_child_times_its_stacks_in_shuffled_order_and_says_where():
     request = {**Settings().request(5), "arms": arms}
     request["plan"] |= {"budget_s": 0.05, "min_runs": 4, "warmup_window_s": 0.01}
     children = [
-        (device, Child({**request, "device": device}, timeout_s=120, hear=lambda event: None, command=(
-            room.sys.executable, "-m", "humar_bench.studies.calibrate.worker"))) for device in ("cpu", "cuda:99")
+        (device, Child({**request, "device": device}, timeout_s=120, hear=lambda event: None,
+                       command=child_command("humar_bench.studies.calibrate.worker"))) for device in ("cpu", "cuda:99")
     ]
     outcomes = dict(run_children(iter(children), at_once=2))
     raw, environment = outcomes["cpu"].reply["raw"], outcomes["cpu"].reply["environment"]

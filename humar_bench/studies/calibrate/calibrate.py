@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from humar_bench.args import RunArgs
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
 from humar_bench.options import help_of, option
 from humar_bench.running.children import Child, Outcome, run_children
+from humar_bench.subjects.sources import child_command
 
 # History of the certificate, newest first. 1: kind, made, command, environment, settings, raw, results, sha256.
 FORMAT = 1
@@ -152,7 +152,7 @@ def calibrate(
 
 def _children(settings: Settings, clock: Clock) -> Iterator[tuple[int, Child]]:
     """One child after the other, as long as the budget has room."""
-    command = (sys.executable, "-m", "humar_bench.studies.calibrate.worker")
+    command = child_command("humar_bench.studies.calibrate.worker")
     process = 0
     while clock.another():
         yield process, Child(

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import EXACT, Point, exact_records
 from humar_bench.running.plan import parse_settings, read_args_file
 from humar_bench.subjects.registry import Architecture, parse_architecture
+from humar_bench.subjects.sources import child_command
 
 CANDIDATE, ORIGINAL = "candidate", "original"
 SIZES: tuple[Size, ...] = ((50, 50),) * 3  # the published speed test's maps
@@ -221,7 +221,7 @@ def _behave(sides: Mapping[str, Architecture], args: ModelArgs, run: RunArgs) ->
             "measure": "behaviour", "architectures": [dataclasses.asdict(architecture)], "asked": dataclasses.asdict(args),
             "workload": dataclasses.asdict(work), "run": dataclasses.asdict(dataclasses.replace(run, device="cpu", dtype="float32")),
         }
-        command = (sys.executable, "-m", "humar_bench.studies.claims.worker")
+        command = child_command("humar_bench.studies.claims.worker")
         children.append((side, Child(request, timeout_s=run.timeout, hear=lambda event: None, names=(architecture.name,), command=command)))
     told = {}
     for side, outcome in run_children(children, at_once=2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,10 +15,11 @@ from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run
 from humar_bench.running.plan import Plan
 from humar_bench.studies.roofline.roofline import Roofline
+from humar_bench.subjects.sources import child_command
 
 DTYPES = ("float32", "tf32", "bfloat16", "float16")  # that a matmul rate is measured for
 CEILING_S, STATIC_S = 12.0, 2.0  # about what one of them takes, and counting one architecture; only the progress bar depends on it
-COMMAND = (sys.executable, "-m", "humar_bench.studies.roofline.worker")
+COMMAND = child_command("humar_bench.studies.roofline.worker")
 
 
 def measure_roofline(

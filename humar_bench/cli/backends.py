@@ -57,6 +57,6 @@ def backends(selection: Selection, options: BackendsOptions, run: RunArgs, outpu
 
     plan = resolve(small_batch(selection, run), run)
     kind = open_device(run.device).kind
-    return run_study(plan, options.study, output, lambda **given: matrix.measure_matrix(
+    return run_study("backends", plan, options.study, output, lambda **given: matrix.measure_matrix(
         plan, kind=kind, backends=options.backends, dtypes=options.dtypes, **given
-    ))
+    ), args_file=selection.args)

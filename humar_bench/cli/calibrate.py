@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 
 from humar_bench.cli.app import command, command_text, say
-from humar_bench.cli.shared import check_device, check_paths, say_shadowed, write_formats
+from humar_bench.cli.shared import check_device, check_paths, say_shadowed, write_and_show
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID
 from humar_bench.options import Output, option
 from humar_bench.studies.calibrate import calibrate as calibration
@@ -35,21 +36,27 @@ def calibrate(settings: calibration.Settings, options: CalibrateOptions, output:
     from humar_bench.report import make_console
     from humar_bench.studies.calibrate import tables
 
-    check_paths(output, ("markdown", "json"))
+    own = (calibration.RAW_NAME, calibration.CERTIFICATE_NAME, calibration.MARKDOWN_NAME)
+    check_paths(output, ("markdown", "json"), out=options.out, own=own)
     check_device(settings.device)
     say_shadowed()
-    sink = None if options.out is None else calibration.RawWriter(tables.empty_place(options.out))
-    with shown_bar(sys.stderr, quiet=output.quiet) as show:
+    with contextlib.ExitStack() as stack:
+        sink = None if options.out is None else stack.enter_context(contextlib.closing(
+            calibration.RawWriter(tables.empty_place(options.out))))
+        show = stack.enter_context(shown_bar(sys.stderr, quiet=output.quiet))
         made = calibration.calibrate(
             settings, sink=sink, command=command_text(),
             progress=None if show is None else lambda event: show(event["share"], f"process {event['process'] + 1}"),
         )
-    write_formats(output, {"markdown": lambda: tables.calibration_markdown(made), "json": lambda: calibration.written(made)})
-    if options.out is not None:
-        made = tables.write_calibration(made, options.out)
-    if output.stdout_format is None and not output.quiet:
-        tables.print_calibration(made, make_console(sys.stdout))
+    lost = None if sink is None else sink.lost
+    writes, shown = [], made
+    if options.out is not None and lost is None:
+        writes, shown = [lambda: tables.write_calibration(made, options.out)], calibration.with_raw_beside(made)[0]
+    formats = {"markdown": lambda: tables.calibration_markdown(made), "json": lambda: calibration.written(made)}
+    failed = write_and_show(output, formats, *writes, show=lambda: tables.print_calibration(shown, make_console(sys.stdout)), lost=lost)
     wrong = calibration.fault(made)
     if wrong:
         say(wrong)
+    if failed is not None:
+        raise failed
     return EXIT_INVALID if wrong else EXIT_DONE

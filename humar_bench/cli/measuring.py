@@ -5,23 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import EAGER, RunArgs
 from humar_bench.cli.app import command, command_text, say
-from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, say_shadowed, small_batch, write_formats
-from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, say_shadowed, small_batch, write_and_show
+from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageError
 from humar_bench.options import Output, Selection, option
+from humar_bench.records.appending import OutputLost
 from humar_bench.records.audit import readable
-from humar_bench.records.record import COMPONENT_TIME, RUN_FIELDS, RecordWriter, Run, load, measures_with, plain
+from humar_bench.records.record import COMPONENT_TIME, MEASURES, RUN_FIELDS, RecordWriter, Run, measures_with, plain, records_in
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.subjects.registry import check_architecture
 
 if TYPE_CHECKING:
     from humar_bench.report.comparison import Comparison
 
+REPORT_FILES = (*(f"{measure}.csv" for measure in MEASURES), "report.md")
 COUNTERS = ("fvcore", "thop", "profiler", "flop_counter")
 
 
@@ -72,7 +74,7 @@ def params(selection: Selection, run: RunArgs, output: Output) -> int:
       humar-bench params
       humar-bench params --set enc_layers=3 --csv -
     """
-    return measure_and_show(("params",), resolve(selection, run), output)
+    return measure_and_show(("params",), resolve(selection, run), output, args_file=selection.args)
 
 
 @command("flops", Selection, FlopsOptions, RunArgs, Output, leave_out=TIMING)
@@ -85,7 +87,9 @@ def flops(selection: Selection, options: FlopsOptions, run: RunArgs, output: Out
       humar-bench flops --explain --batch 1
     """
     counters = COUNTERS if options.explain else options.counter
-    return measure_and_show(("flops",), resolve(selection, run), output, counters=counters, all_operators=options.operators)
+    return measure_and_show(
+        ("flops",), resolve(selection, run), output, counters=counters, all_operators=options.operators, args_file=selection.args
+    )
 
 
 @command("fps", Selection, FpsOptions, TrustOptions, RunArgs, Output)
@@ -100,7 +104,7 @@ def fps(selection: Selection, options: FpsOptions, trust: TrustOptions, run: Run
     if options.by_component and run.backend != EAGER:
         raise UsageError(f"backend is {run.backend} and --by-component was given; only eager calls a model's components, leave out one.")
     measures = ("fps", COMPONENT_TIME) if options.by_component else ("fps",)
-    return measure_and_show(measures, resolve(selection, run), output, certificate=trust.certificate)
+    return measure_and_show(measures, resolve(selection, run), output, certificate=trust.certificate, args_file=selection.args)
 
 
 @command("memory", Selection, RunArgs, Output, leave_out=TIMING)
@@ -111,7 +115,7 @@ def memory(selection: Selection, run: RunArgs, output: Output) -> int:
     Example:
       humar-bench memory --batch 1
     """
-    return measure_and_show(("memory",), resolve(selection, run), output)
+    return measure_and_show(("memory",), resolve(selection, run), output, args_file=selection.args)
 
 
 @command("report", Selection, ReportOptions, TrustOptions, RunArgs, Output, leave_out=("csv", "records"))
@@ -125,13 +129,14 @@ def report(selection: Selection, options: ReportOptions, trust: TrustOptions, ru
     """
     plan = resolve(small_batch(selection, run), run)
     return measure_and_show(
-        measures_with(run.backend), plan, output, out=options.out, whole=True, details=options.details, certificate=trust.certificate
+        measures_with(run.backend), plan, output, out=options.out, whole=True, details=options.details, certificate=trust.certificate,
+        args_file=selection.args,
     )
 
 
 def measure_and_show(
     measures: Sequence[str], plan: Plan, output: Output, *, counters: Sequence[str] = (), all_operators: bool = False,
-    out: str | None = None, whole: bool = False, details: bool = True, certificate: str | None = None,
+    out: str | None = None, whole: bool = False, details: bool = True, certificate: str | None = None, args_file: str | None = None,
 ) -> int:
     """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too. Returns the exit code."""
     from humar_bench import report as writers
@@ -139,7 +144,8 @@ def measure_and_show(
 
     for each in plan.architectures:
         check_architecture(each)
-    check_paths(output)
+    check_paths(output, out=out, own=REPORT_FILES if whole else (), reads={"--args": args_file, "--certificate": certificate},
+                architectures=plan.architectures)
     check_device(plan.run.device)
     cited = None if certificate is None else _cited(certificate, plan.run.device)
     done, records = _places(measures, plan, output, out, cited)
@@ -148,17 +154,18 @@ def measure_and_show(
         if each.foreign:
             say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
     with readable(done or ()):
-        run = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet)
+        run, lost = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet)
     folder = output.resume or out if whole else None
     if folder is not None:
-        run = load(folder).latest()
+        run = Run(run.records)  # what was odd about a file that is mended now is none of its tables'
     with readable(run):
-        if folder is not None:
-            writers.write_report(run, folder, plan.reference)
-        comparison = compare(run, plan.reference, all_operators=all_operators)
-        _write(comparison, output, details=details, folder=folder)
+        comparison = compare(run, plan.reference if plan.reference in run.architectures else None, all_operators=all_operators)
+        writes = [] if folder is None or lost else [lambda: writers.write_report(run, folder, plan.reference)]
+        failed = _write(comparison, output, writes, lost, details=details, folder=folder if writes else None)
     for failure in comparison.failures:
         say(failure)
+    if failed is not None:
+        raise failed
     return EXIT_FAILED if comparison.failures else EXIT_DONE
 
 
@@ -208,27 +215,41 @@ def _refuse_other_certificate(cited: Mapping[str, Any] | None, done: Run, place:
 def _measure(
     measures: Sequence[str], plan: Plan, counters: Sequence[str], records: str | None, done: Run | None,
     cited: Mapping[str, Any] | None, *, quiet: bool,
-) -> Run:
+) -> tuple[Run, OutputLost | None]:
+    """The records of the run, and what happened to their file, if something did; raised where not one record is known."""
     from humar_bench.cli.progress import shown_progress
     from humar_bench.running import bench
 
-    with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(RecordWriter(records)) if records is not None else None
-        progress = stack.enter_context(shown_progress(sys.stderr, measures, len(plan.architectures), plan.run, quiet=quiet))
-        return bench.benchmark(
-            plan.architectures, plan.args, plan.workload, measures=list(measures), run=plan.run, sink=sink, progress=progress, done=done,
-            counters=tuple(counters), command=command_text(), reference=plan.reference, certificate=cited,
-        )
+    run = Run()
+    try:
+        with contextlib.ExitStack() as stack:
+            sink = stack.enter_context(RecordWriter(records)) if records is not None else None
+            progress = stack.enter_context(shown_progress(sys.stderr, measures, len(plan.architectures), plan.run, quiet=quiet))
+            run = bench.benchmark(
+                plan.architectures, plan.args, plan.workload, measures=list(measures), run=plan.run, sink=sink, progress=progress,
+                done=done, counters=tuple(counters), command=command_text(), reference=plan.reference, certificate=cited,
+            )
+    except OutputLost as lost:
+        known = run or Run(tuple(record for record in records_in(lost.content) if record.measure in measures)).latest()
+        if not known:
+            raise
+        return known, lost
+    return run, None
 
 
-def _write(comparison: Comparison, output: Output, *, details: bool, folder: str | None) -> None:
-    """Every format asked for, then the screen where standard output is free."""
+def _write(
+    comparison: Comparison, output: Output, writes: Sequence[Callable[[], object]], lost: OutputLost | None, *, details: bool,
+    folder: str | None,
+) -> HumarBenchError | None:
+    """What is to be written and every format asked for, then the screen where standard output is free. Returns what could not be."""
     from humar_bench import report as writers
 
-    write_formats(output, {
+    formats = {
         "csv": lambda: "".join(writers.to_csv(table) for table in comparison.data.values()),
-        "markdown": lambda: writers.to_markdown(comparison),
-        "json": lambda: writers.to_json(comparison),
-    })
-    if output.stdout_format is None and not output.quiet:
+        "markdown": lambda: writers.to_markdown(comparison), "json": lambda: writers.to_json(comparison),
+    }
+
+    def show() -> None:
         writers.print_comparison(comparison, writers.make_console(sys.stdout), details=details, folder=folder)
+
+    return write_and_show(output, formats, *writes, show=show, lost=lost)

@@ -25,4 +25,4 @@ def roofline(selection: Selection, study: StudyOptions, run: RunArgs, output: Ou
 
     rooms.check_dtype(run.dtype)
     plan = resolve(small_batch(selection, run), run)
-    return run_study(plan, study, output, lambda **given: rooms.measure_roofline(plan, **given))
+    return run_study("roofline", plan, study, output, lambda **given: rooms.measure_roofline(plan, **given), args_file=selection.args)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from humar_bench.args import RunArgs
 from humar_bench.cli.app import say
-from humar_bench.errors import UsageError
+from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option
-from humar_bench.records.record import RECORDS_NAME, Run, load, records_path
+from humar_bench.records.appending import OutputLost
+from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load, records_in, records_path
 from humar_bench.running.plan import scaled_for_cpu
 from humar_bench.subjects.registry import Architecture
 from humar_bench.subjects.sources import shadowed
@@ -21,6 +24,9 @@ from humar_bench.table import joined
 
 if TYPE_CHECKING:
     from humar_bench.report.study import Study
+
+Found = TypeVar("Found")
+Show = Callable[[float, str], None]
 
 TIMING = ("backend", "processes", "control", "min_runs", "max_runs", "budget")  # options of RunArgs that only a timed comparison has
 
@@ -57,14 +63,49 @@ def check_device(name: str) -> None:
         open_device(name)
 
 
-def check_paths(output: Output, formats: Iterable[str] = ("csv", "markdown", "json")) -> None:
-    """Refuse a path that cannot be written before anything is measured."""
-    from humar_bench.report import check_writable
+def check_paths(
+    output: Output, formats: Iterable[str] = ("csv", "markdown", "json"), *, out: str | None = None, own: Iterable[str] = (),
+    plot: str | None = None, reads: Mapping[str, str | None] | None = None, architectures: Iterable[Architecture] = (),
+) -> None:
+    """Refuse, before anything is measured, a path that cannot be written, two outputs on one path, an output that is read, and a new
+    folder `out` in which one of its `own` files would be written over. `reads` are other files that are read, by their option."""
+    from humar_bench.report import check_writable, refuse_shared
 
-    for name in formats:
-        path = getattr(output, name)
-        if path not in (None, STANDARD_OUTPUT):
-            check_writable(path, f"--{name}")
+    paths = {f"--{name}": getattr(output, name) for name in formats} | {"--plot": plot}
+    written = {flag: path for flag, path in paths.items() if path not in (None, STANDARD_OUTPUT)}
+    formats_and_plot = dict(written)
+    if output.records is not None:
+        written["--records"] = str(records_path(output.records))
+    if output.resume is not None:
+        written["--resume"] = str(records_path(output.resume))
+    for flag, folder in (("-o", out), ("--resume", output.resume)):
+        if folder is not None and (flag == "-o" or os.path.isdir(folder)):
+            held = (*own, RECORDS_NAME) if flag == "-o" else own
+            written |= {f"{name} of {flag} {folder}": os.path.join(folder, name) for name in held}
+    files = {f"--arch {each.name}": each.spec.rpartition(":")[0] for each in architectures if each.foreign}
+    read = {flag: path for flag, path in ((reads or {}) | files).items() if path is not None}
+    refuse_shared(written | _streams(output), read)
+    for flag, path in formats_and_plot.items():
+        check_writable(path, flag)
+    if out is not None and output.resume is None:
+        _refuse_to_write_over(out, own)
+
+
+def _streams(output: Output) -> dict[str, str]:
+    """Standard output, where something is printed there, and standard error, where it is another file."""
+    used = {"standard output": 1} if output.stdout_format or not output.quiet else {}
+    with contextlib.suppress(OSError):
+        if "standard output" not in used or not os.path.samestat(os.fstat(1), os.fstat(2)):
+            used["standard error"] = 2
+    return {name: f"/dev/fd/{number}" for name, number in used.items()}
+
+
+def _refuse_to_write_over(out: str, own: Iterable[str]) -> None:
+    """A folder without records is nobody's results yet: what is called like one of its files is the user's."""
+    held = {name: os.path.join(out, name) for name in (RECORDS_NAME, *own)}
+    there = [name for name, path in held.items() if os.path.exists(path) and os.path.getsize(path)]
+    if there and RECORDS_NAME not in there:
+        raise UsageError(f"-o {out!r} already holds {there[0]}, which would be written over; name another folder.")
 
 
 def records_place(out: str | None, output: Output) -> tuple[Run | None, str | None]:
@@ -87,30 +128,75 @@ def records_place(out: str | None, output: Output) -> tuple[Run | None, str | No
     return None, path
 
 
-def write_formats(output: Output, formats: Mapping[str, Callable[[], str]]) -> None:
-    """Every format asked for, into its file or onto standard output; nothing is made that nobody asked for."""
+def write_and_show(
+    output: Output, formats: Mapping[str, Callable[[], str]], *writes: Callable[[], object], show: Callable[[], None],
+    lost: HumarBenchError | None = None,
+) -> HumarBenchError | None:
+    """Make every `writes` (a folder, a plot) and every format asked for, then show the tables where standard output is free, whatever
+    could not be written: what was measured is seen in any case. Returns the first error, `lost` before all; the others are said."""
+    failed = [] if lost is None else [lost]
+    for write in (*writes, *(functools.partial(_write_format, getattr(output, name), text) for name, text in formats.items())):
+        try:
+            write()
+        except HumarBenchError as error:
+            failed.append(error)
+    if output.stdout_format is None and not output.quiet:
+        show()
+    for error in failed[1:]:
+        say(error)
+    return failed[0] if failed else None
+
+
+def _write_format(path: str | None, text: Callable[[], str]) -> None:
     from humar_bench.report import write_text
 
-    for name, text in formats.items():
-        path = getattr(output, name)
-        if path == STANDARD_OUTPUT:
-            sys.stdout.write(text())
-        elif path is not None:
-            write_text(path, text())
+    if path == STANDARD_OUTPUT:
+        sys.stdout.write(text())
+    elif path is not None:
+        write_text(path, text())
 
 
-def show_study(study: Study, output: Output, folder: str | None) -> None:
-    """Write a study in every format asked for and into its folder, then onto the screen where standard output is free."""
+def show_study(study: Study, output: Output, folder: str | None, lost: HumarBenchError | None = None, plot: str | None = None) -> None:
+    """Write a study in every format asked for and into its folder, show it, say what failed. Raises what could not be written, at the
+    end; where the records are `lost`, that, and the folder is left alone."""
     from humar_bench.report import make_console
     from humar_bench.report import study as writers
+    from humar_bench.report.plot import write_plot
 
-    write_formats(output, {
+    writes = [] if folder is None or lost else [lambda: writers.write_study(study, folder)]
+    if plot is not None:
+        writes.append(lambda: write_plot(study.plot, plot))
+    formats = {
         "csv": lambda: writers.study_csv(study), "markdown": lambda: writers.study_markdown(study),
         "json": lambda: writers.study_json(study),
-    })
-    if folder is not None:
-        writers.write_study(study, folder)
-    if output.stdout_format is None and not output.quiet:
-        writers.print_study(study, make_console(sys.stdout))
+    }
+    show = lambda: writers.print_study(study, make_console(sys.stdout))  # noqa: E731
+    failed = write_and_show(output, formats, *writes, show=show, lost=lost)
     for failure in study.failures:
         say(failure)
+    if failed is not None:
+        raise failed
+
+
+def keeping_records(records: str | None, output: Output, measure: Callable[[RecordWriter | None, Show | None], Found]
+                    ) -> tuple[Found, OutputLost | None]:
+    """What `measure`, called with a sink for records and the progress bar, finds; and what happened to the records file at the end.
+
+    Where it was lost before that, the records there are are shown, one row each, and OutputLost is raised.
+    """
+    from humar_bench.cli.progress import shown_bar
+    from humar_bench.report import make_console, print_table
+    from humar_bench.report.comparison import records_table
+
+    found = None
+    try:
+        with contextlib.ExitStack() as stack:
+            sink = stack.enter_context(RecordWriter(records)) if records is not None else None
+            found = measure(sink, stack.enter_context(shown_bar(sys.stderr, quiet=output.quiet)))
+    except OutputLost as lost:
+        if found is not None:
+            return found, lost
+        if output.stdout_format is None and not output.quiet:
+            print_table(records_table(records_in(lost.content)), make_console(sys.stdout))
+        raise
+    return found, None

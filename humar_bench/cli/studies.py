@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from humar_bench.args import RunArgs
 from humar_bench.cli.app import command, command_text
-from humar_bench.cli.shared import TIMING, check_paths, records_place, say_shadowed, show_study, small_batch
+from humar_bench.cli.shared import TIMING, check_paths, keeping_records, records_place, say_shadowed, show_study, small_batch
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from humar_bench.options import Output, Selection, option
-from humar_bench.records.record import RecordWriter
 from humar_bench.running.plan import Plan, resolve
+from humar_bench.studies import files_of
 from humar_bench.subjects.registry import check_architecture
 
 
@@ -54,15 +52,13 @@ def scaling(selection: Selection, options: ScalingOptions, study: StudyOptions, 
       humar-bench scaling --over tokens --csv -
       humar-bench scaling --over queries --no-time --plot queries.png
     """
-    from humar_bench.report import check_writable
-    from humar_bench.report.plot import check_plot, write_plot
+    from humar_bench.report.plot import check_plot
     from humar_bench.studies.scaling import scaling as rooms
 
     if options.over not in rooms.AXES:
         raise UsageError(f"over is {options.over!r}; choose one of {', '.join(rooms.AXES)}.")
     if options.plot is not None:
         check_plot(options.plot)
-        check_writable(options.plot, "--plot")
     ends = [None if text is None else rooms.parse_count(text, flag) for flag, text in (("--from", options.first), ("--to", options.last))]
     axis = rooms.AXES[options.over]
     values = rooms.values_of(axis, *ends, options.points)
@@ -70,13 +66,10 @@ def scaling(selection: Selection, options: ScalingOptions, study: StudyOptions, 
     for value in values:
         rooms.work_at(axis, value, plan.args, plan.workload)  # refuses before anything is measured
 
-    def measure(**given: Any) -> Any:
-        found = rooms.measure_scaling(plan, axis, values, **given)
-        if options.plot is not None:
-            write_plot(found.plot, options.plot)
-        return found
-
-    return run_study(plan, study, output, measure)
+    return run_study(
+        "scaling", plan, study, output, lambda **given: rooms.measure_scaling(plan, axis, values, **given), args_file=selection.args,
+        plot=options.plot,
+    )
 
 
 @command("ablate", Selection, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "arch", "reference"))
@@ -91,25 +84,23 @@ def ablate(selection: Selection, study: StudyOptions, run: RunArgs, output: Outp
     from humar_bench.studies import ablate as rooms
 
     plan = resolve(small_batch(selection, run), run)
-    return run_study(plan, study, output, lambda **given: rooms.measure_ablation(plan, **given))
+    return run_study("ablate", plan, study, output, lambda **given: rooms.measure_ablation(plan, **given), args_file=selection.args)
 
 
-def run_study(plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any]) -> int:
+def run_study(
+    name: str, plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any], *, args_file: str | None,
+    plot: str | None = None,
+) -> int:
     """Check every path, measure, write what was asked for. Returns the exit code."""
-    from humar_bench.cli.progress import shown_bar
-
     for each in plan.architectures:
         check_architecture(each)
-    check_paths(output)
+    check_paths(output, out=options.out, own=files_of(name), plot=plot, reads={"--args": args_file}, architectures=plan.architectures)
     say_shadowed(plan.architectures)
     done, records = records_place(options.out, output)  # records of other work do no harm: nobody asks for them
-    with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(RecordWriter(records)) if records is not None else None
-        show = stack.enter_context(shown_bar(sys.stderr, quiet=output.quiet))
-        found = measure(
-            timed=options.time, budget_s=options.seconds, done=done, sink=sink, command=command_text(),
-            progress=show or (lambda share, text: None),
-        )
+    found, lost = keeping_records(records, output, lambda sink, show: measure(
+        timed=options.time, budget_s=options.seconds, done=done, sink=sink, command=command_text(),
+        progress=show or (lambda share, text: None),
+    ))
     folder = options.out or (output.resume if output.resume is not None and os.path.isdir(output.resume) else None)
-    show_study(found, output, folder)
+    show_study(found, output, folder, lost, plot)
     return EXIT_FAILED if found.failures else EXIT_DONE

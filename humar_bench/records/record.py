@@ -5,14 +5,11 @@ Every table can be made again from these lines alone, without torch.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import math
 import os
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from humar_bench.args import EAGER
-from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.errors import UsageError
+from humar_bench.records.appending import Appender
 
 # History of the format, newest first; a change of a field's meaning raises the number.
 # 1: measures params, flops, fps, memory and, since, component_time; one record per (measure, architecture), for fps per (architecture,
@@ -47,8 +45,9 @@ BEFORE = {"backend": EAGER}  # what a field of RunArgs meant in the records that
 # What has to be equal for two records to be of the same machine and versions.
 HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
 FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)
-LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
+NEWLINE = b"\n"
+BEGINS = b'{"measure": "'  # every record that was ever written
+SHOWN = 60  # characters of a foreign line that a sentence shows
 
 
 def measures_with(backend: str) -> tuple[str, ...]:
@@ -252,6 +251,19 @@ def records_path(path: str | os.PathLike) -> Path:
     return path / RECORDS_NAME if path.is_dir() else path
 
 
+def is_torn(last: bytes, *, alone: bool) -> bool:
+    """Whether a file's last line, which has no end, is a record that its writer did not finish: it begins as every record does and is no
+    JSON yet. Where no whole line is before it (`alone`) it must show all of that beginning, so that nobody's note is taken for one."""
+    begun = last.rstrip(b"\0")  # what a power cut leaves of a block that was never written
+    if not begun.startswith(BEGINS) and (alone or not BEGINS.startswith(begun)):
+        return False
+    try:
+        json.loads(begun)
+    except ValueError:
+        return True
+    return False
+
+
 def load(path: str | os.PathLike) -> Run:
     """Read a run from a records file or from the folder that holds one.
 
@@ -265,16 +277,21 @@ def load(path: str | os.PathLike) -> Run:
         raise UsageError(f"{path} does not exist; name a run's folder or its {RECORDS_NAME}.") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    return records_in(content, str(path))
+
+
+def records_in(content: bytes, path: str = RECORDS_NAME) -> Run:
+    """The run that a records file's content holds; `path` is for sentences. Raises UsageError as `load` does."""
     records: list[Record] = []
     notes: list[str] = []
-    lines = content.split(b"\n")
+    lines = content.split(NEWLINE)
     for number, raw in enumerate(lines, 1):
         if not raw.strip():
             continue
         try:
             records.append(Record.from_json(raw.decode("utf-8")))
         except (ValueError, TypeError) as error:
-            if number == len(lines):  # no end of line after it: the writer stopped in the middle
+            if number == len(lines) and is_torn(raw, alone=not records):  # the writer stopped in the middle
                 notes.append(f"{path} line {number} was cut short and is left out; that measurement has to be made again.")
                 continue
             raise UsageError(f"{path} line {number} is not a record: {_reason(error)}.") from None
@@ -292,100 +309,72 @@ def _reason(error: Exception) -> str:
 class RecordWriter:
     """Appends records to a file; each is on disk (fsync) before `write` returns.
 
-    A line that an earlier writer left cut short is removed first. One writer at a time: a second one is refused.
-    Raises UsageError when the file cannot be opened or is in use, MeasurementError when a record cannot be written.
+    A record that an earlier writer left cut short at the end is removed first; nothing else ever is, and a file that holds anything but
+    records is refused. One writer at a time: a second one is refused. Raises UsageError when the file cannot be opened, is in use or is
+    no records file, MeasurementError when a record cannot be written, OutputLost when something happened to the file.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = records_path(path)
+        self._file = Appender(self.path, self._accept)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        except OSError as error:
-            raise UsageError(f"{self.path} cannot be written: {error.strerror}; name another output folder.") from None
-        try:
-            self._lock()
             self._mend()
-            _sync_folder(self.path.parent)
         except BaseException:
             self.close()
             raise
 
     def write(self, *records: Record) -> None:
         """Append records, all or none: what was measured together is on disk together."""
-        line = b"".join(record.to_json().encode("utf-8") + b"\n" for record in records)
-        before = os.fstat(self._file).st_size
-        try:
-            left = memoryview(line)
-            while left:
-                left = left[os.write(self._file, left) :]
-            _sync(self._file)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, before)
-            what = " and ".join(dict.fromkeys(record.architecture for record in records))
-            raise MeasurementError(
-                f"the {records[0].measure} record of {what} could not be written to {self.path}: {error.strerror}; "
-                "the records before it are kept."
-            ) from None
+        what = " and ".join(dict.fromkeys(record.architecture for record in records))
+        lines = b"".join(record.to_json().encode("utf-8") + b"\n" for record in records)
+        self._file.append(lines, f"the {records[0].measure} record of {what}")
+
+    def check(self) -> None:
+        """Raises OutputLost unless all that was written is still there, under its name."""
+        self._file.check()
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._file.close()
 
     def __enter__(self) -> RecordWriter:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _lock(self) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         try:
-            import fcntl
-        except ImportError:  # not a POSIX system
-            return
-        give_up_s = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > give_up_s:
-                    said = f"{self.path} is being written by another humar-bench; wait for it or name another output folder."
-                    raise UsageError(said) from None
-                time.sleep(0.05)
-            except OSError:  # a file system without locks
-                return
+            if kind is None:
+                self.check()
+        finally:
+            self.close()
+
+    def _accept(self, first: bytes) -> None:
+        if first and not first.startswith(BEGINS[: len(first)]):
+            line = _shown(first.split(NEWLINE)[0])
+            raise UsageError(f"{self.path} is no records file, its first line is {line}; it is left as it is, name another file.")
 
     def _mend(self) -> None:
-        """Give a whole last line its missing end; remove a torn one."""
-        with open(self.path, "rb") as file:
-            content = file.read() if self.path.is_file() else b""
-        if not content or content.endswith(b"\n"):
+        """Refuse what is no record, give a whole last line its missing end, remove a torn one."""
+        *lines, last = self._file.content.split(NEWLINE)
+        for number, line in enumerate(lines, 1):
+            self._hold(number, line)
+        if not last:
             return
-        keep = content.rfind(b"\n") + 1
-        try:
-            Record.from_json(content[keep:].decode("utf-8"))
-        except (ValueError, TypeError):
-            os.ftruncate(self._file, keep)
+        if is_torn(last, alone=not any(lines)):
+            self._file.cut(len(self._file.content) - len(last))
         else:
-            os.write(self._file, b"\n")
+            self._hold(len(lines) + 1, last)
+            self._file.append(NEWLINE, "the end of the last line")
 
-
-def _sync(file: int) -> None:
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new file's name itself must survive a power cut."""
-    with contextlib.suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY)
+    def _hold(self, number: int, line: bytes) -> None:
         try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+            if line.strip():
+                Record.from_json(line.decode("utf-8"))
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f"{self.path} line {number} is not a record ({_shown(line)}: {_reason(error)}); it is left as it is, name another file."
+            ) from None
+
+
+def _shown(line: bytes) -> str:
+    """The beginning of a line, quoted, for a sentence."""
+    text = line[: 4 * SHOWN].decode("utf-8", errors="backslashreplace")
+    return repr(text if len(text) <= SHOWN and len(line) <= 4 * SHOWN else f"{text[:SHOWN]}...")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from humar_bench.report.data import to_csv, to_json
-from humar_bench.report.files import check_folder, check_writable, report_texts, write_report, write_text
+from humar_bench.report.files import check_folder, check_writable, refuse_shared, report_texts, write_report, write_text
 from humar_bench.report.markdown import to_markdown
 from humar_bench.report.terminal import make_console, print_comparison, print_table
 
@@ -13,6 +13,7 @@ __all__ = [
     "make_console",
     "print_comparison",
     "print_table",
+    "refuse_shared",
     "report_texts",
     "to_csv",
     "to_json",

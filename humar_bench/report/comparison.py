@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, ModelArgs
@@ -236,6 +237,24 @@ def _summary_rows(comparison: Comparison) -> list[tuple]:
         ("memory", "weights [MiB]", "weights_bytes", MIB, 2, less),
         ("memory", "peak above weights and inputs [MiB]", "peak_bytes", MIB, 2, less),
     ]
+
+
+def records_table(run: Run) -> Table:
+    """One row a record, whatever work they are of: what is known of a run that could not go on."""
+    units = {"params": ("total", "parameters"), "flops": ("matmul_flops", "FLOPs"), "memory": ("peak_bytes", "bytes at the peak")}
+    rows = []
+    for record in run:
+        measured = record.measured or {}
+        key, unit = units.get(record.measure, ("", ""))
+        found = f"{measured[key]:,} {unit}" if key in measured else ""
+        if record.measure == "fps" and measured.get("wall_s"):
+            found = f"{1e3 * median(measured['wall_s']):.3f} ms, median of {len(measured['wall_s'])}"
+        rows.append({
+            "measure": record.measure, "architecture": record.architecture, "process": record.process,
+            "found": found if record.ok else f"failed: {reason_of(record)}", "work": work_text(record.workload) if record.workload else "",
+        })
+    columns = tuple(Column(key, text=key != "process") for key in ("measure", "architecture", "process", "found", "work"))
+    return Table("records", "What was measured", columns, tuple(rows))
 
 
 # What the numbers hold for

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 
 from humar_bench.errors import HumarBenchError, UsageError
@@ -42,6 +45,38 @@ def check_folder(path: str | os.PathLike, option: str) -> Path:
     except OSError as error:
         raise UsageError(f"{option} {str(path)!r} cannot be written into: {error.strerror or error}; name a folder that can.") from error
     return folder
+
+
+def refuse_shared(outputs: Mapping[str, str | os.PathLike], inputs: Mapping[str, str | os.PathLike]) -> None:
+    """Raises UsageError, naming both, when two outputs are one file, or an output is a file that is read: by the same name, through links,
+    or by names that differ only in case or in how a letter is composed, which are one file on many systems.
+
+    Both map what the user calls a file to its path. Devices such as /dev/null take any number of outputs.
+    """
+    seen: list[tuple[str, set, bool]] = []
+    for named, written in ((outputs, True), (inputs, False)):
+        for option, path in named.items():
+            marks, said = _marks(path), f"{option} {str(path)!r}" if option.startswith("--") else option
+            for other, its, also_written in seen:
+                if marks & its and (written or also_written):
+                    what = "one file" if written and also_written else "one file, which is read"
+                    raise UsageError(f"{other} and {said} are {what}; name another for one of the two.")
+            seen.append((said, marks, written))
+
+
+def _marks(path: str | os.PathLike) -> set[tuple]:
+    """What tells that two paths are one file: the file itself where it is there, else its folder and its name on any system."""
+    target = _target(path)
+    marks: set[tuple] = set()
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        if stat.S_ISCHR(found.st_mode) or stat.S_ISDIR(found.st_mode):
+            return set()
+        marks.add((found.st_dev, found.st_ino))
+    with contextlib.suppress(OSError):
+        folder = os.stat(target.parent)
+        marks.add((folder.st_dev, folder.st_ino, unicodedata.normalize("NFC", target.name).casefold()))
+    return marks or {(str(target),)}
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -10,3 +10,16 @@ MAKERS = {
     "claims": "humar_bench.studies.claims.tables:restore",
     "backends": "humar_bench.studies.backends.tables:restore",
 }
+# Study -> the CSV files that its folder holds beside NAME.md, study.json and, where there are curves, NAME.png and NAME.svg.
+TABLES = {
+    "scaling": ("exponents", "points"),
+    "ablate": ("ablation",),
+    "roofline": ("roofline", "ceilings"),
+    "claims": ("claims",),
+    "backends": ("backends",),
+}
+
+
+def files_of(study: str) -> tuple[str, ...]:
+    """Every file that a study's folder may hold, but the records."""
+    return ("study.json", *(f"{study}.{kind}" for kind in ("md", "png", "svg")), *(f"{table}.csv" for table in TABLES[study]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 
 import pytest
 
 from humar_bench import cli
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
+from humar_bench.records.appending import OutputLost
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.saved.verify import verify
 from humar_bench.studies.calibrate import calibrate as room
@@ -159,8 +162,41 @@ def test_raw_data_are_on_disk_before_the_next_process_begins(tmp_path):
 
 
 def test_raw_data_that_cannot_be_written_are_one_sentence(tmp_path):
-    with pytest.raises(HumarBenchError, match="could not be written: .*; make room"):
-        RawWriter(tmp_path / "nowhere" / "raw.jsonl")({"process": 0})
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written: .*; name another output folder"):
+        RawWriter(tmp_path / "file" / "raw.jsonl")
+    if os.path.exists("/dev/full"):
+        with pytest.raises(HumarBenchError, match="process 0 could not be written to /dev/full: No space left on device"):
+            RawWriter("/dev/full")({"process": 0})
+
+
+def test_a_calibration_whose_folder_is_meddled_with_stops_and_keeps_what_it_has(tmp_path):
+    time, folder = VirtualTime(20.0), tmp_path / "run"
+    sink = RawWriter(folder / "raw.jsonl")
+    made = time.calibrate(120, sink=sink, progress=lambda event: event["process"] == 2 and folder.rename(tmp_path / "other"))
+    assert len(time.started) == 4 == made["results"]["processes"] and made["failures"] == [str(sink.lost)]
+    assert "was removed or renamed while the run went on" in str(sink.lost) and sink.lost.kept == tmp_path / "other" / "raw.jsonl"
+    assert len(sink.lost.kept.read_text().splitlines()) == 4
+    sink = RawWriter(folder / "raw.jsonl")
+    (folder / "raw.jsonl").unlink()
+    with pytest.raises(OutputLost):  # one process is no calibration
+        VirtualTime(20.0).calibrate(120, sink=sink)
+
+
+def test_a_calibration_that_lost_its_folder_is_shown_and_ends_with_1(tmp_path, capsys, monkeypatch):
+    def meddled(settings, sink, **more):
+        for process in made_up(processes=3, rounds=9)[:2]:
+            sink(process)
+        (tmp_path / "run" / "raw.jsonl").unlink()
+        with contextlib.suppress(OutputLost):
+            sink(made_up(processes=3, rounds=9)[2])
+        return make_certificate(made_up(processes=3, rounds=9), settings, ENVIRONMENT, failures=[str(sink.lost)])
+
+    monkeypatch.setattr(room, "calibrate", meddled)
+    assert cli.main(["calibrate", "-o", str(tmp_path / "run"), "--json", str(tmp_path / "all.json")]) == 1
+    printed = capsys.readouterr()
+    assert "False alarms" in printed.out and "all that was measured is in " in printed.err and (tmp_path / "all.json").exists()
+    assert not (tmp_path / "run" / "certificate.json").exists()
 
 
 # The certificate

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from humar_bench.args import RunArgs
-from humar_bench.errors import HumarBenchError, InvalidMeasurement, MeasurementError, UsageError
+from humar_bench.errors import InvalidMeasurement, MeasurementError, UsageError
 from humar_bench.options import help_of, option
+from humar_bench.records.appending import Appender, OutputLost
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.sources import child_command
 
@@ -80,19 +81,23 @@ class Settings:
 
 
 class RawWriter:
-    """Appends each process's raw data to a file, on the disk before the next process begins."""
+    """Appends each process's raw data to a file, on the disk before the next process begins. `lost` is what happened to the file, if
+    something did. Raises UsageError when the file cannot be opened."""
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
+        self._file = Appender(Path(path))
+        self.lost: OutputLost | None = None
 
     def __call__(self, process: Mapping[str, Any]) -> None:
+        """Raises OutputLost when something happened to the file, MeasurementError when it cannot be written."""
         try:
-            with open(self.path, "ab") as file:
-                file.write(raw_line(process).encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise HumarBenchError(f"{self.path} could not be written: {error.strerror or error}; make room.") from error
+            self._file.append(raw_line(process).encode(), f"process {process['process']}")
+        except OutputLost as error:
+            self.lost = error
+            raise
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Clock:
@@ -119,10 +124,11 @@ def calibrate(
 ) -> dict[str, Any]:
     """Measure within the budget and return the stamped certificate. Each process's raw data go to `sink` as soon as they exist.
 
+    Where the file of `sink` is lost, no other process begins and the certificate of those before names it under its failures.
     `progress` hears process, share and reason. `run` and `now` stand in for real children and the real clock in tests. Raises UsageError
     when nothing can be measured and MeasurementError when processes fail again and again or fewer than two fit into the budget.
     """
-    clock = Clock(settings.budget, now)
+    clock, lost = Clock(settings.budget, now), None
     raw: list[dict[str, Any]] = []
     failures: list[str] = []
     environment: dict[str, Any] = {}
@@ -139,12 +145,17 @@ def calibrate(
         else:
             environment = environment or outcome.reply["environment"]
             raw.append({**found, "ended_s": round(clock.elapsed_s, 3), "took_s": round(took_s, 3)})
-            if sink is not None:
-                sink(raw[-1])
+            try:
+                if sink is not None:
+                    sink(raw[-1])
+            except OutputLost as error:
+                lost = error
+                failures.append(str(error))
+                break
         if progress is not None:
             progress({"process": process, "share": min(1.0, clock.elapsed_s / settings.budget), "reason": reason})
     if len(raw) < 2:
-        raise MeasurementError(
+        raise lost or MeasurementError(
             f"{len(raw)} processes fitted into {settings.budget:g} s and a comparison needs 2; give a longer --budget."
         )
     return make_certificate(raw, settings, environment, failures=failures, elapsed_s=clock.elapsed_s, command=command)

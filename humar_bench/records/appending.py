@@ -1,0 +1,165 @@
+"""A file that only grows while a run goes on: each piece is on the disk before the next is measured, and nothing that happens to the file
+behind our back goes unnoticed. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from humar_bench.errors import MeasurementError, UsageError
+
+LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
+FIRST_BYTES = 4096  # enough to see what a file is before all of it is read
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
+
+
+class OutputLost(MeasurementError):
+    """The file that a run appends to was removed, renamed, replaced or cut while it went on. `content` is all that should stand in it,
+    `kept` the file in which it stands now; None where no place could be found for it."""
+
+    def __init__(self, path: Path, happened: str, content: bytes, kept: Path | None) -> None:
+        where = "could be written nowhere else" if kept is None else f"is in {kept}"
+        super().__init__(f"{path} {happened} while the run went on, so it stopped; all that was measured {where}.")
+        self.content, self.kept = content, kept
+
+
+class Appender:
+    """Appends to a file, one process at a time. Whatever stood in it when it was opened is in `content`, which `append` adds to.
+
+    `accept` is given the first bytes of a file that is there, and raises UsageError where it is none to append to. Raises UsageError when
+    the file cannot be opened or another process appends to it.
+    """
+
+    def __init__(self, path: Path, accept: Callable[[bytes], None] = lambda first: None) -> None:
+        self.path, self.content = path, b""
+        self._absolute = path.absolute()  # for when the current folder is gone too
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}; name another output folder.") from None
+        try:
+            self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+            self._lock()
+            if self._regular:
+                with open(self._file, "rb", closefd=False) as file:
+                    accept(first := file.read(FIRST_BYTES))
+                    self.content = first + file.read()
+            _sync_folder(path.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def cut(self, size: int) -> None:
+        """Keep only so many bytes of what stood in the file when it was opened."""
+        os.ftruncate(self._file, size)
+        self.content = self.content[:size]
+
+    def append(self, piece: bytes, what: str) -> None:
+        """All of the piece or none of it. Raises OutputLost when something happened to the file, MeasurementError when it cannot be
+        written; the sentence names `what` it is."""
+        if resized := self._resized():  # then what follows would stand in the wrong place
+            self.content += piece
+            raise self._lost(resized)
+        try:
+            left = memoryview(piece)
+            while left:
+                left = left[os.write(self._file, left) :]
+            _sync(self._file)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, len(self.content))
+            said = f"{what} could not be written to {self.path}: {error.strerror}; the records before it are kept."
+            raise MeasurementError(said) from None
+        self.content += piece
+        self.check()
+
+    def check(self) -> None:
+        """Raises OutputLost unless the file is still there, under its name, as it was left."""
+        if self._file >= 0 and (happened := self._resized() or self._gone()):
+            raise self._lost(happened)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _resized(self) -> str:
+        """Who changed its size since the last look, as part of a sentence; nothing for one that is as it was left, or no regular file."""
+        size, expected = os.fstat(self._file).st_size, len(self.content)
+        if not self._regular or size == expected:
+            return ""
+        return f"was {'cut' if size < expected else 'written into by something else'} ({expected} bytes, now {size})"
+
+    def _gone(self) -> str:
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            return "was removed or renamed"
+        return "" if not self._regular or os.path.samestat(os.fstat(self._file), there) else "was replaced by another file"
+
+    def _lost(self, happened: str) -> OutputLost:
+        return OutputLost(self.path, happened, self.content, self._whereabouts() or self._copied())
+
+    def _whereabouts(self) -> Path | None:
+        """Where the file is now, whole, under another name (Linux tells)."""
+        with contextlib.suppress(OSError):
+            own, place = os.fstat(self._file), Path(os.readlink(f"/proc/self/fd/{self._file}"))
+            if own.st_size == len(self.content) and place.is_absolute() and os.path.samestat(own, os.stat(place)):
+                return place
+        return None
+
+    def _copied(self) -> Path | None:
+        """All of it in a new file, in the nearest folder that is still there."""
+        folder = next((each for each in self._absolute.parents if each.is_dir()), Path(tempfile.gettempdir()))
+        for place in (folder, Path(tempfile.gettempdir())):
+            kept = place / f"{self.path.stem}.kept-{os.getpid()}{self.path.suffix}"
+            with contextlib.suppress(OSError), open(kept, "xb") as file:
+                file.write(self.content)
+                file.flush()
+                os.fsync(file.fileno())
+                return kept
+        return None
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system
+            return
+        give_up_s = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > give_up_s:
+                    said = f"{self.path} is being written by another humar-bench; wait for it or name another output folder."
+                    raise UsageError(said) from None
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                return
+
+
+def _sync(file: int) -> None:
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new file's name itself must survive a power cut."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MIB = 2**20
 SUMMARY = "summary"  # the name of the table that sums up a report
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories of what acts on a screen instead of standing on it
+
+
+def is_unseen(character: str) -> bool:
+    """Whether a character is a control character, a direction or another format mark, half of a pair or a line's end."""
+    return unicodedata.category(character) in _UNSEEN
+
+
+def visible(text: str) -> str:
+    r"""The text as a person may be shown it, so that a name cannot command a terminal: each unseen character stands as its escape, as \x1b,
+    \n, \u202e or, for half of a surrogate pair, \ud800."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(each.encode("unicode_escape").decode() if is_unseen(each) else each for each in text)
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        title = self.title or self.key
+        title = visible(self.title or self.key)
         return f"{title} [{self.unit}]" if self.unit else title
 
     def show(self, value: Any) -> str:
@@ -35,7 +50,7 @@ class Column:
         if value is None:
             return ""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return str(value)
+            return visible(str(value))
         if isinstance(value, int) and self.scale == 1 and not self.digits:
             return f"{value:,}"
         return f"{value / self.scale:,.{self.digits}f}"
@@ -76,7 +91,7 @@ class Table:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(note for note in (self.directions, *self.feet) if note)
+        return tuple(visible(note) for note in (self.directions, *self.feet) if note)
 
 
 def ratio(reference: float | None, candidate: float | None) -> float | None:

@@ -71,17 +71,16 @@ def env(options: EnvOptions) -> int:
       humar-bench env
       humar-bench env --json
     """
-    import json
-
     RunArgs(device=options.device)
     from humar_bench.devices.environment import environment
     from humar_bench.devices.opening import open_device
+    from humar_bench.records.record import json_text
     from humar_bench.report import make_console, print_table
     from humar_bench.table import Column, Table
 
     facts = environment(open_device(options.device))
     if options.json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print(json_text(facts, indent=2))
         return EXIT_DONE
     packages = facts.pop("packages")
     rows = [{"fact": name, "value": value} for name, value in {**facts, **packages}.items() if value is not None]

@@ -22,6 +22,7 @@ from humar_bench.cli import typer_options
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError
 from humar_bench.options import Output, Selection
 from humar_bench.subjects.sources import use_own
+from humar_bench.table import visible
 
 NAME = "humar-bench"
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
@@ -102,7 +103,12 @@ def command_text() -> str:
 def say(sentence: object) -> None:
     """One line on standard error; a screen that is gone is no reason to stop."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"{NAME}: {' '.join(str(sentence).split())}", file=sys.stderr, flush=True)
+        print(f"{NAME}: {visible(' '.join(str(sentence).split()))}", file=sys.stderr, flush=True)
+
+
+def tell(line: object) -> None:
+    """One line on standard output."""
+    print(visible(str(line)))
 
 
 def _silence(stream: Any) -> None:
@@ -115,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console entry: every error a user can cause is one sentence on standard error. Returns the exit code."""
     _typed[:] = sys.argv[1:] if argv is None else argv
     use_own()
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no reason to lose a table
     try:
         code = app(args=list(_typed), prog_name=NAME, standalone_mode=False)
     except HumarBenchError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from humar_bench.args import RunArgs
+from humar_bench.table import visible
 
 JOB_S, COUNT_S = 8.0, 1.0  # about what a measurement in a child of its own takes, and a count; only the bar's length depends on it
 
@@ -50,7 +51,7 @@ def shown_bar(stream: TextIO, *, quiet: bool) -> Iterator[Callable[[float, str],
     # No thread that redraws by itself: it would run on the cores that are being measured.
     with Progress(*columns, console=make_console(stream), transient=True, auto_refresh=False) as bars:
         bar = bars.add_task("starting", total=1.0)
-        yield lambda share, text: bars.update(bar, completed=share, description=text, refresh=True)
+        yield lambda share, text: bars.update(bar, completed=share, description=visible(text), refresh=True)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from humar_bench.cli.app import command, say
+from humar_bench.cli.app import command, say, tell
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID
 from humar_bench.options import option
 from humar_bench.records.record import load
@@ -31,9 +31,9 @@ def verify(options: VerifyOptions) -> int:
 
     proof = prove(options.dir)
     for line in (*proof.differences, *proof.notes):
-        print(line)
+        tell(line)
     if proof.proved:
-        print(f"proved: {proof.said}.")
+        tell(f"proved: {proof.said}.")
         return EXIT_DONE
     say(f"not proved: {proof.said}.")
     return EXIT_INVALID
@@ -69,5 +69,5 @@ def compare(options: CompareOptions) -> int:
         load(options.old), load(options.new), limits=limits, across_machines=options.across_machines, reference=options.reference
     )
     print_table(found.table, make_console(sys.stdout))
-    print(found.verdict)
+    tell(found.verdict)
     return found.exit_code

@@ -19,6 +19,7 @@ from typing import Any
 from humar_bench.args import EAGER
 from humar_bench.errors import UsageError
 from humar_bench.records.appending import Appender
+from humar_bench.table import is_unseen
 
 # History of the format, newest first; a change of a field's meaning raises the number.
 # 1: measures params, flops, fps, memory and, since, component_time; one record per (measure, architecture), for fps per (architecture,
@@ -125,7 +126,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line, without its end. Values that are not finite numbers stand as null."""
-        return json.dumps(dataclasses.asdict(self), allow_nan=False, ensure_ascii=False, separators=(", ", ": "))
+        return json_text(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> Record:
@@ -187,6 +188,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(plain(each) for each in value)
     raise TypeError(f"a {type(value).__name__} cannot be stored in a record.")
+
+
+def json_text(document: Any, indent: int | None = None) -> str:
+    """A plain value as JSON that can be read as it is and be written anywhere: what a screen would act on, and half of a surrogate pair,
+    which UTF-8 does not have, stand as JSON's own escapes. Equal to `json.dumps` in every other respect."""
+    text = json.dumps(document, allow_nan=False, ensure_ascii=False, indent=indent, separators=(", ", ": ") if indent is None else None)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(_escaped(each) if each not in "\n" and is_unseen(each) else each for each in text)  # it ends the lines of `indent`
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
 
 
 def _refuse_constant(name: str) -> Any:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
+import re
 from typing import Any
 
-from humar_bench.records.record import plain
+from humar_bench.records.record import json_text, plain
 from humar_bench.report.comparison import Comparison
-from humar_bench.table import Table
+from humar_bench.table import Table, visible
 
 # History of the JSON document, newest first. 1: measure -> architecture -> status, reason and what its record measured.
 FORMAT = 1
 
 
 def to_csv(table: Table) -> str:
-    """One header row, then the rows; integers and floats in full, nothing to say is an empty cell."""
+    """One header row, then the rows; integers and floats in full, nothing to say is an empty cell, text is `harmless`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.key for column in table.columns])
+    writer.writerow([harmless(column.key) for column in table.columns])
     for row in table.rows:
         writer.writerow([_csv_cell(row.get(column.key)) for column in table.columns])
     return text.getvalue()
@@ -31,7 +31,13 @@ def _csv_cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(value) if isinstance(value, (int, float)) else str(value)
+    return repr(value) if isinstance(value, (int, float)) else harmless(str(value))
+
+
+def harmless(text: str) -> str:
+    """A text cell that no spreadsheet runs: `visible`, and with an apostrophe before what would begin a formula, also after a semicolon,
+    which separates cells where a comma is the decimal mark (OWASP, "CSV Injection"; the wide signs are those of East Asian keyboards)."""
+    return re.sub(r"(^|;)(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1'", visible(text))
 
 
 def to_json(comparison: Comparison) -> str:
@@ -50,7 +56,7 @@ def to_json(comparison: Comparison) -> str:
         "failures": list(comparison.failures),
         "notes": list(comparison.run.notes),
     }
-    return json.dumps(plain(document), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text(plain(document), indent=2) + "\n"
 
 
 def _side(comparison: Comparison, measure: str, side: str) -> dict[str, Any]:

@@ -81,7 +81,12 @@ def _marks(path: str | os.PathLike) -> set[tuple]:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write the whole text, or leave what was there. Raises HumarBenchError with one sentence (a full disk, a folder that is gone)."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, encoded(text))
+
+
+def encoded(text: str) -> bytes:
+    """As UTF-8; half of a surrogate pair, should one come this far, as its escape."""
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from humar_bench.report.comparison import Comparison
-from humar_bench.table import Table
+from humar_bench.table import Table, visible
 
 
 def to_markdown(comparison: Comparison) -> str:
     """All tables of a comparison, then what they hold for."""
-    parts = [table_to_markdown(table) for table in comparison.tables]
-    conditions = "\n".join(f"- {_escape(line)}" for line in comparison.conditions)
-    return "\n".join([*parts, f"## What this holds for\n\n{conditions}\n"])
+    return "\n".join([*(table_to_markdown(table) for table in comparison.tables), conditions_to_markdown(comparison.conditions)])
+
+
+def conditions_to_markdown(conditions: Iterable[str]) -> str:
+    """What tables hold for, one item a line."""
+    lines = "\n".join(f"- {escape(line)}" for line in conditions)
+    return f"## What this holds for\n\n{lines}\n"
 
 
 def table_to_markdown(table: Table, *, heading: bool = True) -> str:
-    head = [_escape(column.heading) for column in table.columns]
+    head = [escape(column.heading) for column in table.columns]
     rule = ["---" if column.text else "---:" for column in table.columns]
-    lines = [_line(head), _line(rule), *(_line([_escape(cell) for cell in row]) for row in table.cells())]
+    lines = [_line(head), _line(rule), *(_line([escape(cell) for cell in row]) for row in table.cells())]
     text = "\n".join(lines) + "\n"
     if heading:
-        text = f"## {_escape(table.title)}\n\n{text}"
+        text = f"## {escape(table.title)}\n\n{text}"
     if table.notes:
-        text += "\n" + "\n".join(f"- {_escape(note)}" for note in table.notes) + "\n"
+        text += "\n" + "\n".join(f"- {escape(note)}" for note in table.notes) + "\n"
     return text
 
 
@@ -29,6 +36,16 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escape(text: str) -> str:
-    """One line that no Markdown reader takes for a cell border or a tag."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+_ESCAPES = (  # in this order
+    (r"[\\|*$]", r"\\\g<0>"), (r"&(?=#?\w+;)", "&amp;"), (r"<", "&lt;"),
+    (r"!\[", r"\!\["), (r"\](\s*)([(\[:])", r"\]\1\\\2"),  # pictures; links and what they could refer to
+    (r"://", "&#58;//"), (r"\bwww\.", "www&#46;"), (r"(?<=\S)@(?=\S)", "&#64;"),  # what GitHub makes a link of by itself
+)
+
+
+def escape(text: str) -> str:
+    """One line that every Markdown reader shows as it is: no cell border, tag, link or picture, whatever stands in a name."""
+    text = " ".join(visible(text).split())
+    for pattern, instead in _ESCAPES:
+        text = re.sub(pattern, instead, text)
+    return text

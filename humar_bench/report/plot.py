@@ -17,6 +17,7 @@ from rich.text import Text
 
 from humar_bench.errors import UsageError
 from humar_bench.report.files import write_bytes
+from humar_bench.table import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,10 +115,15 @@ def draw(plot: Plot) -> Figure:
         _draw_panel(axis, panel, plot)
     for axis in list(axes.flat)[len(plot.panels):]:
         axis.set_axis_off()
-    figure.suptitle(plot.title, fontsize=11, fontweight="bold")
+    figure.suptitle(_drawn(plot.title), fontsize=11, fontweight="bold")
     if plot.note:
-        figure.supxlabel(plot.note, fontsize=8, color=GREY)
+        figure.supxlabel(_drawn(plot.note), fontsize=8, color=GREY)
     return figure
+
+
+def _drawn(text: str) -> str:
+    """Text as it is to be read: matplotlib would take what stands between two dollars for a formula."""
+    return visible(text).replace("$", r"\$")
 
 
 def _draw_panel(axis: Any, panel: Panel, plot: Plot) -> None:
@@ -128,8 +134,8 @@ def _draw_panel(axis: Any, panel: Panel, plot: Plot) -> None:
     axis.set_yscale("log")
     for series in panel.series:
         index = plot.look(series)
-        colour = COLOURS[index % len(COLOURS)]
-        axis.plot(series.x, series.y, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=5, linewidth=1.8, label=series.name)
+        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5, "linewidth": 1.8}
+        axis.plot(series.x, series.y, label=_drawn(series.name), **look)
     axis.set_xlim(left / 1.15, right * 1.15)
     axis.set_ylim(*_y_limits(bottom, top))
     low, high = axis.get_ylim()
@@ -137,13 +143,13 @@ def _draw_panel(axis: Any, panel: Panel, plot: Plot) -> None:
         _draw_guide(axis, order, left, right, low, high)
     for series, place in zip(panel.series, _label_places(panel.series, low, high), strict=True):
         axis.annotate(
-            series.label, (series.x[-1], place), xytext=(-2, 7), textcoords="offset points", ha="right", va="bottom", fontsize=9,
+            _drawn(series.label), (series.x[-1], place), xytext=(-2, 7), textcoords="offset points", ha="right", va="bottom", fontsize=9,
             color=COLOURS[plot.look(series) % len(COLOURS)], fontweight="bold",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
         )
-    axis.set_title(panel.title, fontsize=10, loc="left")
-    axis.set_xlabel(plot.x_label, fontsize=9)
-    axis.set_ylabel(panel.y_label, fontsize=9)
+    axis.set_title(_drawn(panel.title), fontsize=10, loc="left")
+    axis.set_xlabel(_drawn(plot.x_label), fontsize=9)
+    axis.set_ylabel(_drawn(panel.y_label), fontsize=9)
     ticks = sorted({each for one in panel.series for each in one.x})
     axis.set_xticks(_few(ticks, 6))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
@@ -211,7 +217,7 @@ def block_plot(plot: Plot, *, width: int = 64, height: int = 10) -> Text:
     """Each panel as a grid of characters, both axes logarithmic, the names under it."""
     text = Text()
     for panel in plot.panels:
-        text.append(f"{panel.y_label}\n", style="bold")
+        text.append(f"{visible(panel.y_label)}\n", style="bold")
         left, right, bottom, top = panel.span
         labels = {0: short(top), height - 1: short(bottom)}
         wide = max(map(len, labels.values()))
@@ -231,7 +237,7 @@ def block_plot(plot: Plot, *, width: int = 64, height: int = 10) -> Text:
         for series in panel.series:
             index = plot.look(series)
             text.append(f"{'':>{wide}}  {SIGNS[index % len(SIGNS)]} ", STYLES[index % len(STYLES)])
-            text.append(f"{series.label}\n")
+            text.append(f"{visible(series.label)}\n")
         text.append("\n")
     return text
 

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.text import Text
 
 from humar_bench.errors import InvalidMeasurement, UsageError
-from humar_bench.records.record import Run, plain
+from humar_bench.records.record import Run, json_text, plain
 from humar_bench.report.data import to_csv
 from humar_bench.report.files import write_text
-from humar_bench.report.markdown import table_to_markdown
+from humar_bench.report.markdown import conditions_to_markdown, table_to_markdown
 from humar_bench.report.plot import Plot, block_plot, can_plot, write_plot
-from humar_bench.report.terminal import print_table
+from humar_bench.report.terminal import print_line, print_table
 from humar_bench.table import Table
 
 STUDY_NAME = "study.json"
@@ -49,12 +48,11 @@ def study_csv(study: Study) -> str:
 
 
 def study_json(study: Study) -> str:
-    return json.dumps(plain(study.document), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text(plain(study.document), indent=2) + "\n"
 
 
 def study_markdown(study: Study) -> str:
-    lines = "\n".join(f"- {line.replace('|', '/').replace('<', '&lt;').replace('*', chr(92) + '*')}" for line in study.conditions)
-    return "\n".join([*(table_to_markdown(table) for table in study.tables), f"## What this holds for\n\n{lines}\n"])
+    return "\n".join([*(table_to_markdown(table) for table in study.tables), conditions_to_markdown(study.conditions)])
 
 
 def print_study(study: Study, console: Console) -> None:
@@ -65,7 +63,7 @@ def print_study(study: Study, console: Console) -> None:
     if isinstance(plot, Plot) and plot.panels:
         console.print(block_plot(plot))
     for line in study.conditions:
-        console.print(Text(line), style="dim")
+        print_line(line, console, "dim")
 
 
 def study_texts(study: Study) -> dict[str, str]:
@@ -91,7 +89,7 @@ def _made_from(study: Study) -> str:
     """What study.json holds: format, study, settings, the ids of its records in their order, notes on them, and a stamp over all that."""
     ids = [record.id for record in study.run]
     document = plain({"format": FORMAT, "study": study.name, "settings": study.settings, "notes": study.run.notes, "records": ids})
-    return json.dumps({**document, "sha256": _stamp(document)}, indent=1, ensure_ascii=False) + "\n"
+    return json_text({**document, "sha256": _stamp(document)}, indent=1) + "\n"
 
 
 def _stamp(document: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from humar_bench.report.comparison import Comparison
 from humar_bench.report.files import REPORT_NAME
 from humar_bench.report.layout import Sheet, laid_out
 from humar_bench.report.speed_table import verdict_lines
-from humar_bench.table import SUMMARY, Column, Table
+from humar_bench.table import SUMMARY, Column, Table, visible
 
 PLAIN_WIDTH = 160  # of a file or a pipe, which has no width of its own
 _GAIN, _LOSS = ("fewer", "faster", "less"), ("more", "slower")
@@ -45,13 +45,13 @@ def print_comparison(comparison: Comparison, console: Console, *, details: bool 
         for table in tables:
             print_table(table, console)
         for line in comparison.conditions:
-            console.print(Text(line), style="dim")
+            print_line(line, console, "dim")
     if len(tables) < len(comparison.tables):
         if details:
             console.print()
         _print_summary(comparison, console)
         if not details:
-            console.print(Text(_where(folder)), style="dim")
+            print_line(_where(folder), console, "dim")
 
 
 def _print_summary(comparison: Comparison, console: Console) -> None:
@@ -59,9 +59,9 @@ def _print_summary(comparison: Comparison, console: Console) -> None:
     [summary] = [table for table in comparison.tables if table.name == SUMMARY]
     print_table(summary, console)
     for line in verdict_lines(comparison.speeds, comparison.best_speeds):
-        console.print(Text(line))
+        print_line(line, console)
     for line in comparison.essentials:
-        console.print(Text(line), style="dim")
+        print_line(line, console, "dim")
 
 
 def _where(folder: str | None) -> str:
@@ -70,15 +70,20 @@ def _where(folder: str | None) -> str:
     return f"Every table: {os.path.join(folder, REPORT_NAME)}, or --details."
 
 
+def print_line(text: str, console: Console, style: str = "") -> None:
+    """One sentence; what a terminal would act on is shown as its escape."""
+    console.print(Text(visible(text)), style=style)
+
+
 def print_table(table: Table, console: Console) -> None:
     """The table as it is, or turned on its side or in parts where it is wider than the console (`layout`)."""
-    console.print(Text(table.title), style="bold")
+    print_line(table.title, console, "bold")
     for index, sheet in enumerate(laid_out(table, console.width)):
         if index:
             console.print()
         console.print(_rich(sheet))
     for note in table.notes:
-        console.print(Text(note), style="bold" if "NOT COUNTED" in note else "dim")
+        print_line(note, console, "bold" if "NOT COUNTED" in note else "dim")
     console.print()
 
 

@@ -21,6 +21,7 @@ from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.records.audit import contradictions
 from humar_bench.records.record import RECORDS_NAME, Record, Run, records_path
 from humar_bench.report import report_texts
+from humar_bench.report.files import encoded
 from humar_bench.report.study import STUDY_NAME, read_study, study_texts
 from humar_bench.studies import MAKERS
 from humar_bench.studies.calibrate import equal_pairs
@@ -216,7 +217,7 @@ def read_records(path: Path) -> tuple[Run, list[Difference]]:
 
 def compare_file(path: Path, text: str, remake: str = "") -> list[Difference]:
     """Every cell and line of a file that is not as in `text`; empty when the bytes are equal."""
-    name, wanted = path.name, text.encode("utf-8")
+    name, wanted = path.name, encoded(text)
     try:
         content = path.read_bytes()
     except FileNotFoundError:

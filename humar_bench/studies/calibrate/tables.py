@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from humar_bench.errors import UsageError
 from humar_bench.report.files import check_folder, write_text
-from humar_bench.report.markdown import table_to_markdown
-from humar_bench.report.terminal import print_table
+from humar_bench.report.markdown import conditions_to_markdown, table_to_markdown
+from humar_bench.report.terminal import print_line, print_table
 from humar_bench.studies.calibrate.calibrate import CERTIFICATE_NAME, MARKDOWN_NAME, RAW_NAME, cite, with_raw_beside, written
 from humar_bench.table import Column, Table, percent
 
@@ -52,15 +51,14 @@ def conditions(document: Mapping[str, Any]) -> list[str]:
 
 def calibration_markdown(document: Mapping[str, Any]) -> str:
     tables = "\n".join(table_to_markdown(table) for table in calibration_tables(document))
-    lines = "\n".join(f"- {line}" for line in conditions(document))
-    return f"# humar-bench calibration\n\n{tables}\n## What this holds for\n\n{lines}\n"
+    return f"# humar-bench calibration\n\n{tables}\n{conditions_to_markdown(conditions(document))}"
 
 
 def print_calibration(document: Mapping[str, Any], console: Console) -> None:
     for table in calibration_tables(document):
         print_table(table, console)
     for line in conditions(document):
-        console.print(Text(line), style="dim")
+        print_line(line, console, "dim")
 
 
 def empty_place(folder: str | os.PathLike) -> Path:

@@ -1,5 +1,6 @@
 # make bench: install what it runs into .venv and measure on this machine's best device.
 # make test: add the tools for tests, lint, all tests but the exhaustive ones. make test-slow: those. make test-avx2: numbers, by AVX2 alone.
+# make readme: after measuring into results/, every figure and table of README.md and docs/ anew, and every folder proved.
 # make gpu: the same .venv, everything that is measured on a CUDA device, in under ten minutes, into results/<gpu>/ (docs/gpu.md).
 PYTHON ?= python3
 WORKERS ?= 2
@@ -9,10 +10,13 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 NUMERIC = $(wildcard $(addprefix tests/, baselines efficient backends skeleton subjects measures/test_agreement.py uniphd training))
 AVX2 = ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 
-.PHONY: bench gpu test test-slow test-avx2 clean
+.PHONY: bench readme gpu test test-slow test-avx2 clean
 
 bench: .venv/bench
 	$(BIN)/humar-bench report --out results/local/$(shell date +%Y%m%d-%H%M%S)
+
+readme: .venv/dev
+	HUMAR_BENCH_OVERWRITE_GOLDEN=1 $(BIN)/python -m pytest tests/test_readme.py
 
 gpu: .venv/dev
 	$(BIN)/python -m benchmarks.gpu

@@ -51,7 +51,7 @@ def _parameter(field: dataclasses.Field, panel: str) -> inspect.Parameter:
     if kind is not bool:
         typed, default = typed | None, None if kind is tuple or default is None else str(default)
     declared = typer.Option(
-        *_flags(field), help=told["help"], metavar="" if kind is bool else told.get("metavar", _METAVARS[kind]),
+        *flags_of(field), help=told["help"], metavar="" if kind is bool else told.get("metavar", _METAVARS[kind]),
         rich_help_panel=panel, show_default=bool(default), autocompletion=_words(told),
     )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[typed, declared])
@@ -78,12 +78,12 @@ def _filled(owner: type, typed: dict[str, Any]) -> Any:
         if kind is tuple:
             value = tuple(value or field.default)
         elif kind in _NUMBERS and value is not None:
-            value = _number(_flags(field)[0], value, kind)
+            value = _number(flags_of(field)[0], value, kind)
         values[field.name] = value
     return owner(**values)
 
 
-def _flags(field: dataclasses.Field) -> tuple[str, ...]:
+def flags_of(field: dataclasses.Field) -> tuple[str, ...]:
     """What is typed for an option: its field's name unless it says otherwise."""
     return field.metadata.get("flags") or (f"--{field.name.replace('_', '-')}",)
 

@@ -2,12 +2,13 @@
 
 What is tried, first what is easiest to read: the table as it is; turned on its side, where it has one row an architecture; with headings
 and texts over several lines; values and ratios in tables of their own, those of a summary whichever way takes fewer lines; a few
-architectures at a time. Only where not even one architecture fits is a word broken.
+architectures or columns at a time. Only where not even one fits is a word broken.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from humar_bench.table import SUMMARY, Column, Table
 
 GAP = 3  # between two columns
 _OF_A_SIDE = ("=", "~", "%", "calls ")  # what the key of an architecture's column begins with
+_OF_THE_ONE_BEFORE = ("x", "95 % interval")  # titles that say nothing without the column before
 WHOLE = 24  # a number or a ratio with its interval up to this long stays on one line
 _Parts = list[Table]
 
@@ -132,18 +134,33 @@ def _only_filled(table: Table) -> Table:
 
 
 def _few_at_a_time(table: Table, width: int) -> _Parts:
-    """As many architectures' columns as fit beside the columns that are nobody's, then the next ones."""
-    sides: dict[str, list[Column]] = {}
-    for column in table.columns:
-        sides.setdefault(_side(column), []).append(column)
-    shared = sides.pop("", [])
+    """As many columns as fit beside those that name the rows, then the next ones; an architecture's columns stay together."""
+    shared, groups = _groups(table)
     parts: list[list[Column]] = []
-    for own in sides.values():
+    for own in groups:
         if parts and total(least(_part(table, [*shared, *parts[-1], *own]))) <= width:
             parts[-1] += own
         else:
             parts.append(list(own))
     return [_part(table, [column for column in table.columns if column in (*shared, *part)]) for part in parts] or [table]
+
+
+def _groups(table: Table) -> tuple[list[Column], list[list[Column]]]:
+    """The columns that every part has, and those that stay together: an architecture's, or one and what is said of it."""
+    sides: dict[str, list[Column]] = {}
+    for column in table.columns:
+        sides.setdefault(_side(column), []).append(column)
+    shared = sides.pop("", [])
+    if sides:
+        return shared, list(sides.values())
+    first = [table.columns[0], *itertools.takewhile(lambda column: column.text, table.columns[1:])]
+    groups: list[list[Column]] = []
+    for column in table.columns[len(first) :]:
+        if groups and column.title in _OF_THE_ONE_BEFORE:
+            groups[-1].append(column)
+        else:
+            groups.append([column])
+    return first, groups
 
 
 def _side(column: Column) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from statistics import median
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.devices.opening import open_device
 from humar_bench.measures.agreement import agree
+from humar_bench.measures.component_time import time_components
 from humar_bench.measures.energy import measure_energy, measure_idle
 from humar_bench.measures.speed import TimingPlan, time_architectures
 from humar_bench.subjects.registry import build
@@ -156,3 +158,30 @@ def test_the_check_for_synchronisations_can_fail():
     a = torch.ones(1, device="cuda")
     with pytest.raises(RuntimeError, match="synchroniz"), no_synchronisation():
         a.item()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_components_add_up_to_the_device_time_of_the_forward_left_alone(name):
+    work = WORKLOADS["uniphd"]
+    model, inputs = model_of(name, work), inputs_of(work)
+
+    def forward():
+        with torch.inference_mode():
+            return model(*inputs)
+
+    found = time_components(model, forward, open_device("cuda"), min_rounds=5, max_rounds=5)
+    total = median(found.instrumented["device_s"])
+    assert set(found.components) >= {"frame", "encoder", "decoder", "heads", "proposals"}
+    assert sum(median(times["device_s"]) for times in found.components.values()) == pytest.approx(total, rel=0.1)
+    assert median(found.plain["device_s"]) == pytest.approx(total, rel=0.2, abs=1e-4 * found.stamps)
+
+
+def test_stamps_do_not_wait_for_the_device():
+    work = WORKLOADS["tiny"]
+    model, inputs = model_of("efficient", work), inputs_of(work)
+
+    def forward():
+        with torch.inference_mode(), no_synchronisation():
+            return model(*inputs)
+
+    assert time_components(model, forward, open_device("cuda"), max_rounds=2).rounds == 2

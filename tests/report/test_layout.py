@@ -12,6 +12,8 @@ from humar_bench.records.record import Run, load
 from humar_bench.report import make_console, print_comparison, print_table
 from humar_bench.report.comparison import compare
 from humar_bench.report.layout import laid_out, least, natural, total
+from humar_bench.report.study import read_study
+from humar_bench.studies import MAKERS
 from humar_bench.table import SUMMARY, Column, Table
 from tests.golden.records import failed, fps, made_up_run, memory, params
 
@@ -34,7 +36,7 @@ def words(table: Table) -> set[str]:
 @pytest.mark.parametrize("names", [SIX[:2], SIX[:3], SIX, (*SIX, *(f"another{index}" for index in range(6)))], ids=len)
 def test_no_table_is_wider_than_the_screen_and_no_word_is_broken(names):
     for table in compare(made_up_run(*names), all_operators=True).tables:
-        for width in (80, 100, 120, 160):
+        for width in (72, 80, 100, 120, 160):
             lines = printed(table, width)
             assert max(map(len, lines)) <= width, table.name
             shown = {word for line in lines for word in line.split()}
@@ -74,6 +76,21 @@ def test_headings_give_way_before_cells_and_cells_before_words():
     wordy = Table("t", "t", (Column("a", text=True), Column("b", "a heading that is long")), ({"a": "a cell of some words", "b": 1},))
     assert [sheet.widths for sheet in laid_out(wordy, 35)] == [(20, 12)]  # its own 21 of 20 + 3 + 21
     assert total(laid_out(table, 9)[0].widths) == 9  # too narrow for its words, and still no wider than the screen
+
+
+@pytest.mark.parametrize("folder", [path.parent for path in sorted(RESULTS.glob("*/study.json"))], ids=lambda path: path.name)
+def test_no_studys_table_breaks_a_word_on_a_screen_of_80(folder):
+    for table in read_study(folder, load(folder), MAKERS).tables:
+        lines = printed(table, 80)
+        assert max(map(len, lines)) <= 80
+        shown = {word for line in lines for word in line.split()}
+        assert words(table) <= shown, (table.name, words(table) - shown)
+
+
+def test_what_says_nothing_without_the_column_before_stays_with_it():
+    columns = (Column("a", text=True), Column("one", "parameters"), Column("x1", "x"), Column("two", "operators"), Column("x2", "x"))
+    sheets = laid_out(Table("t", "t", columns, ({"a": "row", "one": 1, "x1": 2, "two": 3, "x2": 4},)), 24)
+    assert [[column.key for column in sheet.table.columns] for sheet in sheets] == [["a", "one", "x1"], ["a", "two", "x2"]]
 
 
 # The last screen ------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     if provider not in (has := onnxruntime.get_available_providers()):
         raise MeasurementError(f"this onnxruntime has no {provider} (it has {', '.join(has)}); install onnxruntime-gpu instead of it.")
     program = export(model, inputs)
-    with tempfile.TemporaryDirectory(prefix="humar-bench-onnx-") as folder:
+    with tempfile.TemporaryDirectory(prefix="humar-bench-onnx-", dir=os.environ.get("HUMAR_BENCH_FOLDER")) as folder:
         path, operators = _write(program, model, folder)
         if dtype == "int8":
             path = _quantised(path)

@@ -34,7 +34,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
             converted = openvino.convert_model(program)
         converted.reshape({at: list(each.shape) for at, each in enumerate(given)})  # the converter may have left sizes open
         operators = len(converted.get_ops())
-        with tempfile.TemporaryDirectory(prefix="humar-bench-openvino-") as folder:
+        with tempfile.TemporaryDirectory(prefix="humar-bench-openvino-", dir=os.environ.get("HUMAR_BENCH_FOLDER")) as folder:
             openvino.save_model(converted, os.path.join(folder, "model.xml"), compress_to_fp16=False)
             file_bytes = folder_bytes(folder)
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "NUM_STREAMS": 1}

@@ -70,6 +70,10 @@ def check_paths(
     """Refuse, before anything is measured, a path that cannot be written, two outputs on one path, an output that is read, and a new
     folder `out` in which one of its `own` files would be written over. `reads` are other files that are read, by their option."""
     from humar_bench.report import check_writable, refuse_shared
+    from humar_bench.report.files import refuse_pipe
+
+    if output.records is not None:
+        refuse_pipe(output.records, "--records")
 
     paths = {f"--{name}": getattr(output, name) for name in formats} | {"--plot": plot}
     written = {flag: path for flag, path in paths.items() if path not in (None, STANDARD_OUTPUT)}

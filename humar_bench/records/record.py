@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 from humar_bench.args import EAGER
 from humar_bench.errors import UsageError
+from humar_bench.reading import MOST_LINE, parse_json, read_bytes
 from humar_bench.records.appending import Appender
 from humar_bench.table import is_unseen
 
@@ -117,21 +119,25 @@ class Record:
         """A field of RunArgs as this record was asked; an older record means the default that was then the only way."""
         return self.run.get(name, BEFORE.get(name))
 
+    def _values(self) -> dict[str, Any]:
+        """Every field; what is inside is plain already and not copied."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+
     @property
     def digest(self) -> str:
         """Digest of everything but the id; equal to the id unless the record was changed by hand."""
-        values = dataclasses.asdict(self)
+        values = self._values()
         del values["id"]
         return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """One line, without its end. Values that are not finite numbers stand as null."""
-        return json_text(dataclasses.asdict(self))
+        return json_text(self._values())
 
     @classmethod
     def from_json(cls, line: str) -> Record:
         """Read one line. Raises ValueError with the reason when it is no record of a format this version reads."""
-        values = json.loads(line, parse_constant=_refuse_constant)
+        values = parse_json(line, MOST_LINE)
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}, not an object")
         number = values.get("format")
@@ -203,10 +209,6 @@ def _escaped(character: str) -> str:
     return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"it holds {name}, which is no number")
-
-
 @dataclass(frozen=True)
 class Run:
     """The records of one run in the order they were measured; `notes` says what was odd about the file."""
@@ -236,9 +238,13 @@ class Run:
         process: int | None = None,
     ) -> Run:
         """The records that match everything asked for."""
-        wanted = {"measure": measure, "architecture": architecture, "status": status, "process": process}
-        wanted = {name: value for name, value in wanted.items() if value is not None}
-        return Run(tuple(each for each in self if all(getattr(each, name) == value for name, value in wanted.items())), self.notes)
+        wanted = (("measure", measure), ("architecture", architecture), ("status", status), ("process", process))
+        found: Iterable[Record] = self.records
+        for name, value in wanted:
+            if value is not None:
+                read = operator.attrgetter(name)
+                found = [each for each in found if read(each) == value]
+        return Run(tuple(found), self.notes)
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -286,7 +292,7 @@ def load(path: str | os.PathLike) -> Run:
     """
     path = records_path(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; name a run's folder or its {RECORDS_NAME}.") from None
     except OSError as error:
@@ -313,8 +319,6 @@ def records_in(content: bytes, path: str = RECORDS_NAME) -> Run:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
     return str(error).rstrip(".")

@@ -21,6 +21,7 @@ REPORT_NAME = "report.md"
 def check_writable(path: str | os.PathLike, option: str) -> None:
     """Try what `write_text` will do, and leave nothing behind. Raises UsageError with one sentence."""
     target = _target(path)
+    refuse_pipe(path, option)
     try:
         if target.is_dir():
             raise IsADirectoryError(0, "it is a folder")
@@ -32,6 +33,14 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
         beside.unlink()
     except OSError as error:
         raise UsageError(f"{option} {str(path)!r} cannot be written: {error.strerror or error}; name a file that can.") from error
+
+
+def refuse_pipe(path: str | os.PathLike, option: str) -> None:
+    """Raises UsageError for a named pipe or socket: opening one waits for whoever reads it, perhaps forever."""
+    target = _target(path)
+    if target.is_fifo() or target.is_socket():
+        what = "pipe" if target.is_fifo() else "socket"
+        raise UsageError(f"{option} {str(path)!r} is a {what} and cannot be written; name a file, or - for standard output.")
 
 
 def check_folder(path: str | os.PathLike, option: str) -> Path:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from humar_bench.errors import InvalidMeasurement, UsageError
+from humar_bench.reading import parse_json, read_bytes
 from humar_bench.records.record import Run, json_text, plain
 from humar_bench.report.data import to_csv
 from humar_bench.report.files import write_text
@@ -104,9 +105,10 @@ def read_study(directory: str | os.PathLike, run: Run, makers: Mapping[str, str]
     """
     path = Path(directory) / STUDY_NAME
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_bytes(path))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{STUDY_NAME} cannot be read: {error}; put the file back or make the study again.") from None
+        said = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{STUDY_NAME} cannot be read: {said}; put the file back or make the study again.") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("study") not in makers:
         raise UsageError(f"{STUDY_NAME} is of no study that this version of humar-bench makes; make the study again.")
     if document.pop("sha256", None) != _stamp(document):

@@ -20,9 +20,13 @@ from humar_bench.records.audit import audited
 from humar_bench.records.record import AGAIN, COMPONENT_TIME, MEASURES, Record, Run, measures_with, other_machine
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import NOTHING, PEAK, Count, Point, count_all
+from humar_bench.running.messages import check_results
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
 
 WARMUP_MAX_S = 10.0
+TIMED = ("fps", COMPONENT_TIME)  # measures that build all architectures in one process
+OTHER_MACHINE = "its process says it ran on another machine than the ones before it."
+MOST_LOST = 2  # processes an architecture may take down before it is left out of those to come
 
 
 class Sink(Protocol):
@@ -118,6 +122,8 @@ class _Bench:
 
     def __post_init__(self) -> None:
         self.made: list[Record] = []
+        self.lost: dict[str, int] = {}  # processes that each architecture took down while it was alone in them
+        self.apart = False  # whether all run alone and die together, so that each gets processes of its own
         names = [each.name for each in self.architectures]
         self.reference = self.reference or names[0]
         if self.reference not in names:
@@ -186,6 +192,9 @@ class _Bench:
                 predicted[count.name] = result
                 self._tell(memory[0], "prediction", count.name, "told", result=result)
             else:
+                if self._is_elsewhere(environment):
+                    result = {"status": "failed", "kind": "error", "reason": OTHER_MACHINE, "built": {}, "measured": None}
+                    environment = {}
                 result = self._audited(count.measure, count.name, result, environment)
                 self._keep(Job(count.measure, (count.point.architecture,)), {count.name: result}, environment)
 
@@ -200,7 +209,7 @@ class _Bench:
             self._begin(job)
             return self._keep(job, {job.architectures[0].name: predicted}, {})
         [(_, outcome)] = run_children([self._child(job, predicted=predicted["measured"])], at_once=1)
-        self._keep(job, self._results(job, outcome), (outcome.reply or {}).get("environment", {}))
+        self._keep(job, self._results(job, outcome), self._environment(outcome))
 
     def _is_done(self, job: Job) -> bool:
         """Whether all of a job's records exist: what was measured in one process belongs together."""
@@ -216,10 +225,8 @@ class _Bench:
             control = [each for each in control if any(each.name == one.name + AGAIN for one in alive)]
             if not alive:
                 return
-            whole = Job("fps", (*alive, *control), process)
-            if not self._is_done(whole):
-                for architecture in self._run_together(whole):
-                    (alive if architecture in alive else control).remove(architecture)
+            for architecture in self._run_missing(Job("fps", (*alive, *control), process)):
+                (alive if architecture in alive else control).remove(architecture)
             if process + 1 >= self.run.first_look and self._is_decided(process):
                 return
 
@@ -233,23 +240,78 @@ class _Bench:
     def _speed_arms(self) -> list[Architecture]:
         return [*self.architectures, *(dataclasses.replace(each, name=each.name + AGAIN) for each in self.architectures)]
 
-    def _run_together(self, job: Job) -> list[Architecture]:
-        """Run a job's architectures in one process; when one takes the child down with it, the others run again without it. Returns the
-        failed."""
-        failed: list[Architecture] = []
-        while left := tuple(each for each in job.architectures if each not in failed):
-            job = dataclasses.replace(job, architectures=left)
+    def _run_missing(self, whole: Job) -> list[Architecture]:
+        """Run a process unless its records are there. Returns the architectures to leave out from now on.
+
+        It is run whole, so that rounds pair. But what failed before runs alone first: where it fails again, or was timed in other
+        processes, the others' records of this process stay the only ones.
+        """
+        missing = [each for each in whole.architectures if not self._is_done(dataclasses.replace(whole, architectures=(each,)))]
+        if not missing:
+            return []
+        speeds = self.done.select(measure="fps")
+        failed = {each.architecture for each in speeds.failed}
+        if len(missing) == len(whole.architectures) or not failed.issuperset(each.name for each in missing):
+            return self._run_together(whole)
+        timed = {each.architecture for each in speeds if each.ok}
+        left_out: list[Architecture] = []
+        mended = False
+        for each in missing:
+            job = Job("fps", (each,), whole.process)
             [(_, outcome)] = run_children([self._child(job)], at_once=1)
-            blamed = next((each for each in left if each.name == outcome.architecture), None)
-            if outcome.reply is None and blamed is not None:
-                only = dataclasses.replace(job, architectures=(blamed,))
-                self._keep(only, self._results(only, outcome), {})
-                failed.append(blamed)
+            if each.name not in timed and self._is_fine(job, outcome):
+                mended = True
                 continue
-            results = self._results(job, outcome)
-            self._keep(job, results, (outcome.reply or {}).get("environment", {}))
-            return failed + [each for each in left if results[each.name]["status"] == "failed"]
-        return failed
+            if each.name not in timed:
+                self.lost[each.name] = MOST_LOST  # it failed before, and again
+            left_out += self._keep_speeds(job, outcome)
+        left = tuple(each for each in whole.architectures if each not in left_out)
+        return left_out + (self._run_together(Job("fps", left, whole.process)) if mended else [])
+
+    def _run_together(self, job: Job) -> list[Architecture]:
+        """Run one process. Returns the architectures to leave out from now on.
+
+        When it dies and several were in it, nobody can be blamed: whoever was running may say another was. They run again one at a time,
+        the likely one first, until one dies alone; the others then run again without it. Where all live alone and die together again,
+        what they did alone is kept.
+        """
+        left, alone, left_out, likely = list(job.architectures), {}, [], ""
+        while left:
+            together = dataclasses.replace(job, architectures=tuple(left))
+            if not (self.apart and len(left) > 1):
+                [(_, outcome)] = run_children([self._child(together)], at_once=1)
+                if outcome.reply is not None or len(left) == 1:
+                    return left_out + self._keep_speeds(together, outcome)
+                likely = outcome.architecture
+            untried = sorted((each for each in left if each.name not in alone), key=lambda each: each.name != likely)
+            if not untried:
+                break
+            each = untried[0]
+            single = dataclasses.replace(job, architectures=(each,))
+            [(_, lonely)] = run_children([self._child(single)], at_once=1)
+            if lonely.reply is None:
+                self.lost[each.name] = MOST_LOST  # it died in company and alone
+                left_out += self._keep_speeds(single, lonely)
+                left.remove(each)
+            else:
+                alone[each.name] = lonely
+        self.apart = self.apart or bool(left)
+        for each in left:
+            left_out += self._keep_speeds(dataclasses.replace(job, architectures=(each,)), alone[each.name])
+        return left_out
+
+    def _is_fine(self, job: Job, outcome: Outcome) -> bool:
+        return all(each["status"] == "ok" for each in self._results(job, outcome).values())
+
+    def _keep_speeds(self, job: Job, outcome: Outcome) -> list[Architecture]:
+        """Keep a process's records. Returns the architectures to leave out: what raised, and what took down its second process."""
+        results = self._results(job, outcome)
+        self._keep(job, results, self._environment(outcome))
+        if outcome.reply is not None:
+            return [each for each in job.architectures if results[each.name]["status"] == "failed"]
+        for each in job.architectures:
+            self.lost[each.name] = self.lost.get(each.name, 0) + 1
+        return [each for each in job.architectures if outcome.kind == "timeout" or self.lost[each.name] >= MOST_LOST]
 
     # Requests and records ------------------------------------------------------------------------------------------------------
 
@@ -270,7 +332,8 @@ class _Bench:
             self._tell(job, status="running", **event)
 
         self._begin(job)
-        return job, Child(request, timeout_s=self.run.timeout, hear=hear, names=tuple(each.name for each in job.architectures))
+        names = tuple(each.name for each in job.architectures)
+        return job, Child(request, timeout_s=self.run.timeout, hear=hear, names=names, check=check_results)
 
     def _tell(self, job: Job, stage: str, architecture: str, status: str, **more: Any) -> None:
         """One event of the progress."""
@@ -287,17 +350,30 @@ class _Bench:
         if outcome.reply is None:
             lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
             return {each.name: lost for each in job.architectures}
-        if "usage_error" in outcome.reply:
+        if "usage_error" in outcome.reply and not self.made:
             raise UsageError(outcome.reply["usage_error"])
-        environment = outcome.reply.get("environment", {})
-        lost = {"status": "failed", "kind": "error", "reason": NOTHING, "built": {}, "measured": None}
+        environment, said = self._environment(outcome), NOTHING
+        results = outcome.reply.get("results", {})
+        if "usage_error" in outcome.reply:  # the processes before it could do what was asked
+            said = f"its process would not start: {outcome.reply['usage_error']}"
+        elif environment != outcome.reply["environment"]:
+            said, results = OTHER_MACHINE, {}
+        lost = {"status": "failed", "kind": "error", "reason": said, "built": {}, "measured": None}
         return {
-            each.name: self._audited(job.measure, each.name, outcome.reply["results"].get(each.name, lost), environment)
-            for each in job.architectures
+            each.name: self._audited(job.measure, each.name, results.get(each.name, lost), environment) for each in job.architectures
         }
 
     def _audited(self, measure: str, name: str, result: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
         return audited(name, measure, result, dataclasses.asdict(self.workload), environment)
+
+    def _environment(self, outcome: Outcome) -> dict[str, Any]:
+        """What a child says of its machine; nothing where the children of this run before it say otherwise."""
+        environment = (outcome.reply or {}).get("environment", {})
+        return {} if self._is_elsewhere(environment) else environment
+
+    def _is_elsewhere(self, environment: dict[str, Any]) -> bool:
+        record = self._record(Job("params", self.architectures), self.architectures[0], {"measured": {}}, environment)
+        return any(other_machine(earlier, record) for earlier in self.made)
 
     def _record(self, job: Job, architecture: Architecture, result: dict[str, Any], environment: dict[str, Any]) -> Record:
         return Record(

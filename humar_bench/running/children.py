@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,17 +17,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from humar_bench.errors import MeasurementError
+from humar_bench.reading import open_regular, read_bytes
+from humar_bench.running import leftovers
+from humar_bench.running.messages import MOST_EVENT, MOST_HEARD, MOST_REPLY, MOST_RESULT, MOST_RESULTS, MOST_SAID, read_event, read_reply
 from humar_bench.subjects.sources import child_command, child_environment
 
 LOOK_EVERY_S = 1.0  # the pipe says at once that a child ended, unless a grandchild still holds its other end
 TAIL_BYTES = 8192
 _OUT_OF_MEMORY = ("bad_alloc", "out of memory", "cannot allocate memory", "can't allocate memory", "memoryerror")
+_number = itertools.count()
 Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended: its reply, or None and why. `architecture` is the one it last said it was working on."""
+    """How a child ended: its reply, or None and why. `architecture` is the one it last said it was working on, which proves nothing where
+    it had several: any of them can say so."""
 
     reply: dict[str, Any] | None
     kind: str = ""
@@ -36,23 +42,30 @@ class Outcome:
 
 class Child:
     """One process of `humar_bench.running.worker`, with a pipe on which it says what it does. Call `start`, then `listen` when `events` is
-    readable or time has passed, until it returns an Outcome; `kill` at any time."""
+    readable or time has passed, until it returns an Outcome; `kill` at any time. `check` raises ValueError for a reply that is none of its
+    kind; a child that sends such a one, or an event that is none, has failed. With `check_event`, which raises alike, events may carry
+    results."""
 
     def __init__(
         self, request: dict[str, Any], *, timeout_s: float, hear: Callable[[dict[str, Any]], None], names: tuple[str, ...] = (),
+        check: Callable[[dict[str, Any]], None] = lambda reply: None,
+        check_event: Callable[[dict[str, Any]], None] | None = None,
         command: tuple[str, ...] = child_command("humar_bench.running.worker"),
     ) -> None:
         self.request, self.timeout_s, self.hear, self.names, self.command = request, timeout_s, hear, names, command
-        self.events = -1
+        self.check, self.check_event, self.events = check, check_event, -1
+        self.most_event, self.most_said = (MOST_EVENT, MOST_SAID) if check_event is None else (MOST_RESULT, MOST_RESULTS)
         self.architecture = names[0] if len(names) == 1 else ""
-        self._heard = b""
+        self._heard, self._said, self._fault = b"", 0, ""
         self._process: subprocess.Popen | None = None
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder = self._mark = ""
 
     def start(self) -> None:
         try:
-            self._folder = tempfile.TemporaryDirectory(prefix="humar-bench-")
-            folder = Path(self._folder.name)
+            if (number := next(_number)) == 0:
+                leftovers.sweep()
+            self._folder, self._mark = leftovers.own_folder(), f"{leftovers.owner()}-{number}"
+            folder, marked = Path(self._folder), {leftovers.FOLDER: self._folder, leftovers.MARK: self._mark}
             reading, writing = os.pipe()
             self.events = reading
             try:
@@ -61,7 +74,7 @@ class Child:
                 with open(folder / "request.json", "rb") as asked, open(folder / "stderr", "wb") as said:
                     self._process = subprocess.Popen(
                         self.command, stdin=asked, stdout=subprocess.DEVNULL, stderr=said, pass_fds=(writing,),
-                        start_new_session=True, env=child_environment(),
+                        start_new_session=True, env={**child_environment(), **marked},
                     )
             finally:
                 os.close(writing)
@@ -73,6 +86,8 @@ class Child:
     def listen(self) -> Outcome | None:
         """Pass on what the child said since the last time; the Outcome once it has ended or its time is over."""
         ended = self._hear()
+        if self._fault:
+            return self._finish(Outcome(None, "error", f"{self._who()} was stopped: {self._fault}.", self.architecture))
         left_s = max(0.0, self.ends_s - time.monotonic())
         if not ended and left_s and self._process.poll() is None:
             return None
@@ -82,19 +97,32 @@ class Child:
             self.kill_process()
             reason = f"{self._who()} took longer than {self.timeout_s:g} s and was stopped."
             return self._finish(Outcome(None, "timeout", reason, self.architecture))
-        self._hear()  # what it said between the first look and its end
+        while not self._fault and not self._hear() and self._is_readable():
+            pass  # what it said between the first look and its end
+        if self._fault:
+            return self._finish(Outcome(None, "error", f"{self._who()} is not believed: {self._fault}.", self.architecture))
         return self._finish(self._explained(code))
 
     def _hear(self) -> bool:
         """Read and pass on whatever is in the pipe, without waiting; True when its other end is closed."""
-        ended = False
-        while not ended and select.select([self.events], [], [], 0)[0]:
+        ended, look = False, 0
+        while not ended and look < MOST_HEARD and self._is_readable():
             piece = os.read(self.events, 65536)
-            ended = not piece
+            ended, look = not piece, look + len(piece)
             self._heard += piece
+        self._said += look
         *lines, self._heard = self._heard.split(b"\n")
+        if self._said > self.most_said or len(self._heard) > self.most_event:
+            self._fault = f"its events take more than {self.most_said if self._said > self.most_said else self.most_event:,} bytes"
+            return True
         for line in lines:
-            event = json.loads(line)
+            try:
+                event = read_event(line, self.names, results=self.check_event is not None)
+                if self.check_event is not None:
+                    self.check_event(event)
+            except ValueError as error:
+                self._fault = f"it sent what is no event ({error})"
+                return True
             self.architecture = event.get("architecture") or (self.names[0] if len(self.names) == 1 else "")
             self.hear(event)
         return ended
@@ -103,6 +131,9 @@ class Child:
         """A piece of its work is done: it has `timeout_s` for the next."""
         self.ends_s = time.monotonic() + self.timeout_s
 
+    def _is_readable(self) -> bool:
+        return bool(select.select([self.events], [], [], 0)[0])
+
     def kill(self) -> None:
         """Stop the child and everything it started, and clean up. Safe at any time and more than once."""
         self.kill_process()
@@ -110,30 +141,42 @@ class Child:
 
     def kill_process(self) -> None:
         if self._process is not None and self._process.returncode is None:
+            started = leftovers.descendants(self._process.pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            leftovers.end_all(started)
             self._process.wait()
 
     def _finish(self, outcome: Outcome | None) -> Outcome | None:
         if self._process is not None:
+            self.kill_process()
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # what the child started and left behind
+            if self._folder:
+                leftovers.end_marked(self._mark)
         if self.events >= 0:
             os.close(self.events)
             self.events = -1
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = ""
         return outcome
 
     def _who(self) -> str:
-        return self.architecture or " and ".join(self.names) or "the child process"
+        return " and ".join(self.names) or "the child process"
 
     def _explained(self, code: int) -> Outcome:
         """The reply, or from exit code and last words why there is none."""
-        folder = Path(self._folder.name)
-        with contextlib.suppress(OSError, ValueError):
-            return Outcome(json.loads((folder / "reply.json").read_text(encoding="utf-8")), architecture=self.architecture)
+        folder = Path(self._folder)
+        try:
+            reply = read_reply(read_bytes(folder / "reply.json", MOST_REPLY))
+            self.check(reply)
+            return Outcome(reply, architecture=self.architecture)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            return Outcome(None, "error", f"{self._who()} sent back what is no result: {why}.", self.architecture)
         words = _last_words(folder / "stderr")
         said = f" ({words})" if words else ""
         if any(sign in words.lower() for sign in _OUT_OF_MEMORY):
@@ -174,7 +217,7 @@ def run_children(children: Iterable[tuple[Tag, Child]], *, at_once: int) -> Iter
 def _last_words(path: Path) -> str:
     """The last line a child wrote to its standard error, as part of a sentence."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:

@@ -67,20 +67,25 @@ def count_all(
     can be counted.
     """
     left = sorted(counts, key=lambda each: each.point.architecture.foreign)
+    alone = False
     while left:
-        child = _Counting(left, run, keep, begin, {"counters": list(counters), "limit_bytes": limit_bytes})
+        batch = left[:1] if alone else left
+        child = _Counting(batch, run, keep, begin, {"counters": list(counters), "limit_bytes": limit_bytes})
         outcome = child.listen_to_the_end()
         left = left[child.done :]
         if outcome.reply is not None and "usage_error" in outcome.reply:
             raise UsageError(outcome.reply["usage_error"])
         lost = []
+        if outcome.reply is None and len(batch) > child.done + 1:
+            alone = True  # what a child said of its work blames nobody: the next one is counted in a child of its own
+            continue
         if outcome.reply is None:
-            lost = left[:1] if child.begun > child.done else left  # nobody to blame: it would not go better a second time
+            lost = left[:1] if child.begun > child.done else left  # it does not even begin: it would not go better a second time
         elif not child.done:
             outcome, lost = Outcome(None, "error", NOTHING), left
         for each in lost:
             keep(each, {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}, {})
-        left = left[len(lost) :]
+        left, alone = left[len(lost) :], False
 
 
 class _Counting:
@@ -100,11 +105,20 @@ class _Counting:
             "works": [{"asked": dataclasses.asdict(args), "workload": dataclasses.asdict(work)} for args, work in works],
         }
         names = tuple(dict.fromkeys(each.name for each in counts))
-        self.child = Child(request, timeout_s=run.timeout, hear=self.hear, names=names)
+        self.child = Child(request, timeout_s=run.timeout, hear=self.hear, names=names, check_event=self.check)
 
     def listen_to_the_end(self) -> Outcome:
         [(_, outcome)] = run_children([(None, self.child)], at_once=1)
         return outcome
+
+    def check(self, event: dict[str, Any]) -> None:
+        """Raises ValueError for an event that is not the next: an item begun, or the result of the one that was begun."""
+        begins = event["stage"] == "count" and self.begun == self.done
+        ends = event["stage"] == "counted" and self.begun == self.done + 1 and "result" in event and "environment" in event
+        if not (begins or ends) or event.get("item") != self.done or self.done >= len(self.counts):
+            raise ValueError(f"{event['stage']!r} of item {str(event.get('item'))[:20]} is not what comes next")
+        if event.get("architecture") != self.counts[self.done].name:
+            raise ValueError(f"item {self.done} is of {self.counts[self.done].name}")
 
     def hear(self, event: dict[str, Any]) -> None:
         count = self.counts[event["item"]]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ from typing import Any
 from humar_bench.args import WORKLOADS, ModelArgs, RunArgs, Size, Workload, parse_size, pyramid
 from humar_bench.errors import UsageError
 from humar_bench.options import DEFAULT_ARCHITECTURES, Selection
+from humar_bench.reading import parse_json, read_bytes
 from humar_bench.subjects.registry import Architecture, parse_architectures
 
+MOST_ARGS = 2**20  # bytes of an --args file
 MOST_LEVELS = 12  # the twelfth level of an image has stride 16,384
 
 
@@ -147,13 +148,13 @@ def read_args_file(path: str) -> dict[str, Any]:
     if suffix not in (".json", ".toml"):
         raise UsageError(f"--args is {path!r}; it must end in .json or .toml.")
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_bytes(path, MOST_ARGS).decode("utf-8")
     except OSError as error:
         raise UsageError(f"--args {path!r} cannot be read: {error.strerror or error}; name a file that can.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--args {path!r} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
     try:
-        values = json.loads(text) if suffix == ".json" else tomllib.loads(text)
+        values = parse_json(text) if suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         message = " ".join(str(error).split())
         raise UsageError(f"--args {path!r} is not {suffix[1:].upper()}: {message}; correct it or use --set.") from error

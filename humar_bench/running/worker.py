@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 from humar_bench.args import RunArgs
 from humar_bench.backends import why_not
 from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.reading import check_json
 from humar_bench.records.record import COMPONENT_TIME, plain
+from humar_bench.running import leftovers
 from humar_bench.running.task import Task, failure, success
 from humar_bench.subjects.registry import Architecture
 
@@ -108,7 +110,18 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
                 results[architecture.name] = MEASURES[task.measure](task, architecture, device)
             except Exception as error:
                 results[architecture.name] = failure(error, architecture.name)
-    return {"environment": conditions, "results": plain(results)}
+    return {"environment": conditions, "results": {name: writable(result, name) for name, result in results.items()}}
+
+
+def writable(result: dict[str, Any], name: str) -> dict[str, Any]:
+    """A result as JSON has it; a failed one where what an architecture left in it cannot be written."""
+    try:
+        made = plain(result)
+        json.dumps(made, allow_nan=False).encode()
+        check_json(made)
+        return made
+    except (TypeError, ValueError, RecursionError) as error:
+        return failure(error, name)
 
 
 @contextlib.contextmanager
@@ -134,6 +147,7 @@ def _die_with_parent() -> None:
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
     """The life of any child: read the request, answer it, leave the reply in one piece, end without tearing down."""
     _die_with_parent()
+    leftovers.adopt_orphans()
     request = json.load(sys.stdin)
     if request.get("parent") not in (None, os.getppid()):
         return 1  # the parent died before the kernel was asked
@@ -146,6 +160,7 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
     with open(written, "w", encoding="utf-8") as file:
         json.dump(reply, file, allow_nan=False)
     os.replace(written, request["reply"])
+    leftovers.end_all(leftovers.descendants(os.getpid()))  # what an architecture started and left behind
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # somebody's library may hang or crash while it is torn down; the result is safe

@@ -9,6 +9,7 @@ from its raw times. No torch, nothing is written.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import io
@@ -18,10 +19,11 @@ from pathlib import Path
 
 from humar_bench import __version__
 from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.reading import read_bytes, read_lines
 from humar_bench.records.audit import contradictions
 from humar_bench.records.record import RECORDS_NAME, Record, Run, records_path
 from humar_bench.report import report_texts
-from humar_bench.report.files import encoded
+from humar_bench.report.files import REPORT_NAME, encoded
 from humar_bench.report.study import STUDY_NAME, read_study, study_texts
 from humar_bench.studies import MAKERS
 from humar_bench.studies.calibrate import equal_pairs
@@ -29,6 +31,7 @@ from humar_bench.studies.calibrate.calibrate import CERTIFICATE_NAME, MARKDOWN_N
 from humar_bench.studies.calibrate.tables import calibration_markdown
 
 CHECKED = (".csv", ".md")  # files of these kinds in a report's folder have to come from its records
+MOST_REFERENCES = 3  # that are tried with all records
 WIDEST = 60  # characters of a cell that a sentence shows
 _UNREADABLE = (HumarBenchError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # of values that are none
 
@@ -82,8 +85,8 @@ class Proof:
 def verify(directory: str | Path) -> Proof:
     """Hold a report's folder against its records, a calibration's against its certificate.
 
-    The reference is not stored: the one whose tables differ in the fewest places is meant, at once where most files are as they should
-    be. Raises UsageError when there are no records and no certificate.
+    The reference is not stored: of those that the files look most like, the one whose tables differ in the fewest places is meant, at once
+    where most files are as they should be. Raises UsageError when there are no records and no certificate.
     """
     path = records_path(directory)
     folder = path.parent
@@ -97,7 +100,7 @@ def verify(directory: str | Path) -> Proof:
     if (folder / STUDY_NAME).exists():
         return _hold_study(folder, run, damage)
     best: Proof | None = None
-    for reference in run.architectures:
+    for reference in _likely_references(folder, run)[:MOST_REFERENCES]:
         proof = _hold(folder, run, reference, damage)
         if best is None or len(proof.differences) < len(best.differences):
             best = proof
@@ -105,6 +108,30 @@ def verify(directory: str | Path) -> Proof:
         if 2 * len(wrong.intersection(proof.files)) < len(proof.files):
             break
     return best
+
+
+def _likely_references(folder: Path, run: Run) -> list[str]:
+    """Every architecture, those first whose small tables, of it and one other, have the most cells that stand in the folder's report."""
+    names = run.architectures
+    if len(names) <= MOST_REFERENCES:
+        return list(names or ("",))
+    measure = next((each.measure for each in run if each.ok and each.architecture in names), run[0].measure)
+    own = {name: run.select(measure=measure, architecture=name).records for name in names}
+    with contextlib.suppress(OSError):
+        there = _all_cells(read_bytes(folder / REPORT_NAME).decode("utf-8", errors="replace"))
+
+        def found(reference: str) -> int:
+            other = names[0] if reference != names[0] else names[1]
+            with contextlib.suppress(*_UNREADABLE):
+                return len(there & _all_cells(report_texts(Run((*own[other], *own[reference])), reference)[REPORT_NAME]))
+            return 0
+
+        return sorted(names, key=found, reverse=True)
+    return list(names)
+
+
+def _all_cells(markdown: str) -> set[str]:
+    return {cell for line in markdown.split("\n") for cell in _split(line)}
 
 
 def _hold(folder: Path, run: Run, reference: str, damage: Sequence[Difference]) -> Proof:
@@ -166,7 +193,9 @@ def _hold_pairs(folder: Path) -> Proof:
 
 
 def _notes(run: Run) -> tuple[str, ...]:
-    versions = {(record.environment.get("packages") or {}).get("humar-bench") for record in run} - {None, __version__}
+    packages = [record.environment.get("packages") for record in run]
+    found = {str(each.get("humar-bench", __version__)) for each in packages if isinstance(each, dict)}
+    versions = found - {__version__}
     return tuple(
         f"measured with humar-bench {version}, and this is {__version__}: its tables may look different." for version in sorted(versions)
     )
@@ -177,39 +206,45 @@ def _notes(run: Run) -> tuple[str, ...]:
 
 def read_records(path: Path) -> tuple[Run, list[Difference]]:
     """The records that can be read, and a difference for every line that is damaged or stands twice. Raises UsageError without a file."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}; name the folder that `humar-bench report -o` wrote.") from None
     records: list[Record] = []
     damage: list[Difference] = []
     seen: dict[str, int] = {}
-    for number, raw in enumerate(lines, 1):
-        if not raw:
-            continue
-        line = f"line {number}"
-        try:
-            record = Record.from_json(raw.decode("utf-8"))
-            digest, text = record.digest, record.to_json()
-        except (ValueError, TypeError) as error:
-            torn = number == len(lines)
-            said = "it was cut short, that measurement has to be made again." if torn else f"it is not a record: {error}."
-            damage.append(Difference(path.name, line, said=said))
-            continue
-        row = f"{line} ({record.measure} of {record.architecture}, process {record.process})"
-        if record.id != digest:
-            damage.append(Difference(path.name, row, "id", record.id, digest, "the record was changed after it was measured: its values "
-                                     f"have the digest {digest}, and its id is {_short(record.id)}."))
-        elif text.encode() != raw:
-            damage.append(Difference(path.name, row, said="the line was written anew by something else; its values are the same."))
-        if record.id == digest and record.ok:
-            found = contradictions(record.measure, record.measured, record.workload, record.environment)
-            damage += [Difference(path.name, row, said=f"it contradicts itself: {fault}.") for fault in found]
-        if record.id in seen:
-            damage.append(Difference(path.name, row, said=f"it is the record of line {seen[record.id]} a second time."))
-        seen.setdefault(record.id, number)
-        records.append(record)
+    try:
+        for number, line in enumerate(read_lines(path), 1):
+            if line != b"\n":
+                _read_line(path.name, number, line, records, damage, seen)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; name the folder that `humar-bench report -o` wrote.") from None
     return Run(tuple(records)), damage
+
+
+def _read_line(
+    name: str, number: int, ended: bytes, records: list[Record], damage: list[Difference], seen: dict[str, int]
+) -> None:
+    """Add the record of one line, and what is wrong with it."""
+    raw = ended.removesuffix(b"\n")
+    line = f"line {number}"
+    try:
+        record = Record.from_json(raw.decode("utf-8"))
+        digest, text = record.digest, record.to_json()
+    except (ValueError, TypeError) as error:
+        torn = not ended.endswith(b"\n")
+        said = "it was cut short, that measurement has to be made again." if torn else f"it is not a record: {error}."
+        damage.append(Difference(name, line, said=said))
+        return
+    row = f"{line} ({record.measure} of {record.architecture}, process {record.process})"
+    if record.id != digest:
+        damage.append(Difference(name, row, "id", record.id, digest, "the record was changed after it was measured: its values "
+                                 f"have the digest {digest}, and its id is {_short(record.id)}."))
+    elif text.encode() != raw:
+        damage.append(Difference(name, row, said="the line was written anew by something else; its values are the same."))
+    if record.id == digest and record.ok:
+        found = contradictions(record.measure, record.measured, record.workload, record.environment)
+        damage += [Difference(name, row, said=f"it contradicts itself: {fault}.") for fault in found]
+    if record.id in seen:
+        damage.append(Difference(name, row, said=f"it is the record of line {seen[record.id]} a second time."))
+    seen.setdefault(record.id, number)
+    records.append(record)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------------------
@@ -219,7 +254,7 @@ def compare_file(path: Path, text: str, remake: str = "") -> list[Difference]:
     """Every cell and line of a file that is not as in `text`; empty when the bytes are equal."""
     name, wanted = path.name, encoded(text)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return [Difference(name, said=f"it is missing{remake and '; '}{remake}.")]
     except OSError as error:

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import BUILT_IN, EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
+from humar_bench.reading import read_bytes
 from humar_bench.subjects.sources import own_first, stranger
 
 if TYPE_CHECKING:
     import torch
 
+MOST_SOURCE = 16 * 2**20  # bytes of a Python file
 _WANTED = "name a function that takes the arguments and returns a model"
 _FORMS = f"choose {', '.join(BUILT_IN)}, package.module:builder or path/file.py:builder"
 
@@ -93,8 +95,8 @@ def check_architecture(architecture: str | Architecture) -> None:
         return
     path = _existing(Path(where))
     try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:
+        tree = ast.parse(read_bytes(path, MOST_SOURCE))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"the file {path.name} cannot be loaded: {_import_error(error)}.") from None
     except OSError as error:
         raise UsageError(f"the file {path.name} cannot be read: {error.strerror}.") from None

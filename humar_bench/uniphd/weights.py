@@ -109,16 +109,22 @@ def pretrained(name: str) -> Path:
 
 def _read(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder's weights."""
-    path = _file_of(folder)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from humar_bench.subjects.checkpoint import load_checkpoint, refuse_odd
 
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+    path = _file_of(folder)
+    if path.suffix != ".safetensors":
+        return load_checkpoint(path, prefix="")
+    try:
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+        refuse_odd(state, str(path))
+        return state
     except ImportError as error:
         raise UsageError(f"{path} is read with the package safetensors, which is not installed; run {EXTRA}.") from error
-    except Exception as error:  # each reader has its own errors for a file it cannot parse
+    except UsageError:
+        raise
+    except Exception as error:  # the reader has its own errors for a file it cannot parse
         raise UsageError(f"{path} cannot be read as weights ({_first_line(error)}); download it again.") from error
 
 
@@ -133,10 +139,14 @@ def _file_of(folder: Path) -> Path:
 
 def _load(module: nn.Module, state: dict[str, Tensor], folder: str | Path, *, left: str, optional: str = r"^$") -> None:
     """Load a renamed state dict; checkpoint names that match `left` may be too many, ours that match `optional` may be missing."""
+    from humar_bench.subjects.checkpoint import other_types
+
     names = set(module.state_dict())
     state = {name: value for name, value in state.items() if name in names or not re.match(left, name)}
     missing = sorted(name for name in names - set(state) if not re.match(optional, name))
     _refuse(folder, type(module).__name__, missing, sorted(set(state) - names))
+    if wrong := other_types(state, module.state_dict()):
+        raise UsageError(f"the weights in {folder} are of another model than {type(module).__name__}: {wrong[0]}.")
     try:
         module.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -145,7 +155,7 @@ def _load(module: nn.Module, state: dict[str, Tensor], folder: str | Path, *, le
 
 def _load_with_transformers(model: Any, folder: Path, options: dict[str, Any]) -> None:
     """Through `from_pretrained`, which knows the old names of its models; into `model`, whose own configuration decides."""
-    _file_of(folder)
+    _refuse_kinds(_read(folder), model, folder)
     try:
         with quiet():
             loaded, report = type(model).from_pretrained(
@@ -159,6 +169,16 @@ def _load_with_transformers(model: Any, folder: Path, options: dict[str, Any]) -
     other_size = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
     _refuse(folder, type(model).__name__, sorted({*report["missing_keys"], *other_size}), sorted(foreign))
     model.load_state_dict(loaded.state_dict())
+
+
+def _refuse_kinds(state: dict[str, Tensor], model: nn.Module, folder: Path) -> None:
+    """Raises UsageError for complex numbers, and for whole ones where the model has none: the library would cast them without a word."""
+    whole = {name.rpartition(".")[2] for name, value in model.state_dict().items() if not value.is_floating_point()}
+    whole |= {"position_ids", "token_type_ids", "num_batches_tracked"}  # indices and counts that older files keep
+    for name, value in state.items():
+        if value.is_complex() or not value.is_floating_point() and name.rpartition(".")[2] not in whole:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UsageError(f"the weights in {folder} hold {name} of {kind}, no weight of {type(model).__name__}; download them again.")
 
 
 def _refuse(folder: str | Path, model: str, missing: list[str], foreign: list[str]) -> None:

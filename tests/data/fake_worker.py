@@ -15,12 +15,13 @@ def tell(**event):
     os.write(request["events"], json.dumps(event).encode() + b"\n")
 
 
+reply = lambda: {"environment": {"python": "3"}, "results": results}  # noqa: E731
 counting = request.get("measure") == "count"
 jobs = request["items"] if counting else request["architectures"]
 for index, job in enumerate(jobs):
     each = job["architecture"] if counting else job
     name, does = each["name"], each["spec"].rpartition(":")[2]
-    tell(stage="count" if counting else "build", architecture=name, item=index)
+    tell(stage="count" if counting else "build", architecture=name, **({"item": index} if counting else {}))
     seconds = 2.0 if does == "wider" else 1.0
     measured = {"process": request.get("process", 0), "plan": request.get("plan"), "spent_s": seconds}
     if request["measure"] == "component_time":
@@ -53,9 +54,35 @@ for index, job in enumerate(jobs):
     if does == "four_outputs":
         tell(stage="timing", architecture="")
         os.kill(os.getpid(), signal.SIGKILL)
+    if does == "forges":  # says that another one was running, then dies
+        tell(stage="build", architecture=(jobs[0]["architecture"] if counting else jobs[0])["name"])
+        os.kill(os.getpid(), signal.SIGKILL)
+    if does in json.loads(os.environ.get("FAKE_EVENTS", "{}")):
+        os.write(request["events"], json.loads(os.environ["FAKE_EVENTS"])[does].encode("latin-1"))
+        time.sleep(5)
+    if does == "floods":
+        while True:
+            os.write(request["events"], b'{"stage": "x"}\n' * 4096)
+    if does == "killed_once" and not os.path.exists(os.environ["FAKE_KILLED"]):
+        open(os.environ["FAKE_KILLED"], "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if does == "escapes":
+        code = "import os, time; os.setsid(); open(os.environ['FAKE_ESCAPED'], 'w').write(str(os.getpid())); time.sleep(60)"
+        subprocess.Popen([sys.executable, "-c", code])
+        while not os.path.exists(os.environ["FAKE_ESCAPED"]) or not os.path.getsize(os.environ["FAKE_ESCAPED"]):
+            time.sleep(0.01)
+    if does == "lies":
+        reply = lambda: {"environment": {"python": "2"}, "results": results}  # noqa: E731
+    if does in json.loads(os.environ.get("FAKE_REPLIES", "{}")):
+        text = json.loads(os.environ["FAKE_REPLIES"])[does]
+        reply = lambda text=text: text  # noqa: E731
     results[name] = result
     if counting:
         tell(stage="counted", architecture=name, item=index, result=result, environment={"python": "3"})
 
-with open(request["reply"], "w") as file:
-    json.dump({"environment": {"python": "3"}, "results": results}, file)
+made = reply()
+if made == "a pipe":
+    os.mkfifo(request["reply"])
+else:
+    with open(request["reply"], "w", encoding="latin-1") as file:
+        file.write(made if isinstance(made, str) else json.dumps(made))

@@ -152,3 +152,11 @@ class Interface(SmallPose):
 
 def interface(args) -> nn.Module:
     return Interface(args.hidden_dim, args.num_body_points, args.dec_layers)
+
+
+# What fake_worker.py does under these names; as builders they do not exist, and are never loaded.
+ONLY_IN_THE_FAKE_WORKER = [
+    "forges", "floods", "killed_once", "escapes", "lies", "garbage", "list", "deep", "number", "stranger", "unstaged", "share", "bytes",
+    "more", "endless", "surrogate", "typed", "cut", "empty", "array", "bare", "deepened", "latin", "resultless", "packages", "status",
+    "measured", "nan", "digits", "pipe", "half", "usage",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -123,7 +124,9 @@ def test_components_are_timed_in_one_process_and_one_that_takes_it_down_is_left_
     assert rows(run) == [
         ("component_time", "crashes", 0, "failed"), ("component_time", "build", 0, "ok"), ("component_time", "wider", 0, "ok"),
     ]
-    assert ran(children) == [("component_time", 0, "build", "crashes", "wider"), ("component_time", 0, "build", "wider")]
+    assert ran(children) == [
+        ("component_time", 0, "build", "crashes", "wider"), ("component_time", 0, "crashes"), ("component_time", 0, "build", "wider"),
+    ]
     children.clear()
     again = bench(["build", "crashes", "wider"], ["component_time"], done=run)
     assert ran(children) == [("component_time", 0, "crashes")] and len(again) == 3
@@ -160,19 +163,23 @@ def test_a_count_that_takes_its_child_down_fails_alone_and_another_child_goes_on
         for name in ("build", "crashes", "wider", "leaves") for measure in ("params", "flops")
     ]
     counts = [(measure, name) for name in ("build", "crashes", "wider", "leaves") for measure in ("params", "flops")]
-    assert ran(children) == [("count", *counts[at:]) for at in (0, 3, 4, 7)]
+    pieces = (counts, counts[2:3], counts[3:], counts[3:4], counts[4:], counts[6:7], counts[7:])  # who was blamed is counted alone
+    assert ran(children) == [("count", *each) for each in pieces]
 
 
 def test_a_count_that_hangs_is_stopped_and_does_not_use_up_the_time_of_the_others(children):
     run = bench(["build", "hangs", "wider"], ["params"], run=RunArgs(device="cpu", timeout=2.0))
     assert rows(run) == [("params", "build", 0, "ok"), ("params", "hangs", 0, "failed"), ("params", "wider", 0, "ok")]
-    assert run[1].kind == "timeout" and run[1].reason == "hangs took longer than 2 s and was stopped." and len(children) == 2
+    assert run[1].kind == "timeout" and run[1].reason == "hangs took longer than 2 s and was stopped." and len(children) == 3
 
 
 def test_a_model_whose_prediction_fails_is_a_failed_memory_record_and_is_not_run(children):
     run = bench(["leaves", "build"], ["memory"])
     assert rows(run) == [("memory", "leaves", 0, "failed"), ("memory", "build", 0, "ok")] and "exit code 1" in run[0].reason
-    assert ran(children) == [("count", ("peak", "leaves"), ("peak", "build")), ("count", ("peak", "build")), ("memory", 0, "build")]
+    assert ran(children) == [
+        ("count", ("peak", "leaves"), ("peak", "build")), ("count", ("peak", "leaves")), ("count", ("peak", "build")),
+        ("memory", 0, "build"),
+    ]
 
 
 def test_what_is_part_of_the_bench_is_counted_before_somebody_elses_code_is_loaded(children):
@@ -181,12 +188,13 @@ def test_what_is_part_of_the_bench_is_counted_before_somebody_elses_code_is_load
 
 
 @pytest.mark.parametrize("reply", [None, {"environment": {}}])
-def test_a_counting_child_that_says_nothing_at_all_fails_for_all_and_is_not_tried_again(monkeypatch, reply):
+def test_a_counting_child_that_says_nothing_at_all_fails_for_all_and_is_not_tried_for_each(monkeypatch, reply):
     """It died before the first count, or ended well without one."""
     outcome, started = Outcome(reply, "crash" if reply is None else "", "it crashed." if reply is None else ""), []
     monkeypatch.setattr(costs, "run_children", lambda children, at_once: started.append(children) or [(None, outcome)])
     run = bench(["build", "wider"], ["params"])
-    assert [each.reason for each in run] == ["it crashed." if reply is None else costs.NOTHING] * 2 and len(started) == 1
+    assert [each.reason for each in run] == ["it crashed." if reply is None else costs.NOTHING] * 2
+    assert len(started) == (2 if reply is None else 1)
 
 
 def test_in_a_speed_process_the_one_that_takes_it_down_is_left_out_and_the_others_run_again(children):
@@ -196,14 +204,122 @@ def test_in_a_speed_process_the_one_that_takes_it_down_is_left_out_and_the_other
         ("fps", "build", 1, "ok"), ("fps", "wider", 1, "ok"),
     ]
     assert ran(children) == [
-        ("fps", 0, "build", "crashes", "raises", "wider"), ("fps", 0, "build", "raises", "wider"), ("fps", 1, "build", "wider"),
+        ("fps", 0, "build", "crashes", "raises", "wider"), ("fps", 0, "crashes"), ("fps", 0, "build", "raises", "wider"),
+        ("fps", 1, "build", "wider"),
     ]
 
 
-def test_a_speed_process_that_dies_with_nobody_to_blame_fails_for_all_and_is_not_tried_again(children):
-    run = bench(["build", "four_outputs"], ["fps"])
-    assert rows(run) == [("fps", "build", 0, "failed"), ("fps", "four_outputs", 0, "failed")] and len(children) == 1
-    assert "SIGKILL" in run[0].reason
+@pytest.mark.parametrize("guilty", ["four_outputs", "forges"])
+def test_a_speed_process_that_dies_with_nobody_to_blame_is_run_again_one_at_a_time(children, guilty):
+    """Whoever takes it down says nothing, or that another one was running."""
+    run = bench(["build", guilty], ["fps"])
+    assert rows(run) == [("fps", guilty, 0, "failed"), ("fps", "build", 0, "ok"), ("fps", "build", 1, "ok")]
+    assert run[0].reason == f"{guilty} crashed its process with SIGKILL, as a system does that is out of memory."
+
+
+def test_a_child_that_is_killed_once_costs_one_process_and_resuming_doubles_nothing(children, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_KILLED", str(tmp_path / "killed"))
+    run = bench(["build", "killed_once"], ["fps"])
+    both = [("fps", name, process, "ok") for process in (0, 1) for name in ("build", "killed_once")]
+    assert rows(run) == both and ran(children)[-1] == ("fps", 1, "build", "killed_once")
+    (tmp_path / "killed").unlink()
+    alone = bench(["killed_once"], ["fps"])
+    assert rows(alone) == [("fps", "killed_once", 0, "failed"), ("fps", "killed_once", 1, "ok")]
+    children.clear()
+    assert rows(bench(["build", "killed_once"], ["fps"], done=run)) == both and not children
+
+
+def test_what_dies_alone_twice_is_left_out_of_the_processes_to_come(children):
+    run = bench(["crashes"], ["fps"], run=RunArgs(device="cpu", processes=4, control=False))
+    assert rows(run) == [("fps", "crashes", 0, "failed"), ("fps", "crashes", 1, "failed")] and len(children) == 2
+
+
+def test_those_that_die_together_and_live_alone_are_run_alone_from_then_on(children, monkeypatch):
+    class Crowded(Child):
+        def start(self):
+            if len(self.request["architectures"]) > 1:
+                self.request["architectures"][0]["spec"] = "x:crashes"
+            super().start()
+
+    monkeypatch.setattr(module, "Child", lambda request, **more: Crowded(children.append(request) or request, **more, command=FAKE))
+    run = bench(["build", "wider"], ["fps"])
+    assert rows(run) == [("fps", name, process, "ok") for process in (0, 1) for name in ("build", "wider")]
+    assert ran(children)[-2:] == [("fps", 1, "build"), ("fps", 1, "wider")]
+
+
+def test_a_resumed_run_tries_what_failed_alone_and_measures_the_others_not_again(children, tmp_path):
+    with RecordWriter(tmp_path / RECORDS_NAME) as sink:
+        whole = bench(["build", "crashes"], ["fps"], sink=sink)
+        children.clear()
+        again = bench(["build", "crashes"], ["fps"], sink=sink, done=load(tmp_path))
+    assert ran(children) == [("fps", 0, "crashes")]
+    ok = [each for each in load(tmp_path) if each.ok]
+    assert rows(Run(ok)) == [("fps", "build", 0, "ok"), ("fps", "build", 1, "ok")] == rows(again.select(status="ok"))
+    assert len(whole) == 3
+
+
+def test_a_child_that_lies_about_its_machine_fails_alone(children):
+    run = bench(["build", "lies", "wider"], ["memory"])
+    assert [each.status for each in run] == ["ok", "failed", "ok"]
+    assert run[1].reason == "its process says it ran on another machine than the ones before it."
+
+
+def test_an_error_of_usage_from_a_later_child_is_its_own_failure(children, monkeypatch):
+    monkeypatch.setenv("FAKE_REPLIES", '{"wider": "{\\"usage_error\\": \\"no.\\"}"}')
+    monkeypatch.setattr(module, "count_all", lambda counts, run, keep, **more: [
+        keep(each, {"status": "ok", "measured": {}, "kind": "", "reason": "", "built": {}}, {}) for each in counts])
+    run = bench(["build", "wider"], ["memory"])
+    assert [each.status for each in run] == ["ok", "failed"] and run[1].reason == "its process would not start: no."
+    with pytest.raises(UsageError, match="no."):
+        bench(["wider", "build"], ["memory"])
+
+
+EVENTS = {
+    "garbage": "no JSON\n", "list": "[1]\n", "deep": "[" * 2000 + "\n", "number": '{"stage": ' + "9" * 400 + "}\n",
+    "stranger": '{"stage": "build", "architecture": "somebody"}\n', "unstaged": '{"architecture": ""}\n',
+    "share": '{"stage": "timing", "share": "all"}\n', "bytes": "\xff\xfe\n", "more": '{"stage": "a", "status": "done"}\n',
+    "endless": "x" * 5000, "typed": '{"stage": "a", "architecture": ["b"]}\n',
+}
+REPLIES = {
+    "cut": '{"environment": {}, "res', "empty": "", "array": "[]", "bare": "{}", "deepened": "[" * 100_000, "latin": "{\"\xff\": 1}",
+    "resultless": '{"environment": {}, "results": []}', "packages": '{"environment": {"packages": []}, "results": {}}',
+    "status": '{"environment": {}, "results": {"status": {"status": "fine", "kind": "", "reason": "", "built": {}, "measured": {}}}}',
+    "measured": '{"environment": {}, "results": {"measured": {"status": "ok", "kind": "", "reason": "", "built": {}, "measured": 3}}}',
+    "nan": '{"environment": {"a": NaN}, "results": {}}', "digits": '{"environment": {"a": ' + "9" * 400 + '}, "results": {}}',
+    "pipe": "a pipe", "usage": '{"usage_error": 7}',
+}
+
+
+@pytest.mark.parametrize(("kind", "texts", "said"), [
+    *((kind, "FAKE_EVENTS", "its events take more than" if kind == "endless" else "it sent what is no event") for kind in EVENTS),
+    *((kind, "FAKE_REPLIES", "sent back what is no result") for kind in REPLIES),
+])
+def test_what_is_no_event_and_no_reply_is_that_childs_failure_alone(children, monkeypatch, kind, texts, said):
+    monkeypatch.setenv(texts, json.dumps(EVENTS if texts == "FAKE_EVENTS" else REPLIES))
+    run = bench(["build", kind], ["memory"])
+    assert [each.status for each in run] == ["ok", "failed"]
+    assert run[1].kind == "error" and said in run[1].reason and kind in run[1].reason and run[1].reason.isprintable()
+
+
+FORGED = {"stage": "counted", "item": 0, "architecture": "build", "environment": {},
+          "result": {"status": "failed", "kind": "error", "reason": "forged.", "built": {}, "measured": None}}
+
+
+@pytest.mark.parametrize(("kind", "event"), [
+    *((kind, EVENTS[kind]) for kind in ("garbage", "list", "deep", "stranger", "bytes")), ("number", json.dumps(FORGED) + "\n"),
+    ("typed", json.dumps({**FORGED, "item": 1, "architecture": "typed", "result": 7}) + "\n"),
+    ("more", json.dumps({"stage": "count", "item": 2, "architecture": "wider"}) + "\n"),
+])
+def test_in_a_child_that_counts_what_is_no_event_fails_its_own_row(children, monkeypatch, kind, event):
+    monkeypatch.setenv("FAKE_EVENTS", json.dumps({kind: event}))
+    run = bench(["build", kind, "wider"], ["params"])
+    assert [(each.architecture, each.status) for each in run] == [("build", "ok"), (kind, "failed"), ("wider", "ok")]
+    assert "it sent what is no event" in run[1].reason and ran(children)[-1] == ("count", ("params", "wider"))
+
+
+def test_a_child_that_floods_its_pipe_is_stopped(children):
+    run = bench(["build", "floods"], ["memory"])
+    assert run[0].ok and run[1].reason == "floods was stopped: its events take more than 16,777,216 bytes."
 
 
 def test_one_that_hangs_is_stopped_and_the_others_are_timed(children):

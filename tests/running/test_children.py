@@ -7,12 +7,14 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from humar_bench.errors import MeasurementError
+from humar_bench.running import leftovers
 from humar_bench.running.children import Child, run_children
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "data" / "fake_worker.py"))
@@ -46,9 +48,10 @@ def test_a_reply_comes_back_and_what_the_child_said_was_heard(capfd):
 @pytest.mark.parametrize(
     ("builder", "kind", "reason"),
     [
-        ("crashes", "crash", "crashes crashed its process with SIGSEGV (about to crash)."),
-        ("leaves", "crash", "leaves ended its process with exit code 1 and no result (left on purpose)."),
-        ("hungry", "out of memory", "hungry ran out of memory (terminate called after throwing an instance of 'std::bad_alloc'); try"),
+        ("crashes", "crash", "build and crashes crashed its process with SIGSEGV (about to crash)."),
+        ("leaves", "crash", "build and leaves ended its process with exit code 1 and no result (left on purpose)."),
+        ("hungry", "out of memory",
+         "build and hungry ran out of memory (terminate called after throwing an instance of 'std::bad_alloc'); try"),
         ("four_outputs", "crash", "build and four_outputs crashed its process with SIGKILL, as a system does that is out of memory."),
     ],
 )
@@ -142,3 +145,68 @@ def test_what_a_child_said_just_before_its_end_is_heard():
     process.poll = lambda: process.wait() and look()  # it ends between the first look at the pipe and the look at the process
     outcome = child.listen()
     assert [each["architecture"] for each in heard] == ["build", "crashes"] and outcome.architecture == "crashes"
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone_within(pid: int, seconds: float) -> bool:
+    until_s = time.monotonic() + seconds
+    while is_alive(pid) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    return not is_alive(pid)
+
+
+@needs_proc
+@pytest.mark.parametrize("ends", [[], ["leaves"], ["crashes"], ["hangs"]])
+def test_a_grandchild_in_a_session_of_its_own_does_not_outlive_the_child(tmp_path, monkeypatch, ends):
+    monkeypatch.setenv("FAKE_ESCAPED", str(tmp_path / "escaped"))
+    outcome_of(a_child("escapes", *ends, timeout_s=5.0 if ends == ["hangs"] else 60.0))
+    assert gone_within(int((tmp_path / "escaped").read_text()), 5)
+
+
+OWNER = """
+import os, sys, time
+from humar_bench.running import leftovers
+os.environ[leftovers.MARK] = f"{leftovers.owner()}-0"
+import subprocess
+code = "import os, time; os.setsid(); print(os.getpid(), flush=True); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+print(leftovers.own_folder(), child.stdout.readline().strip(), flush=True)
+time.sleep(60)
+"""
+
+
+@needs_proc
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_of_those_that_live(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    root = str(Path(__file__).resolve().parents[2])
+    owners = [subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root})
+              for _ in range(2)]
+    (killed, killed_pid), (living, living_pid) = (each.stdout.readline().split() for each in owners)
+    owners[0].kill()
+    owners[0].wait()
+    others = [tmp_path / "humar-bench-of-the-user", tmp_path / f"humar-bench-{owners[0].pid}-1-999-abc", tmp_path / "notes"]
+    for other in others:
+        other.mkdir()
+    (tmp_path / "target").mkdir()
+    Path(f"{killed}x").symlink_to(tmp_path / "target")
+    try:
+        leftovers.sweep()
+        assert not Path(killed).exists() and gone_within(int(killed_pid), 5)
+        assert Path(living).exists() and is_alive(int(living_pid))
+        assert all(other.exists() for other in others) and (tmp_path / "target").exists()
+    finally:
+        for each in (owners[1].pid, int(living_pid)):
+            os.kill(each, signal.SIGKILL)
+        for each in owners:
+            each.wait()
+            each.stdout.close()

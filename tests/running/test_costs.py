@@ -70,7 +70,7 @@ def test_what_one_model_leaves_behind_does_not_count_with_the_next(tiny_args, fi
     measured = {name: found[name]["measured"] for name in ("a", "b", "meddles", "last")}
     assert [measured[name]["total"] for name in ("a", "b")] == [30, 56]  # each its own neighbour's width
     assert [measured[name]["param_bytes"] for name in ("meddles", "last")] == [4 * 16] * 2
-    assert started == [5, 4, 3, 1]  # it left; b meets a's neighbour; the last would be built in float64
+    assert started == [5, 1, 4, 3, 1]  # it left, alone too; b meets a's neighbour; the last would be built in float64
 
 
 @pytest.mark.parametrize(("spec", "meets"), [

@@ -20,6 +20,7 @@ from typing import Any
 from humar_bench.args import RunArgs
 from humar_bench.errors import InvalidMeasurement, MeasurementError, UsageError
 from humar_bench.options import help_of, option
+from humar_bench.reading import parse_json, read_bytes
 from humar_bench.records.appending import Appender, OutputLost
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.sources import child_command
@@ -167,9 +168,19 @@ def _children(settings: Settings, clock: Clock) -> Iterator[tuple[int, Child]]:
     process = 0
     while clock.another():
         yield process, Child(
-            settings.request(process), timeout_s=CHILD_TIMEOUT_S, hear=lambda event: None, names=(f"process {process}",), command=command
+            settings.request(process), timeout_s=CHILD_TIMEOUT_S, hear=lambda event: None, names=(f"process {process}",), command=command,
+            check=_check,
         )
         process += 1
+
+
+def _check(reply: dict[str, Any]) -> None:
+    """Raises ValueError for a reply that is neither raw data of every arm nor a sentence."""
+    if "usage_error" in reply or "error" in reply:
+        return
+    arms = reply["raw"].get("arms") if isinstance(reply.get("raw"), dict) else None
+    if "environment" not in reply or not isinstance(arms, dict) or arms.keys() != ARMS.keys():
+        raise ValueError("it holds no environment and the times of every stack")
 
 
 def _one_at_a_time(children: Iterator[tuple[int, Child]]) -> Iterator[tuple[int, Outcome]]:
@@ -329,7 +340,7 @@ def verify_certificate(path: str | os.PathLike, *, again: bool = True) -> dict[s
         whole = False
     if not whole:
         raise InvalidMeasurement(f"{file.name} was changed after it was written: its SHA-256 is not the one it carries; calibrate again.")
-    if written(document).encode() != file.read_bytes():
+    if written(document).encode() != read_bytes(file):
         raise InvalidMeasurement(f"{file.name} is not spelled as it was written; get the original or calibrate again.")
     raw = document["raw"]
     if isinstance(raw, dict):
@@ -343,7 +354,7 @@ def verify_certificate(path: str | os.PathLike, *, again: bool = True) -> dict[s
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_bytes())
+        document = parse_json(read_bytes(file))
     except OSError as error:
         raise UsageError(f"{str(file)!r} cannot be read: {error.strerror or error}; name a certificate of humar-bench calibrate.") from None
     except ValueError as error:
@@ -357,12 +368,15 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _load_raw(file: Path, sha256: str) -> list[dict[str, Any]]:
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
     except OSError as error:
         raise UsageError(f"the raw data {str(file)!r} cannot be read: {error.strerror or error}; put the file back.") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InvalidMeasurement(f"{file.name} was changed: its SHA-256 is not the one its certificate names; get the original.")
-    return [json.loads(line) for line in content.splitlines()]
+    try:
+        return [parse_json(line) for line in content.splitlines()]
+    except ValueError as error:
+        raise InvalidMeasurement(f"{file.name} is no JSON ({error}); get the original.") from None
 
 
 def difference(one: Any, other: Any, where: str = "") -> str:

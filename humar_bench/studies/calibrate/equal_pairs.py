@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import shlex
 from pathlib import Path
 
+from humar_bench.errors import UsageError
+from humar_bench.reading import read_bytes
 from humar_bench.studies.calibrate.error_rates import upper_bound
 
 ARCHITECTURES = ("original", "efficient")
@@ -45,5 +48,9 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
     path = folder / NAME
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        return list(csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8"), newline="")))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}; put the file back.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is no CSV ({error}); put the file back.") from None

@@ -208,6 +208,13 @@ def _count(
     return found
 
 
+def _check(reply: dict[str, Any]) -> None:
+    """Raises ValueError for a reply that is neither numbers by name nor a sentence."""
+    told = reply.get("behaviour")
+    if "error" not in reply and not (isinstance(told, dict) and all(isinstance(each, (int, float)) for each in told.values())):
+        raise ValueError("it holds no behaviour")
+
+
 def _behave(sides: Mapping[str, Architecture], args: ModelArgs, run: RunArgs) -> dict[str, dict[str, Any]]:
     """Each side's small probe, in a child process of its own."""
     from humar_bench.running.children import Child, run_children
@@ -222,7 +229,8 @@ def _behave(sides: Mapping[str, Architecture], args: ModelArgs, run: RunArgs) ->
             "workload": dataclasses.asdict(work), "run": dataclasses.asdict(dataclasses.replace(run, device="cpu", dtype="float32")),
         }
         command = child_command("humar_bench.studies.claims.worker")
-        children.append((side, Child(request, timeout_s=run.timeout, hear=lambda event: None, names=(architecture.name,), command=command)))
+        children.append((side, Child(request, timeout_s=run.timeout, hear=lambda event: None, names=(architecture.name,), command=command,
+                                     check=_check)))
     told = {}
     for side, outcome in run_children(children, at_once=2):
         reply = outcome.reply or {"error": outcome.reason}

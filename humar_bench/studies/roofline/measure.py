@@ -13,6 +13,7 @@ from humar_bench.records.record import CEILINGS, MACHINE, Record, Run
 from humar_bench.running.children import Child, run_children
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run
+from humar_bench.running.messages import check_environment, check_result
 from humar_bench.running.plan import Plan
 from humar_bench.studies.roofline.roofline import Roofline
 from humar_bench.subjects.sources import child_command
@@ -79,7 +80,8 @@ def check_dtype(dtype: str) -> None:
 def ask_ceilings(run: RunArgs, hear: Callable[[str], None]) -> dict[str, Any]:
     """Environment and result of one child process that measures the ceilings. Raises UsageError when none can."""
     child = Child(
-        {"run": dataclasses.asdict(run)}, timeout_s=run.timeout, hear=lambda event: hear(event["stage"]), names=(MACHINE,), command=COMMAND
+        {"run": dataclasses.asdict(run)}, timeout_s=run.timeout, hear=lambda event: hear(event["stage"]), names=(MACHINE,), command=COMMAND,
+        check=_check,
     )
     [(_, outcome)] = run_children([(None, child)], at_once=1)
     if outcome.reply is None:
@@ -88,6 +90,13 @@ def ask_ceilings(run: RunArgs, hear: Callable[[str], None]) -> dict[str, Any]:
     if "usage_error" in outcome.reply:
         raise UsageError(outcome.reply["usage_error"])
     return outcome.reply
+
+
+def _check(reply: dict[str, Any]) -> None:
+    """Raises ValueError for a reply without an environment and a result."""
+    if "usage_error" not in reply:
+        check_environment(reply.get("environment"))
+        check_result(reply.get("result"), "the result")
 
 
 def _ceilings_record(plan: Plan, process: int, result: Mapping[str, Any], environment: Mapping[str, Any], command: str) -> Record:

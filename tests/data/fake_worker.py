@@ -24,7 +24,7 @@ for index, job in enumerate(jobs):
     tell(stage="count" if counting else "build", architecture=name, **({"item": index} if counting else {}))
     seconds = 2.0 if does == "wider" else 1.0
     measured = {"process": request.get("process", 0), "plan": request.get("plan"), "spent_s": seconds}
-    if request["measure"] == "component_time":
+    if request.get("measure") == "component_time":
         times = {"wall_s": [seconds]}
         measured |= {"clocks": ["wall_s"], "rounds": 1, "components": {"frame": times}, "instrumented": times, "plain": times}
         measured |= {"entered": {"frame": 1}, "stamps": 2}

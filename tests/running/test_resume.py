@@ -20,7 +20,7 @@ from humar_bench.saved.verify import verify
 from humar_bench.studies.calibrate.calibrate import Settings, cite, make_certificate
 from humar_bench.studies.calibrate.tables import write_calibration
 from tests.golden.records import ENVIRONMENT as HERE
-from tests.golden.records import flops, fps, memory, params
+from tests.golden.records import component_time, flops, fps, memory, params
 from tests.studies.test_error_rates import made_up as processes_of_a_calibration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,7 +136,7 @@ print(json.dumps(told))
 @pytest.fixture
 def values(tmp_path, monkeypatch) -> Path:
     """What the made-up children answer with."""
-    made = {make.__name__: {name: make(name).measured for name in NAMES} for make in (params, flops, memory)}
+    made = {make.__name__: {name: make(name).measured for name in NAMES} for make in (params, flops, memory, component_time)}
     made["fps"] = {name: fps(name, 0).measured for name in NAMES}
     path = tmp_path / "values.json"
     path.write_text(json.dumps(made))
@@ -274,7 +274,7 @@ def test_a_torn_last_line_is_measured_again_and_the_report_is_whole(children, tm
     (tmp_path / "jobs.log").unlink()
     assert not verify(folder).proved
     assert cli.main(["report", *WORK, "-q", "--resume", str(folder)]) == 0
-    assert [job[0][0] for job in jobs(tmp_path / "jobs.log")] == ["memory"] and verify(folder).proved
+    assert [job[0][0] for job in jobs(tmp_path / "jobs.log")] == ["component_time"] and verify(folder).proved
     assert rows(load(folder).latest()) == rows(whole)
 
 

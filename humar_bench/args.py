@@ -1,4 +1,4 @@
-"""Every option's name, default, sentence and check, once: `ModelArgs`, `Workload`, `RunArgs`, `UniphdArgs`.
+"""Every option's name, default, sentence and check, once: `ModelArgs`, `Workload`, `RunArgs`, `UniphdArgs`, `WholeWorkload`.
 
 The builders, the command line, the records and the README all read these classes. No torch here.
 `ModelArgs` keeps upstream's names and defaults (UniPHD, `models/uniphd`); what only the replacement reads starts with `efficient_`.
@@ -301,3 +301,66 @@ def _prompts(words: Any) -> frozenset[str]:
     if unknown or not found:
         raise UsageError(f"train_trigger is {words!r}; write one or more of the words {', '.join(PROMPTS)}.")
     return frozenset(found)
+
+
+SHOWN_MASKS = ("all", "best", "none")
+IMAGE_MULTIPLE = 16  # both sides of a padded image are multiples of it
+LONGEST_CAPTION = 512  # tokens; what every text encoder takes
+WHOLE_LEVELS = 3  # the fewest: one for each backbone map at strides 8, 16 and 32
+WHOLE_IMAGES = {"uniphd": (480, 640), "large": (800, 1066), "tiny": (64, 96)}  # workload -> image size
+
+
+@dataclass(frozen=True)
+class WholeWorkload(Workload):
+    """What one forward of the whole model is given, and the parts around its transformer. Raises UsageError when it cannot be.
+
+    `image_size` is (height, width) of the first image, before padding to multiples of 16; with `padded`, all others are three quarters as
+    high and 60 % as wide. `feature_sizes` follow from it; only their number counts when it is made.
+    """
+
+    image_size: Size = WHOLE_IMAGES["uniphd"]
+    backbone: str = _option(BACKBONES[0], "Backbone of the whole model.", choices=BACKBONES)
+    text_encoder: str = _option(TEXT_ENCODERS[0], "Text encoder of the whole model.", choices=TEXT_ENCODERS)
+    prompt: str = _option("text", "What says whom to find: text, point or scribble.", choices=PROMPTS)
+    caption_tokens: int = _option(12, "Tokens of each caption.", low=1)
+    masks: str = _option("all", "Masks that are made: of all queries, of the best-scored alone, none.", choices=SHOWN_MASKS)
+    subject: str = "uniphd"
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        if self.caption_tokens > LONGEST_CAPTION:
+            raise UsageError(f"caption_tokens is {self.caption_tokens}; the text encoders take at most {LONGEST_CAPTION}.")
+        if len(self.feature_sizes) < WHOLE_LEVELS:
+            raise UsageError(f"num_feature_levels is {len(self.feature_sizes)}; the whole model has at least {WHOLE_LEVELS}.")
+        if min(self.image_size) < 1:
+            raise UsageError(f"image_size is {self.image_size}; every side must be at least 1.")
+        object.__setattr__(self, "feature_sizes", pyramid(self.padded_size, len(self.feature_sizes)))
+        super().__post_init__()
+
+    @property
+    def padded_size(self) -> Size:
+        """(height, width) of the padded batch."""
+        height, width = (math.ceil(side / IMAGE_MULTIPLE) * IMAGE_MULTIPLE for side in self.image_size)
+        return height, width
+
+    @property
+    def image_sizes(self) -> tuple[Size, ...]:
+        """(height, width) of every image of the batch, without padding."""
+        height, width = self.image_size
+        smaller = (math.ceil(0.75 * height), math.ceil(0.6 * width)) if self.padded else self.image_size
+        return (self.image_size, *(smaller,) * (self.batch - 1))
+
+
+_WORKLOADS_OF: dict[str, type[Workload]] = {"": Workload, "uniphd": WholeWorkload}  # subject -> its workload
+
+
+def read_workload(values: dict[str, Any]) -> Workload:
+    """A record's workload as the object it was; its `subject` says of which kind, and the transformer's has none."""
+    sizes: dict[str, Any] = {"feature_sizes": tuple((height, width) for height, width in values["feature_sizes"])}
+    if "image_size" in values:
+        sizes["image_size"] = tuple(values["image_size"])
+    return _WORKLOADS_OF[values.get("subject", "")](**{**values, **sizes})
+
+
+class Keywords(dict):
+    """Inputs that a model is given by name; the last of the inputs, where there are any."""

@@ -1,4 +1,4 @@
-"""What the command line adds to `args.py`: which architectures on which work (`Selection`), and where results go (`Output`)."""
+"""What the command line adds to `args.py`: which architectures on which work (`Selection`, `Whole`), and where results go (`Output`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from humar_bench.args import BUILT_IN, WORKLOADS, ModelArgs, Workload
+from humar_bench.args import BACKBONES, BUILT_IN, PROMPTS, SHOWN_MASKS, TEXT_ENCODERS, WORKLOADS, ModelArgs, WholeWorkload, Workload
 from humar_bench.errors import UsageError
 
 DEFAULT_ARCHITECTURES = ("original", "efficient")
@@ -43,6 +43,28 @@ class Selection:
     padded: bool = option("Part of every image but the first is padding.", default=False)
     set: tuple[str, ...] = option("Any field of ModelArgs, such as enc_layers=4. Repeatable.", default=(), metavar="FIELD=VALUE")
     args: str | None = option("Fields of ModelArgs from a .json or .toml file.", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole model around each transformer. `None` means: as `WholeWorkload` has it."""
+
+    whole: bool = option("Measure the whole model around each transformer, from images and a prompt on.", default=False)
+    backbone: str | None = option(f"Its backbone: {', '.join(BACKBONES)}.", metavar="NAME")
+    text_encoder: str | None = option(f"Its text encoder: {', '.join(TEXT_ENCODERS)}.", metavar="NAME")
+    prompt: str | None = option(f"{', '.join(PROMPTS)}: what says whom to find; text by default.", metavar="KIND")
+    caption_tokens: int | None = option(help_of(WholeWorkload, "caption_tokens"), metavar="T")
+    masks: str | None = option(f"{', '.join(SHOWN_MASKS)}: the queries whose masks are made; all by default.", metavar="WHICH")
+
+    def __post_init__(self) -> None:
+        if given := [name for name in self.parts if not self.whole]:
+            raise UsageError(f"{given[0].replace('_', '-')} is {self.parts[given[0]]!r} and only the whole model has one; add --whole.")
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What was typed, by the names of `WholeWorkload`."""
+        typed = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "whole"}
+        return {name: value for name, value in typed.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from humar_bench.args import EAGER, RunArgs
 from humar_bench.cli.app import command, command_text, say
 from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, say_shadowed, small_batch, write_and_show
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageError
-from humar_bench.options import Output, Selection, option
+from humar_bench.options import Output, Selection, Whole, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.audit import readable
 from humar_bench.records.record import COMPONENT_TIME, MEASURES, RUN_FIELDS, RecordWriter, Run, measures_with, plain, records_in
@@ -65,20 +65,21 @@ class ReportOptions:
     details: bool = option("Show every table, not the summary alone.", default=False)
 
 
-@command("params", Selection, RunArgs, Output, leave_out=TIMING)
-def params(selection: Selection, run: RunArgs, output: Output) -> int:
+@command("params", Selection, Whole, RunArgs, Output, leave_out=TIMING)
+def params(selection: Selection, whole: Whole, run: RunArgs, output: Output) -> int:
     """Count parameters by component, side by side; nothing is allocated.
 
     \b
     Example:
       humar-bench params
       humar-bench params --set enc_layers=3 --csv -
+      humar-bench params --whole --backbone mobilevit_s --text-encoder minilm
     """
-    return measure_and_show(("params",), resolve(selection, run), output, args_file=selection.args)
+    return measure_and_show(("params",), resolve(selection, run, whole), output, args_file=selection.args)
 
 
-@command("flops", Selection, FlopsOptions, RunArgs, Output, leave_out=TIMING)
-def flops(selection: Selection, options: FlopsOptions, run: RunArgs, output: Output) -> int:
+@command("flops", Selection, Whole, FlopsOptions, RunArgs, Output, leave_out=TIMING)
+def flops(selection: Selection, whole: Whole, options: FlopsOptions, run: RunArgs, output: Output) -> int:
     """Count FLOPs by component and by operator, and name what was not counted.
 
     \b
@@ -88,7 +89,7 @@ def flops(selection: Selection, options: FlopsOptions, run: RunArgs, output: Out
     """
     counters = COUNTERS if options.explain else options.counter
     return measure_and_show(
-        ("flops",), resolve(selection, run), output, counters=counters, all_operators=options.operators, args_file=selection.args
+        ("flops",), resolve(selection, run, whole), output, counters=counters, all_operators=options.operators, args_file=selection.args
     )
 
 
@@ -107,15 +108,15 @@ def fps(selection: Selection, options: FpsOptions, trust: TrustOptions, run: Run
     return measure_and_show(measures, resolve(selection, run), output, certificate=trust.certificate, args_file=selection.args)
 
 
-@command("memory", Selection, RunArgs, Output, leave_out=TIMING)
-def memory(selection: Selection, run: RunArgs, output: Output) -> int:
+@command("memory", Selection, Whole, RunArgs, Output, leave_out=TIMING)
+def memory(selection: Selection, whole: Whole, run: RunArgs, output: Output) -> int:
     """Measure weights and the peak of one forward, and say what is alive there.
 
     \b
     Example:
       humar-bench memory --batch 1
     """
-    return measure_and_show(("memory",), resolve(selection, run), output, args_file=selection.args)
+    return measure_and_show(("memory",), resolve(selection, run, whole), output, args_file=selection.args)
 
 
 @command("report", Selection, ReportOptions, TrustOptions, RunArgs, Output, leave_out=("csv", "records"))

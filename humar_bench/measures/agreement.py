@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
+from humar_bench.measures.call import called
 from humar_bench.measures.conditions import plain_float32
 
 # The largest difference of one number that is accepted, as a share of the root mean square of its part of the outputs.
@@ -124,12 +126,12 @@ def expected_outputs(build: Callable[[], nn.Module], model: nn.Module, inputs: A
     fresh = build().eval()
     fresh.load_state_dict(dict(model.named_parameters(remove_duplicate=False)), strict=False)
     with plain_float32():
-        return fresh(*float32_copy(inputs))
+        return called(fresh, float32_copy(inputs))
 
 
-def float32_copy(inputs: Any) -> list[Any]:
+def float32_copy(inputs: Any) -> Any:
     """Inputs in memory of their own, floating-point ones in float32."""
     def made(tensor: Tensor) -> Tensor:
         return tensor.detach().clone().float() if tensor.is_floating_point() else tensor.detach().clone()
 
-    return [[made(each) for each in part] if isinstance(part, (list, tuple)) else made(part) for part in inputs]
+    return tree_map_only(Tensor, made, inputs)

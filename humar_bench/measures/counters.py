@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.measures.call import called
 from humar_bench.measures.dead_weight import find_dead_weight
 from humar_bench.measures.flops import FlopCount, count_flops
 from humar_bench.measures.trace import replaced, tensors_in
@@ -156,7 +157,7 @@ def _fvcore_name(name: str) -> str:
 def _profiler(model: nn.Module, inputs: tuple, count: FlopCount, original: nn.Module) -> tuple[int, list[Difference]]:
     """The profiler's FLOPs, each event's added to the outermost operator around it, as our `origins` are."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True, acc_events=True) as profiler:
-        model(*inputs)
+        called(model, inputs)
     theirs: Counter[str] = Counter()
     ran: set[str] = set()
     for event in profiler.events():
@@ -202,7 +203,7 @@ def _flop_counter(model: nn.Module, inputs: tuple, count: FlopCount, original: n
             return func(*args, **(kwargs or {}))
 
     with Ran(), FlopCounterMode(display=False) as counter:
-        model(*inputs)
+        called(model, inputs)
     ours: Counter[str] = Counter()
     theirs: Counter[str] = Counter()
     for row in count.operators:

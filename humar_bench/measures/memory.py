@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from humar_bench.errors import HumarBenchError, MeasurementError
 from humar_bench.measures.allocator import allocation_trace, allocator_peak, replay
+from humar_bench.measures.call import called
 from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
 
 if TYPE_CHECKING:
@@ -175,9 +176,9 @@ def _step(model: nn.Module, inputs: Sequence[Any], training: bool, no_grad: Any 
     """One forward without gradients; in training, a forward with its graph and the backward of the sum of all its outputs."""
     if not training:
         with no_grad():
-            return model(*inputs)
+            return called(model, inputs)
     with torch.enable_grad():
-        outputs = model(*inputs)
+        outputs = called(model, inputs)
         ends = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
         if ends:
             torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])

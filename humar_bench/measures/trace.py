@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from humar_bench.errors import HumarBenchError, MeasurementError
+from humar_bench.measures.call import called
 from humar_bench.measures.flop_formulas import counted_whole
 from humar_bench.measures.meta import result_on_meta
 
@@ -183,7 +184,7 @@ def _run(model: nn.Module, inputs: tuple, mode: _Watch, more: tuple) -> Any:
         for extra in more:
             stack.enter_context(extra)
         stack.enter_context(mode)
-        return model(*inputs)
+        return called(model, inputs)
 
 
 @contextlib.contextmanager

@@ -282,7 +282,18 @@ def _conditions(run: Run) -> Iterable[str]:
 def work_text(work: Mapping[str, Any]) -> str:
     """A record's workload in one sentence."""
     padded = ", part of every image but the first is padding" if work["padded"] else ""
-    return f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes_text(work)}{padded}."
+    maps = f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes_text(work)}{padded}."
+    return f"{maps} {_whole_text(work)}" if work.get("subject") == "uniphd" else maps
+
+
+def _whole_text(work: Mapping[str, Any]) -> str:
+    """What stands around the transformer."""
+    height, width = work["image_size"]
+    tokens = f" of {work['caption_tokens']} tokens" if work["prompt"] == "text" else ""
+    return (
+        f"The whole model: images {height}x{width}, backbone {work['backbone']}, text encoder {work['text_encoder']}, "
+        f"prompt {work['prompt']}{tokens}, masks {work['masks']}."
+    )
 
 
 def sizes_text(work: Mapping[str, Any]) -> str:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humar_bench.args import WORKLOADS, ModelArgs, RunArgs, Size, Workload, parse_size, pyramid
+from humar_bench.args import WHOLE_IMAGES, WORKLOADS, ModelArgs, RunArgs, Size, WholeWorkload, Workload, parse_size, pyramid
 from humar_bench.errors import UsageError
-from humar_bench.options import DEFAULT_ARCHITECTURES, Selection
+from humar_bench.options import DEFAULT_ARCHITECTURES, Selection, Whole
 from humar_bench.reading import parse_json, read_bytes
 from humar_bench.subjects.registry import Architecture, parse_architectures
 
@@ -34,10 +34,10 @@ class Plan:
     run: RunArgs
 
 
-def resolve(selection: Selection, run: RunArgs | None = None) -> Plan:
+def resolve(selection: Selection, run: RunArgs | None = None, whole: Whole | None = None) -> Plan:
     """Raises UsageError with one sentence when what was typed cannot be measured."""
     architectures = tuple(parse_architectures(list(selection.arch or DEFAULT_ARCHITECTURES)))
-    args, workload = resolve_work(selection)
+    args, workload = resolve_whole(selection, whole) if whole is not None and whole.whole else resolve_work(selection)
     names = [architecture.name for architecture in architectures]
     reference = names[0] if selection.reference is None else selection.reference
     if reference not in names:
@@ -62,6 +62,21 @@ def resolve_work(selection: Selection) -> tuple[ModelArgs, Workload]:
     same = sizes == preset.feature_sizes and queries == preset.num_queries
     workload = Workload(preset.name if same else "custom", preset.batch, queries, sizes, selection.padded)
     return ModelArgs(**{**from_file, **typed, "num_queries": queries, "num_feature_levels": len(sizes)}), workload
+
+
+def resolve_whole(selection: Selection, whole: Whole) -> tuple[ModelArgs, WholeWorkload]:
+    """As `resolve_work`, for the whole model: the image size is of the workload or of --image-size. Raises UsageError."""
+    if selection.feature_sizes is not None:
+        raise UsageError(f"--feature-sizes is {selection.feature_sizes} and the whole model makes its own maps; give --image-size.")
+    if selection.workload not in WHOLE_IMAGES:
+        raise UsageError(f"workload is {selection.workload!r} and the whole model takes images; choose one of {', '.join(WHOLE_IMAGES)}.")
+    size = WHOLE_IMAGES[selection.workload] if selection.image_size is None else parse_size(selection.image_size)
+    args, base = resolve_work(dataclasses.replace(selection, image_size=f"{size[0]}x{size[1]}"))
+    own = _preset(selection.workload, selection.batch)
+    same = size == WHOLE_IMAGES[selection.workload] and (base.num_queries, len(base.feature_sizes)) == (
+        own.num_queries, len(own.feature_sizes))
+    given = {"name": own.name if same else "custom", "image_size": size, **whole.parts}
+    return args, WholeWorkload(**{**{each.name: getattr(base, each.name) for each in dataclasses.fields(base)}, **given})
 
 
 def _preset(name: str, batch: int | None) -> Workload:

@@ -17,6 +17,7 @@ import torch
 from humar_bench.devices.device import Device
 from humar_bench.errors import MeasurementError, is_out_of_memory, one_line
 from humar_bench.measures.agreement import Agreement, agree, expected_outputs
+from humar_bench.measures.call import called
 from humar_bench.measures.conditions import conditions, watch_inside
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
 from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
@@ -24,7 +25,7 @@ from humar_bench.records.record import AGAIN
 from humar_bench.running.preparation import Ready, make_ready, missing_instructions, set_formats
 from humar_bench.running.task import Task, failure, success
 from humar_bench.subjects import knife_edge
-from humar_bench.subjects.registry import Architecture, build
+from humar_bench.subjects.registry import Architecture
 
 EVENT_EVERY_S = 1.0  # a running measurement says so at most this often, between two rounds
 CHECK_SHARE = 0.2  # of a process's budget: more than this the float32 forwards may not cost, but in the first process
@@ -33,8 +34,8 @@ CHECK_SHARE = 0.2  # of a process's budget: more than this the float32 forwards 
 class NewInputs:
     """Inputs that no forward has seen: two sets in memory of their own, used in turn, other values each time."""
 
-    def __init__(self, make: Callable[[int], Any]) -> None:
-        self.make = make
+    def __init__(self, make: Callable[[int], Any], renewed: Callable[[Any], list[tuple[torch.Tensor, int]]]) -> None:
+        self.make, self.renewed = make, renewed
         self.sets: list[Any] = []
         self.turn = 0
 
@@ -45,11 +46,11 @@ class NewInputs:
         return self.sets[self.turn]
 
     def renew(self) -> None:
-        """The other set, its maps and queries moved on by one channel."""
+        """The other set, what its subject names moved on by one along the dimension it names."""
         self.sets = self.sets or [self.make(1), self.make(2)]
         self.turn = 1 - self.turn
-        for tensor in (*self.sets[self.turn].srcs, self.sets[self.turn].query_embed):
-            tensor.copy_(tensor.roll(1, dims=1 if tensor is not self.sets[self.turn].query_embed else -1))
+        for tensor, dim in self.renewed(self.sets[self.turn]):
+            tensor.copy_(tensor.roll(1, dims=dim))
 
 
 class Arm:
@@ -82,7 +83,7 @@ class Arm:
     def __call__(self) -> None:
         if self.took_s and not (self.slow and self.inside is None):
             with self.inference_mode():
-                outputs = self.forward(*self.inputs)
+                outputs = called(self.forward, self.inputs)
             if self.slow:
                 self.kept = outputs
             return
@@ -91,7 +92,7 @@ class Arm:
     def on_new(self) -> None:
         """A forward on new inputs."""
         with self.inference_mode():
-            outputs = self.forward(*self.new_inputs.current)
+            outputs = called(self.forward, self.new_inputs.current)
         if self.slow:
             self.kept_new = outputs
 
@@ -99,7 +100,7 @@ class Arm:
         self.started()
         start_s = time.perf_counter()
         with self.inference_mode():
-            self.first = self.forward(*self.inputs)
+            self.first = called(self.forward, self.inputs)
         self.took_s = max(time.perf_counter() - start_s, 1e-9)
         overwrites = self.ready is not None and self.ready.prepared.overwrites  # then no outputs can be kept
         self.slow = self.took_s >= SLOW_S and not overwrites
@@ -108,7 +109,7 @@ class Arm:
         inside: dict[str, Any] = {}
         watched = isinstance(self.forward, torch.nn.Module)  # another runtime calls no modules, and hooks would make torch compile anew
         with watch_inside(inside) if watched else contextlib.nullcontext(), self.inference_mode():
-            self.kept = self.forward(*self.inputs)
+            self.kept = called(self.forward, self.inputs)
         self.inside = inside
 
     def _caught(self, step: Callable[[], None]) -> None:
@@ -148,7 +149,7 @@ class Arm:
         if self.slow and self.kept_new is None:
             self.on_new()
         with self.inference_mode():
-            outputs = self.kept_new if self.slow else self.forward(*self.new_inputs.current)
+            outputs = self.kept_new if self.slow else called(self.forward, self.new_inputs.current)
         self.check(outputs)
         self._hold(outputs, self.new_inputs.current)
 
@@ -205,7 +206,7 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
     """Every architecture built in this one process, in an order shuffled by the seed, then timed in turn."""
     plan = TimingPlan(**task.plan)
     set_formats(task.run.dtype)
-    inputs, new_inputs = task.inputs(device.name), NewInputs(lambda other: task.inputs(device.name, other=other))
+    inputs, new_inputs = task.inputs(device.name), NewInputs(lambda other: task.inputs(device.name, other=other), task.subject.renewed)
     results: dict[str, dict[str, Any]] = {}
     arms: dict[str, Arm] = {}
     for architecture in construction_order(task):
@@ -262,7 +263,7 @@ def _arm(
         task.tell("check", name)
         model = task.model(architecture, device.name) if ready.dropped else ready.model
         return expected_outputs(
-            lambda: build(architecture, task.args, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs
+            lambda: task.subject.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs
         )
 
     def expect_at(inputs: Any, side: str) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import HELD_IN_FLOAT32, ModelArgs, RunArgs, Workload
+from humar_bench.args import HELD_IN_FLOAT32, ModelArgs, RunArgs, Workload, read_workload
 from humar_bench.errors import HumarBenchError, is_out_of_memory, one_line
-from humar_bench.subjects.registry import Architecture, build
-from humar_bench.subjects.transformer import NotFiniteOutputs, check_outputs
+from humar_bench.subjects.registry import Architecture
+from humar_bench.subjects.subject import NotFiniteOutputs, Subject, subject_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,13 +35,11 @@ class Task:
 
     @classmethod
     def read(cls, request: dict[str, Any]) -> Task:
-        workload = request["workload"]
-        sizes = tuple((height, width) for height, width in workload["feature_sizes"])
         return cls(
             measure=request["measure"],
             architectures=[Architecture(**each) for each in request["architectures"]],
             args=ModelArgs(**request["asked"]),
-            workload=Workload(**{**workload, "feature_sizes": sizes}),
+            workload=read_workload(request["workload"]),
             run=RunArgs(**request["run"]),
             process=request.get("process", 0),
             plan=request.get("plan", {}),
@@ -65,17 +64,19 @@ class Task:
 
         return getattr(torch, "float32" if self.run.dtype in HELD_IN_FLOAT32 else self.run.dtype)
 
+    @functools.cached_property
+    def subject(self) -> Subject:
+        return subject_of(self.args, self.workload)
+
     def model(self, architecture: Architecture, device: str) -> torch.nn.Module:
-        return build(architecture, self.args, device=device, dtype=self.dtype, seed=self.run.seed)
+        return self.subject.build(architecture, device=device, dtype=self.dtype, seed=self.run.seed)
 
     def inputs(self, device: str, *, other: int = 0) -> Any:
         """The inputs of the run; with `other` 1, 2, ... other ones of the same shapes."""
-        from humar_bench.subjects.transformer import make_inputs
-
-        return make_inputs(self.args, self.workload, device=device, dtype=self.dtype, seed=self.run.seed + other)
+        return self.subject.inputs(device=device, dtype=self.dtype, seed=self.run.seed + other)
 
     def check(self, architecture: Architecture, outputs: Any) -> None:
-        check_outputs(outputs, self.args, self.workload, name=architecture.name)
+        self.subject.check(outputs, name=architecture.name)
 
 
 def failure(error: BaseException, architecture: str) -> dict[str, Any]:

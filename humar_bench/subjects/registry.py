@@ -147,30 +147,37 @@ def build(
     """A model in eval mode, its weights drawn from `seed`, the same numbers on every device.
 
     On the meta device nothing is allocated. A foreign model's parts with the shared interface's names are named as the built-in ones' are
-    (`transformer.name_components`). Raises UsageError when the builder cannot be loaded, MeasurementError when it fails.
+    (`components.name_components`). Raises UsageError when the builder cannot be loaded, MeasurementError when it fails.
     """
+    architecture = parse_architecture(architecture)
+    builder, args = load_builder(architecture), ModelArgs.of(args)
+    model = made(architecture.name, lambda: builder(args), device=device, dtype=dtype, seed=seed)
+    if architecture.foreign:
+        from humar_bench.subjects.components import name_components
+
+        name_components(model)
+    return model
+
+
+def made(
+    name: str, make: Callable[[], torch.nn.Module], *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, seed: int = 0
+) -> torch.nn.Module:
+    """What `make` builds for the architecture `name`, as `build` gives it. Raises MeasurementError when it fails."""
     import torch
 
-    from humar_bench.subjects.transformer import name_components
-
-    architecture = parse_architecture(architecture)
-    builder = load_builder(architecture)
-    args = ModelArgs.of(args)
     device = torch.device(device)
     made_on = device if device.type == "meta" else torch.device("cpu")
     try:
         with _seeded(seed), made_on:
-            model = builder(args)
+            model = make()
     except UsageError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise MeasurementError(f"the builder of {architecture.name} raised {one_line(error)}.") from error
+        raise MeasurementError(f"the builder of {name} raised {one_line(error)}.") from error
     if not isinstance(model, torch.nn.Module):
-        raise MeasurementError(f"the builder of {architecture.name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
-    if architecture.foreign:
-        name_components(model)
+        raise MeasurementError(f"the builder of {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
     return _converted(model, device, dtype).eval()
 
 

@@ -13,11 +13,8 @@ from torch import Tensor
 
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.errors import MeasurementError
-from humar_bench.skeleton.pose_transformer import COMPONENTS
-
-
-class NotFiniteOutputs(MeasurementError):
-    """A model whose outputs hold NaN or infinity."""
+from humar_bench.subjects.registry import Architecture, build
+from humar_bench.subjects.subject import NotFiniteOutputs, Subject
 
 
 class Inputs(NamedTuple):
@@ -65,30 +62,6 @@ def make_inputs(
     )
 
 
-def name_components(model: torch.nn.Module) -> None:
-    """Let a foreign model's parts that carry the names of the shared interface (`level_embed`, `decoder.pose_embed`, `enc_output`, ...) be
-    called as those of the built-in ones are, so that rows line up.
-
-    Sets `model.components`, as a model does that names its parts itself; one that does is left as it is, and so is one without such a part.
-    A part with a name of its own keeps it.
-    """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
-    if hasattr(model, "components"):
-        return
-    shared = tuple(pair for pair in COMPONENTS if pair[0] and _has(model, pair[0]))
-    if shared:
-        own = tuple((name, name) for name, _ in model.named_children() if name not in dict(shared))
-        model.components = (("", dict(COMPONENTS)[""]), *own, *shared)
-
-
-def _has(model: torch.nn.Module, path: str) -> bool:
-    """Whether there is a module, parameter or buffer at a path."""
-    found: Any = model
-    for part in path.split("."):
-        found = getattr(found, part, None) if isinstance(found, torch.nn.Module) else None
-    return isinstance(found, (torch.nn.Module, Tensor))
-
-
 def check_outputs(outputs: Any, args: ModelArgs, workload: Workload, *, name: str = "the model") -> None:
     """Hold a model's outputs against the call both architectures share: five parts, their shapes, every number finite.
 
@@ -131,3 +104,20 @@ def check_outputs(outputs: Any, args: ModelArgs, workload: Workload, *, name: st
         if output.device.type != "meta" and not bool(torch.isfinite(output).all()):
             bad = int((~torch.isfinite(output)).sum())
             raise NotFiniteOutputs(f"{name} returned {part} with {bad} of {output.numel()} numbers NaN or infinite.")
+
+
+class TransformerSubject(Subject):
+    """A pose transformer alone."""
+
+    def build(self, architecture: Architecture, *, device: str, dtype: torch.dtype, seed: int) -> torch.nn.Module:
+        return build(architecture, self.args, device=device, dtype=dtype, seed=seed)
+
+    def inputs(self, *, device: str, dtype: torch.dtype, seed: int) -> Inputs:
+        return make_inputs(self.args, self.workload, device=device, dtype=dtype, seed=seed)
+
+    def check(self, outputs: Any, *, name: str) -> None:
+        check_outputs(outputs, self.args, self.workload, name=name)
+
+    def renewed(self, inputs: Inputs) -> list[tuple[Tensor, int]]:
+        """Maps and queries, along their channels."""
+        return [*((each, 1) for each in inputs.srcs), (inputs.query_embed, -1)]

@@ -14,7 +14,7 @@ from humar_bench.measures.agreement import MIN_COMMON, TOLERANCES, agree, expect
 from humar_bench.measures.conditions import conditions, plain_float32, watch_inside
 from humar_bench.running.speed_worker import Arm, NewInputs
 from humar_bench.subjects.registry import build
-from humar_bench.subjects.transformer import make_inputs
+from humar_bench.subjects.transformer import TransformerSubject, make_inputs
 from tests.models import shaken
 
 CUDNN = torch.backends.cudnn
@@ -183,7 +183,7 @@ def in_place(cheat, *inputs):
 def an_arm(args, workload, does, *, control=False, **more) -> Arm:
     model = Cheat(build("efficient", args), does)
     inputs = make_inputs(args, workload)
-    new = NewInputs(lambda other: make_inputs(args, workload, seed=other))
+    new = NewInputs(lambda other: make_inputs(args, workload, seed=other), TransformerSubject(args, workload).renewed)
     # the expected outputs come from the honest model: its names are the cheat's without their prefix
     expect = None if control else lambda given: expected_outputs(lambda: build("efficient", args), model.inner, given)
     return Arm("x", model, inputs, new, expect=expect, check_s=float("inf"), **more)

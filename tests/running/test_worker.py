@@ -21,7 +21,7 @@ from humar_bench.running.bench import benchmark
 from humar_bench.running.speed_worker import Arm, NewInputs, construction_order
 from humar_bench.running.task import Task, failure
 from humar_bench.subjects.registry import build, parse_architectures
-from humar_bench.subjects.transformer import NotFiniteOutputs
+from humar_bench.subjects.subject import NotFiniteOutputs
 
 FOREIGN = f"{Path(__file__).parents[1]}/data/foreign_models.py"
 ARGS = ModelArgs(

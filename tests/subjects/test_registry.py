@@ -14,6 +14,7 @@ from torch import nn
 from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
 from humar_bench.measures.components import component_of
 from humar_bench.measures.flops import count_flops
+from humar_bench.subjects.components import name_components
 from humar_bench.subjects.registry import (
     BUILT_IN,
     Architecture,
@@ -23,7 +24,8 @@ from humar_bench.subjects.registry import (
     parse_architecture,
     parse_architectures,
 )
-from humar_bench.subjects.transformer import NotFiniteOutputs, check_outputs, make_inputs, name_components
+from humar_bench.subjects.subject import NotFiniteOutputs
+from humar_bench.subjects.transformer import check_outputs, make_inputs
 
 FOREIGN = str(Path(__file__).parents[1] / "data" / "foreign_models.py")
 

@@ -1,0 +1,56 @@
+"""What is measured: how a model is built around an architecture, what its forward is given, what its outputs must be.
+
+A subject is one file with one class; `SUBJECTS` names it, and its workload (`args.py`) says which one a request is about.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from humar_bench.args import ModelArgs, Workload
+from humar_bench.errors import MeasurementError
+from humar_bench.subjects.registry import Architecture
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SUBJECTS = {
+    "transformer": "humar_bench.subjects.transformer:TransformerSubject",
+    "uniphd": "humar_bench.subjects.uniphd:UniphdSubject",
+}
+
+
+class NotFiniteOutputs(MeasurementError):
+    """A model whose outputs hold NaN or infinity."""
+
+
+class Subject:
+    """One kind of model on one workload. A model says itself what its components are called (`measures/components.py`)."""
+
+    def __init__(self, args: ModelArgs, workload: Workload) -> None:
+        self.args, self.workload = args, workload
+
+    def build(self, architecture: Architecture, *, device: str, dtype: torch.dtype, seed: int) -> torch.nn.Module:
+        """The model in eval mode, weights drawn from `seed`; nothing is allocated on meta and under a fake tensor mode."""
+        raise NotImplementedError
+
+    def inputs(self, *, device: str, dtype: torch.dtype, seed: int) -> Sequence[Any]:
+        """What the model is called with by position; a `Keywords` at the end holds what is given by name."""
+        raise NotImplementedError
+
+    def check(self, outputs: Any, *, name: str) -> None:
+        """Hold the outputs of the model called `name` against what they must be. Raises MeasurementError."""
+        raise NotImplementedError
+
+    def renewed(self, inputs: Sequence[Any]) -> list[tuple[Tensor, int]]:
+        """What changes from one forward on unseen inputs to the next: tensors, and the dimension along which each is moved on by one."""
+        raise NotImplementedError
+
+
+def subject_of(args: ModelArgs, workload: Workload) -> Subject:
+    """The subject that a workload is of: the transformer unless it says otherwise."""
+    module, _, name = SUBJECTS[getattr(workload, "subject", "transformer")].partition(":")
+    return getattr(importlib.import_module(module), name)(args, workload)

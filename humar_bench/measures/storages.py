@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
 from humar_bench.measures.components import component_of
@@ -115,6 +115,12 @@ class LiveStorages(TorchDispatchMode):
 
     def _died(self, key: int) -> None:
         self.live_bytes -= self._live.pop(key).bytes
+
+
+def alive_now() -> tuple[LiveTensor, ...]:
+    """The storages alive at this moment, from inside a forward that a `LiveStorages` follows."""
+    following = next((each for each in reversed(_get_current_dispatch_mode_stack()) if isinstance(each, LiveStorages)), None)
+    return () if following is None else tuple(each.tensor for each in following._live.values() if each.bytes)
 
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:

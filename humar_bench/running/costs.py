@@ -6,6 +6,7 @@ A model that crashes or hangs the child costs only its own count: another child 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from humar_bench.subjects.registry import Architecture
 
 EXACT = ("params", "flops", "memory")  # of memory only the prediction
 PEAK = "peak"  # the prediction by itself, for the child that measures memory
+COMMAND = (sys.executable, "-m", "humar_bench.running.worker")  # what a child runs
 NOTHING = "its process sent back no result for it."
 Progress = Callable[[float, str], None]  # share of the work from 0 to 1, what is being done
 
@@ -59,18 +61,18 @@ Keep = Callable[[Count, dict[str, Any], dict[str, Any]], None]  # a count, its r
 
 def count_all(
     counts: Sequence[Count], run: RunArgs, keep: Keep, *, begin: Callable[[Count], None] = lambda count: None,
-    counters: Sequence[str] = (), limit_bytes: int | None = None,
+    counters: Sequence[str] = (), limit_bytes: int | None = None, program: Sequence[str] = COMMAND,
 ) -> None:
     """Count all of it in as few children as it takes; each result goes to `keep` as soon as it is there.
 
-    What runs somebody else's code comes last, in the order given. A count may take `run.timeout` seconds. Raises UsageError when nothing
-    can be counted.
+    What runs somebody else's code comes last, in the order given. A count may take `run.timeout` seconds. `program` is what a child runs.
+    Raises UsageError when nothing can be counted.
     """
     left = sorted(counts, key=lambda each: each.point.architecture.foreign)
     alone = False
     while left:
         batch = left[:1] if alone else left
-        child = _Counting(batch, run, keep, begin, {"counters": list(counters), "limit_bytes": limit_bytes})
+        child = _Counting(batch, run, keep, begin, {"counters": list(counters), "limit_bytes": limit_bytes}, program)
         outcome = child.listen_to_the_end()
         left = left[child.done :]
         if outcome.reply is not None and "usage_error" in outcome.reply:
@@ -92,7 +94,8 @@ class _Counting:
     """One child that counts, and how far it came: `begun` and `done` of its counts, in order."""
 
     def __init__(
-        self, counts: Sequence[Count], run: RunArgs, keep: Keep, begin: Callable[[Count], None], more: Mapping[str, Any]
+        self, counts: Sequence[Count], run: RunArgs, keep: Keep, begin: Callable[[Count], None], more: Mapping[str, Any],
+        program: Sequence[str],
     ) -> None:
         self.counts, self.keep, self.begin, self.begun, self.done = counts, keep, begin, 0, 0
         works = list(dict.fromkeys((each.point.args, each.point.workload) for each in counts))
@@ -105,7 +108,7 @@ class _Counting:
             "works": [{"asked": dataclasses.asdict(args), "workload": dataclasses.asdict(work)} for args, work in works],
         }
         names = tuple(dict.fromkeys(each.name for each in counts))
-        self.child = Child(request, timeout_s=run.timeout, hear=self.hear, names=names, check_event=self.check)
+        self.child = Child(request, timeout_s=run.timeout, hear=self.hear, names=names, check_event=self.check, command=tuple(program))
 
     def listen_to_the_end(self) -> Outcome:
         [(_, outcome)] = run_children([(None, self.child)], at_once=1)
@@ -133,11 +136,11 @@ class _Counting:
 
 def exact_records(
     points: Sequence[Point], run: RunArgs, *, done: Run | None = None, keep: Callable[..., None] = lambda *records: None,
-    progress: Progress = lambda share, text: None, command: str = "",
+    progress: Progress = lambda share, text: None, command: str = "", program: Sequence[str] = COMMAND,
 ) -> list[Record]:
     """The exact records of every point, in order; those that `done` holds with status ok are not made again, new ones go to `keep`.
 
-    Raises UsageError when nothing can be counted.
+    `program` is what a child runs. Raises UsageError when nothing can be counted.
     """
     have = {record.key: record for record in done or () if record.ok}
     missing = [Count(each, measure) for each in points for measure in EXACT if each.key(measure, run) not in have]
@@ -153,5 +156,5 @@ def exact_records(
         keep(record)
         have[record.key] = record
 
-    count_all(missing, run, made, begin=begin)
+    count_all(missing, run, made, begin=begin, program=program)
     return [have[each.key(measure, run)] for each in points for measure in EXACT]

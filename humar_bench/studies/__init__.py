@@ -9,6 +9,7 @@ MAKERS = {
     "roofline": "humar_bench.studies.roofline.roofline:restore",
     "claims": "humar_bench.studies.claims.tables:restore",
     "backends": "humar_bench.studies.backends.tables:restore",
+    "variants": "humar_bench.studies.variants.variants:restore",
 }
 # Study -> the CSV files that its folder holds beside NAME.md, study.json and, where there are curves, NAME.png and NAME.svg.
 TABLES = {

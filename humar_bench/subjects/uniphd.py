@@ -78,7 +78,7 @@ def components_around(transformer: nn.Module) -> tuple[tuple[str, str], ...]:
     inside = [(prefix, f"{TRANSFORMER}: {name}") for prefix, name in getattr(transformer, "components", ()) if prefix]
     names = [(f"{TRANSFORMER}.{prefix}", name) for prefix, name in inside]
     heads = [(f"{TRANSFORMER}.decoder.{name}", "heads") for name in SHARED_HEADS]
-    return (*UniPHD.components, (TRANSFORMER, TRANSFORMER), *(each for each in names if each[0] not in dict(heads)), *heads)
+    return (*UniPHD.components, *(each for each in names if each[0] not in dict(heads)), *heads)
 
 
 def on_fake(model: nn.Module, device: str) -> nn.Module:

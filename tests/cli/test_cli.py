@@ -25,7 +25,7 @@ from humar_bench.subjects.registry import use_of
 from tests.golden.records import component_time, failed, flops, fps, memory, params
 
 COMMANDS = (
-    *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "backends", "claims", "verify", "compare",
+    *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "backends", "claims", "variants", "verify", "compare",
     "calibrate", "list", "env", "data",
 )
 MEASURING = COMMANDS[:5]

@@ -1,0 +1,198 @@
+"""`humar-bench variants`: every backbone with every text encoder around every transformer, counted exactly; nothing is run.
+
+A row is a whole model. The parts are counted once, in one child process (`parts.py`); the records are those that `--whole` would give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from humar_bench.args import BACKBONES, TEXT_ENCODERS, WholeWorkload
+from humar_bench.errors import UsageError
+from humar_bench.records.record import Record, Run
+from humar_bench.report.breakdown import flop_unit
+from humar_bench.report.comparison import asked_text, failures_of, made_by
+from humar_bench.running.costs import Point, Progress, exact_records
+from humar_bench.running.plan import Plan
+from humar_bench.table import MIB, Column, Table, ratio
+
+FORMAT = 1  # of the JSON document. 1: rows, parts, conditions, failures
+PROGRAM = (sys.executable, "-m", "humar_bench.studies.variants.worker")
+COSTS = ("parameters", "matmul_flops", "peak_bytes")  # what the Pareto front is of: less is better in each
+INSIDE = "transformer"  # components of the transformer are called "transformer: ..."
+# What the published tables say a part has, in parameters: of HuMAR, its table of backbones and text encoders, and its description.
+PUBLISHED = {"segformer_mit_b0": 3.7e6, "segformer_mit_b1": 13.7e6, "tite": 1e6, "original": 27e6, "efficient": 5e6}
+
+
+def points_of(plan: Plan, backbones: Sequence[str], text_encoders: Sequence[str]) -> list[Point]:
+    """One point a variant. An empty list of names means all. Raises UsageError for a name that does not exist, or stands twice."""
+    if not isinstance(plan.workload, WholeWorkload):
+        raise UsageError(f"the workload {plan.workload.name} is of a transformer alone; variants are of the whole model.")
+    for flag, names, known in (("--backbone", backbones, BACKBONES), ("--text-encoder", text_encoders, TEXT_ENCODERS)):
+        for name in names:
+            if name not in known:
+                raise UsageError(f"{flag} is {name!r}; choose from {', '.join(known)}.")
+            if list(names).count(name) > 1:
+                raise UsageError(f"{flag} names {name} twice; name it once.")
+    return [
+        Point(each, plan.args, dataclasses.replace(plan.workload, backbone=backbone, text_encoder=text))
+        for each in plan.architectures for backbone in backbones or BACKBONES for text in text_encoders or TEXT_ENCODERS
+    ]
+
+
+def measure_variants(
+    plan: Plan, backbones: Sequence[str] = (), text_encoders: Sequence[str] = (), *, most: float | None = None, done: Run | None = None,
+    sink: Any = None, progress: Progress = lambda share, text: None, command: str = "", exact: Callable[..., list[Record]] = exact_records,
+) -> Variants:
+    """Count every variant; `most` is the most million parameters that a row may have. Raises UsageError."""
+    records = exact(
+        points_of(plan, backbones, text_encoders), plan.run, done=done, keep=sink.write if sink is not None else lambda *made: None,
+        progress=progress, command=command, program=PROGRAM,
+    )
+    return Variants(Run(tuple(records)), most)
+
+
+@dataclass(frozen=True)
+class Variants:
+    """The records of all variants, and what follows from them."""
+
+    run: Run
+    most: float | None = None
+    name: ClassVar[str] = "variants"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"most": self.most}
+
+    @cached_property
+    def _all(self) -> tuple[dict[str, Any], ...]:
+        found: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for record in self.run:
+            names = (record.workload["backbone"], record.workload["text_encoder"], record.architecture)
+            row = found.setdefault(names, dict(zip(("backbone", "text_encoder", "transformer"), names, strict=True)))
+            if not record.ok:
+                row["reason"] = record.reason
+            elif record.measure == "params":
+                row |= {"parameters": record.measured["total"]}
+            elif record.measure == "flops":
+                row |= {"matmul_flops": record.measured["matmul_flops"]}
+            elif record.measure == "memory":
+                row |= {key: record.measured[key] for key in ("weights_bytes", "peak_bytes", "peak_component")}
+        return tuple(found.values())
+
+    @cached_property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """One row a variant, the one with the fewest parameters first; `pareto` marks those that no other one beats."""
+        fit = [row for row in self._all if self.most is None or row.get("parameters", 0) <= 1e6 * self.most]
+        counted = [row for row in fit if all(key in row for key in COSTS)]
+        front = pareto_front([tuple(row[key] for key in COSTS) for row in counted])
+        rows = [{**row, "pareto": "front" if best else ""} for row, best in zip(counted, front, strict=True)]
+        rows.sort(key=lambda row: tuple(row[key] for key in COSTS))
+        return (*rows, *({**row, "pareto": ""} for row in fit if row not in counted))
+
+    @cached_property
+    def parts(self) -> tuple[dict[str, Any], ...]:
+        """One row a part: what it costs in the whole model, and what was published about it."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for record in self.run:
+            if record.measure not in ("params", "flops") or not record.ok:
+                continue
+            kinds = {"backbone": record.workload["backbone"], "text encoder": record.workload["text_encoder"], INSIDE: record.architecture}
+            for kind, name in kinds.items():
+                row = found.setdefault((kind, name), {"kind": kind, "part": name, "published": PUBLISHED.get(name)})
+                amounts = record.measured["components"]
+                inside = [each for part, each in amounts.items() if part.startswith(INSIDE)] if kind == INSIDE else [amounts.get(kind)]
+                inside += [amounts["heads"]] if kind == INSIDE else []
+                if record.measure == "params":
+                    row["parameters"] = sum(filter(None, inside))
+                else:
+                    row["matmul_flops"] = sum(each["matmul_flops"] for each in inside if each)
+        for row in found.values():
+            row["counted_to_published"] = ratio(row.get("parameters"), row["published"])
+        order = ["backbone", "text encoder", INSIDE]
+        return tuple(sorted(found.values(), key=lambda row: (order.index(row["kind"]), row.get("parameters", 0))))
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        return failures_of(self.run)
+
+    @cached_property
+    def conditions(self) -> tuple[str, ...]:
+        """What the numbers hold for."""
+        first = self.run[0]
+        work, said = first.workload, []
+        tokens = f" of {work['caption_tokens']} tokens" if work["prompt"] == "text" else ""
+        height, width = work["image_size"]
+        said.append(
+            f"Images {height}x{width}, batch {work['batch']}, {work['num_queries']} queries, prompt {work['prompt']}{tokens}, "
+            f"masks {work['masks']}; EfficientFormerV2's parameters depend on the image size."
+        )
+        said.append(f"Asked: {asked_text(first.asked)}.")
+        said.append(f"Counted with torch {first.environment.get('torch', '')}; nothing was run.")
+        return (*said, *made_by(self.run), *self.run.notes)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        return (_variants_table(self), _parts_table(self))
+
+    @cached_property
+    def data(self) -> dict[str, Table]:
+        keys = ("backbone", "text_encoder", "transformer", *COSTS, "weights_bytes", "peak_component", "pareto", "reason")
+        parts = ("kind", "part", "parameters", "matmul_flops", "published", "counted_to_published")
+        return {
+            "variants": Table("variants", "variants", tuple(Column(key) for key in keys), self.rows),
+            "parts": Table("parts", "parts", tuple(Column(key) for key in parts), self.parts),
+        }
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "format": FORMAT, "rows": [dict(row) for row in self.rows], "parts": [dict(row) for row in self.parts],
+            "environment": self.run[0].environment, "conditions": list(self.conditions), "failures": list(self.failures),
+        }
+
+
+def restore(run: Run, settings: Mapping[str, Any]) -> Variants:
+    """The variants that a folder holds."""
+    return Variants(run, settings["most"])
+
+
+def pareto_front(costs: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Which of some costs no other one beats: no more in all of them and less in one."""
+    return [
+        not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in costs) for own in costs
+    ]
+
+
+def _variants_table(variants: Variants) -> Table:
+    scale, unit = flop_unit([row.get("matmul_flops") for row in variants.rows])
+    columns = (
+        Column("backbone", text=True), Column("text_encoder", "text encoder", text=True), Column("transformer", text=True),
+        Column("parameters", "parameters", "M", "less", 2, 1e6), Column("matmul_flops", "matmul and conv", unit, "less", 2, scale),
+        Column("peak_bytes", "peak memory", "MiB", "less", 1, MIB), Column("peak_component", "peak in", text=True),
+        Column("pareto", "Pareto", text=True),
+    )
+    feet = [
+        "Parameters and FLOPs are counted and the peak is predicted, above weights and inputs. Pareto front: no other variant has at most "
+        "as much of all three. Accuracy is no part of it."
+    ]
+    if hidden := len(variants._all) - len(variants.rows):
+        feet.append(f"{hidden} of {len(variants._all)} variants have more than {variants.most:g} M parameters and are left out.")
+    return Table("variants", "Whole models", columns, variants.rows, (*feet, *variants.failures))
+
+
+def _parts_table(variants: Variants) -> Table:
+    scale, unit = flop_unit([row.get("matmul_flops") for row in variants.parts])
+    columns = (
+        Column("kind", text=True), Column("part", text=True), Column("parameters", "parameters", "M", "", 2, 1e6),
+        Column("matmul_flops", "matmul and conv", unit, "", 2, scale), Column("published", "published", "M", "", 1, 1e6),
+        Column("counted_to_published", "counted / published", digits=2),
+    )
+    feet = ("Transformers are counted with the heads they share with the whole model.",)
+    return Table("parts", "Their parts, and what was published about them", columns, variants.parts, feet)

@@ -50,11 +50,13 @@ class Whole:
     """The whole model around each transformer. `None` means: as `WholeWorkload` has it."""
 
     whole: bool = option("Measure the whole model around each transformer, from images and a prompt on.", default=False)
-    backbone: str | None = option(f"Its backbone: {', '.join(BACKBONES)}.", metavar="NAME")
-    text_encoder: str | None = option(f"Its text encoder: {', '.join(TEXT_ENCODERS)}.", metavar="NAME")
-    prompt: str | None = option(f"{', '.join(PROMPTS)}: what says whom to find; text by default.", metavar="KIND")
+    backbone: str | None = option(f"Its backbone: {', '.join(BACKBONES)}.", metavar="NAME", words=BACKBONES)
+    text_encoder: str | None = option(f"Its text encoder: {', '.join(TEXT_ENCODERS)}.", metavar="NAME", words=TEXT_ENCODERS)
+    prompt: str | None = option(f"{', '.join(PROMPTS)}: what says whom to find; text by default.", metavar="KIND", words=PROMPTS)
     caption_tokens: int | None = option(help_of(WholeWorkload, "caption_tokens"), metavar="T")
-    masks: str | None = option(f"{', '.join(SHOWN_MASKS)}: the queries whose masks are made; all by default.", metavar="WHICH")
+    masks: str | None = option(
+        f"{', '.join(SHOWN_MASKS)}: queries whose masks are made; all by default.", metavar="WHICH", words=SHOWN_MASKS
+    )
 
     def __post_init__(self) -> None:
         if given := [name for name in self.parts if not self.whole]:

@@ -93,8 +93,8 @@ def flops(selection: Selection, whole: Whole, options: FlopsOptions, run: RunArg
     )
 
 
-@command("fps", Selection, FpsOptions, TrustOptions, RunArgs, Output)
-def fps(selection: Selection, options: FpsOptions, trust: TrustOptions, run: RunArgs, output: Output) -> int:
+@command("fps", Selection, Whole, FpsOptions, TrustOptions, RunArgs, Output)
+def fps(selection: Selection, whole: Whole, options: FpsOptions, trust: TrustOptions, run: RunArgs, output: Output) -> int:
     """Time frames per second and latency in turn, with an interval and a verdict.
 
     \b
@@ -105,7 +105,7 @@ def fps(selection: Selection, options: FpsOptions, trust: TrustOptions, run: Run
     if options.by_component and run.backend != EAGER:
         raise UsageError(f"backend is {run.backend} and --by-component was given; only eager calls a model's components, leave out one.")
     measures = ("fps", COMPONENT_TIME) if options.by_component else ("fps",)
-    return measure_and_show(measures, resolve(selection, run), output, certificate=trust.certificate, args_file=selection.args)
+    return measure_and_show(measures, resolve(selection, run, whole), output, certificate=trust.certificate, args_file=selection.args)
 
 
 @command("memory", Selection, Whole, RunArgs, Output, leave_out=TIMING)
@@ -119,8 +119,8 @@ def memory(selection: Selection, whole: Whole, run: RunArgs, output: Output) -> 
     return measure_and_show(("memory",), resolve(selection, run, whole), output, args_file=selection.args)
 
 
-@command("report", Selection, ReportOptions, TrustOptions, RunArgs, Output, leave_out=("csv", "records"))
-def report(selection: Selection, options: ReportOptions, trust: TrustOptions, run: RunArgs, output: Output) -> int:
+@command("report", Selection, Whole, ReportOptions, TrustOptions, RunArgs, Output, leave_out=("csv", "records"))
+def report(selection: Selection, whole: Whole, options: ReportOptions, trust: TrustOptions, run: RunArgs, output: Output) -> int:
     """Measure all of these: records, CSV, Markdown and one screen.
 
     \b
@@ -128,7 +128,7 @@ def report(selection: Selection, options: ReportOptions, trust: TrustOptions, ru
       humar-bench report -o results
       humar-bench report --resume results
     """
-    plan = resolve(small_batch(selection, run), run)
+    plan = resolve(small_batch(selection, run), run, whole)
     return measure_and_show(
         measures_with(run.backend), plan, output, out=options.out, whole=True, details=options.details, certificate=trust.certificate,
         args_file=selection.args,

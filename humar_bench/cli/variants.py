@@ -17,12 +17,18 @@ from humar_bench.running.plan import resolve, scaled_for_cpu
 class VariantsOptions:
     """Which variants, and what their forwards are given."""
 
-    backbone: tuple[str, ...] = option(f"Only this backbone: {', '.join(BACKBONES)}. Repeatable.", default=(), metavar="NAME")
-    text_encoder: tuple[str, ...] = option(f"Only this text encoder: {', '.join(TEXT_ENCODERS)}. Repeatable.", default=(), metavar="NAME")
+    backbone: tuple[str, ...] = option(
+        f"Only this backbone: {', '.join(BACKBONES)}. Repeatable.", default=(), metavar="NAME", words=BACKBONES
+    )
+    text_encoder: tuple[str, ...] = option(
+        f"Only this text encoder: {', '.join(TEXT_ENCODERS)}. Repeatable.", default=(), metavar="NAME", words=TEXT_ENCODERS
+    )
     most: float | None = option("Only variants of at most so many million parameters.", metavar="M")
-    prompt: str | None = option(f"{', '.join(PROMPTS)}: what says whom to find; text by default.", metavar="KIND")
+    prompt: str | None = option(f"{', '.join(PROMPTS)}: what says whom to find; text by default.", metavar="KIND", words=PROMPTS)
     caption_tokens: int | None = option(help_of(WholeWorkload, "caption_tokens"), metavar="T")
-    masks: str | None = option(f"{', '.join(SHOWN_MASKS)}: the queries whose masks are made; all by default.", metavar="WHICH")
+    masks: str | None = option(
+        f"{', '.join(SHOWN_MASKS)}: queries whose masks are made; all by default.", metavar="WHICH", words=SHOWN_MASKS
+    )
 
     def __post_init__(self) -> None:
         if self.most is not None and not 0 < self.most < float("inf"):

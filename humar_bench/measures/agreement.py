@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +58,33 @@ class Agreement:
         return self if other is None else max(self, other, key=lambda each: (bool(each.fault), -each.common_share, each.max_error))
 
 
-def agree(got: Any, want: Any, dtype: str, *, tf32: bool = False) -> Agreement:
-    """Hold outputs of the shared call against expected ones; both are whole and finite (`registry.check_outputs`).
+class Parts(NamedTuple):
+    """Outputs as agreement reads them. Of B images and Q rows; the rows are what the model selected."""
+
+    points: Tensor  # [B, Q, ...], where in the image a row's proposal lies, from 0 to 1
+    embedding: Tensor  # [B, Q, C], what tells proposals of one place apart
+    rows: dict[str, Tensor]  # [B, Q, ...], held for the rows that both selected
+    later: dict[str, Tensor]  # [B, Q, ...], held where the selection is the same in the same order
+    whole: dict[str, Tensor] = {}  # held whatever was selected
+    some: dict[str, tuple[Tensor, Tensor]] = {}  # [B, M, ...] of the rows [B, M]: as `later`, where both are of the same row
+
+
+def shared_call(outputs: Any) -> Parts:
+    """The five outputs of a pose transformer (`subjects/transformer.py`)."""
+    hs_pose, refpoint_pose, mix_refpoint, mix_embedding, memory = outputs
+    rows = {"refpoint_pose[0]": refpoint_pose[0], "mix_refpoint": mix_refpoint, "mix_embedding": mix_embedding}
+    later = {f"hs_pose[{at}]": each for at, each in enumerate(hs_pose)}
+    later |= {f"refpoint_pose[{at}]": each for at, each in enumerate(refpoint_pose) if at}
+    whole = {f"memory_features[{level}]": each for level, each in enumerate(memory)}
+    return Parts(refpoint_pose[0], mix_embedding, rows, later, whole)
+
+
+def agree(got: Any, want: Any, dtype: str, *, tf32: bool = False, parts: Callable[[Any], Parts] = shared_call) -> Agreement:
+    """Hold outputs against expected ones; both are whole and finite (`Subject.check`), and `parts` reads them.
 
     With `tf32`, float32 may be TF32 inside.
     """
-    got, want = _float32(got), _float32(want)
+    got, want = (tree_map_only(Tensor, _float32, parts(each)) for each in (got, want))
     dtype = "tf32" if tf32 and dtype == "float32" else dtype
     tolerance, min_common = TOLERANCES[dtype], MIN_COMMON[dtype]
     errors: dict[str, float] = {}
@@ -73,22 +94,23 @@ def agree(got: Any, want: Any, dtype: str, *, tf32: bool = False) -> Agreement:
             scale = whole.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
             errors[name] = max(errors.get(name, 0.0), float((one - other).abs().max() / scale))
 
-    for level, (one, other) in enumerate(zip(got["memory_features"], want["memory_features"], strict=True)):
-        hold(f"memory_features[{level}]", one, other, other)
+    for name, other in want.whole.items():
+        hold(name, got.whole[name], other, other)
     same, shares = True, []
-    rows = {"refpoint_pose[0]": (got["refpoint_pose"][0], want["refpoint_pose"][0])}
-    rows |= {name: (got[name], want[name]) for name in ("mix_refpoint", "mix_embedding")}
-    later = {f"{name}[{at}]": pair for name in ("hs_pose", "refpoint_pose")
-             for at, pair in enumerate(zip(got[name], want[name], strict=True)) if (name, at) != ("refpoint_pose", 0)}
-    for image in range(len(want["mix_embedding"])):
-        mine, theirs = _common_rows(*(pair[image] for name in ("refpoint_pose[0]", "mix_embedding") for pair in rows[name]), dtype)
-        shares.append(len(mine) / len(want["mix_embedding"][image]))
+    for image in range(len(want.embedding)):
+        mine, theirs = _common_rows(got.points[image], want.points[image], got.embedding[image], want.embedding[image], dtype)
+        shares.append(len(mine) / len(want.embedding[image]))
         in_order = shares[-1] == 1 and torch.equal(mine, theirs)
         same &= shares[-1] == 1
-        for name, (one, other) in {**rows, **(later if in_order else {})}.items():
+        for name, other in {**want.rows, **(want.later if in_order else {})}.items():
+            one = (got.rows if name in got.rows else got.later)[name]
             hold(name, one[image][mine], other[image][theirs], other)
-    worst = max(errors, key=errors.get)
-    return Agreement(errors[worst], worst, tolerance, same, min(shares), min_common)
+        for name, (other, rows) in want.some.items() if in_order else ():
+            one, own = got.some[name]
+            both = own[image] == rows[image]
+            hold(name, one[image][both], other[image][both], other)
+    worst = max(errors, key=errors.get, default="")
+    return Agreement(errors.get(worst, 0.0), worst, tolerance, same, min(shares), min_common)
 
 
 def _common_rows(points: Tensor, want_points: Tensor, embedding: Tensor, want_embedding: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
@@ -110,12 +132,8 @@ def _common_rows(points: Tensor, want_points: Tensor, embedding: Tensor, want_em
     return mine[common], pairs[common]
 
 
-def _float32(outputs: Any) -> dict[str, Any]:
-    names = ("hs_pose", "refpoint_pose", "mix_refpoint", "mix_embedding", "memory_features")
-    return {
-        name: [each.float() for each in part] if isinstance(part, (list, tuple)) else part.float()
-        for name, part in zip(names, outputs, strict=True)
-    }
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def expected_outputs(build: Callable[[], nn.Module], model: nn.Module, inputs: Any) -> Any:

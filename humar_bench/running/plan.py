@@ -37,7 +37,10 @@ class Plan:
 def resolve(selection: Selection, run: RunArgs | None = None, whole: Whole | None = None) -> Plan:
     """Raises UsageError with one sentence when what was typed cannot be measured."""
     architectures = tuple(parse_architectures(list(selection.arch or DEFAULT_ARCHITECTURES)))
-    args, workload = resolve_whole(selection, whole) if whole is not None and whole.whole else resolve_work(selection)
+    is_whole = whole is not None and whole.whole
+    if is_whole and run is not None and run.backend != "eager":
+        raise UsageError(f"backend is {run.backend!r} and the whole model is timed as it is; leave --backend out.")
+    args, workload = resolve_whole(selection, whole) if is_whole else resolve_work(selection)
     names = [architecture.name for architecture in architectures]
     reference = names[0] if selection.reference is None else selection.reference
     if reference not in names:

@@ -13,10 +13,11 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from humar_bench.devices.device import Device
 from humar_bench.errors import MeasurementError, is_out_of_memory, one_line
-from humar_bench.measures.agreement import Agreement, agree, expected_outputs
+from humar_bench.measures.agreement import Agreement, Parts, agree, expected_outputs, shared_call
 from humar_bench.measures.call import called
 from humar_bench.measures.conditions import conditions, watch_inside
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
@@ -66,9 +67,10 @@ class Arm:
         self, name: str, model: Any, inputs: Any, new_inputs: NewInputs, *, check: Callable[[Any], None] = lambda outputs: None,
         expect: Callable[[Any], Any] | None = None, dtype: str = "float32", tf32: bool = False, check_s: float = 0.0,
         started: Callable[[], None] = lambda: None, expect_at: Callable[[Any, str], Any] | None = None, ready: Ready | None = None,
+        parts: Callable[[Any], Parts] = shared_call,
     ) -> None:
         self.name, self.model, self.inputs, self.new_inputs = name, model, inputs, new_inputs
-        self.ready, self.expect_at = ready, expect_at
+        self.ready, self.expect_at, self.parts = ready, expect_at, parts
         self.forward = model if ready is None else ready.prepared.call
         self.check, self.expect, self.dtype, self.tf32, self.check_s, self.started = check, expect, dtype, tf32, check_s, started
         self.inference_mode = torch.inference_mode
@@ -141,7 +143,7 @@ class Arm:
         if not self.slow:
             self._look_inside()
         self.check(self.kept)
-        if fault := agree(_copied(self.kept), self.first, self.dtype, tf32=self.tf32).fault:
+        if fault := agree(_copied(self.kept), self.first, self.dtype, tf32=self.tf32, parts=self.parts).fault:
             raise MeasurementError(f"the outputs of {self.name} changed between its first call and its last on the same inputs: {fault}.")
         self.first = self.kept = None
         if self.skipped:
@@ -163,7 +165,7 @@ class Arm:
             said = "out of memory" if is_out_of_memory(error) else f"it raised {one_line(error)}"
             self.skipped = f"no float32 forward: {said}"
             return
-        found: Agreement = agree(outputs, expected, self.dtype, tf32=self.tf32)
+        found: Agreement = agree(outputs, expected, self.dtype, tf32=self.tf32, parts=self.parts)
         if found.fault and found.common_share < 1 and self.expect_at is not None:
             found = self._without_the_border(outputs, inputs) or found
         self.agreement = found.worse(self.agreement)
@@ -173,7 +175,7 @@ class Arm:
     def _without_the_border(self, outputs: Any, inputs: Any) -> Agreement | None:
         """How outputs agree once border cells on the threshold are let in, where that is all that keeps them apart."""
         for side in knife_edge.SIDES:
-            found = agree(outputs, self.expect_at(inputs, side), self.dtype, tf32=self.tf32)
+            found = agree(outputs, self.expect_at(inputs, side), self.dtype, tf32=self.tf32, parts=self.parts)
             if not found.fault:
                 return dataclasses.replace(found, border_cells=side)
         return None
@@ -191,15 +193,13 @@ class Arm:
 
 def _without_gradients(name: str, outputs: Any) -> None:
     """Outputs that can be differentiated were made while a graph was recorded."""
-    if any(each.requires_grad for part in outputs for each in (part if isinstance(part, (tuple, list)) else [part])):
+    if any(each.requires_grad for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)):
         raise MeasurementError(f"the outputs of {name} require gradients; it was not run in inference mode.")
 
 
 def _copied(outputs: Any) -> Any:
     """Outputs in memory of their own, on the CPU: a model may write its next ones into the same tensors."""
-    if isinstance(outputs, (tuple, list)):
-        return [_copied(each) for each in outputs]
-    return outputs.detach().to("cpu", copy=True)
+    return tree_map_only(torch.Tensor, lambda each: each.detach().to("cpu", copy=True), outputs)
 
 
 def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
@@ -277,8 +277,14 @@ def _arm(
         expect=None if name.endswith(AGAIN) else expect, dtype=task.run.dtype,
         tf32=device.kind == "cuda" and (allowed["matmul"] or allowed["cudnn"]),
         check_s=float("inf") if task.process == 0 else CHECK_SHARE * plan.budget_s, started=lambda: task.tell("first call", name),
-        expect_at=expect_at if border else None, ready=ready,
+        expect_at=expect_at if border else None, ready=ready, parts=_parts_of(task),
     )
+
+
+def _parts_of(task: Task) -> Callable[[Any], Parts]:
+    """How the outputs of a task's subject are held against each other."""
+    own = task.subject.parts
+    return shared_call if own is None else lambda outputs: Parts(**own(outputs))
 
 
 def _result(task: Task, arm: Arm, sample: SpeedSample) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def measure_memory(task: Task, architecture: Architecture, device: Device) -> di
 def measure_component_time(task: Task, architecture: Architecture, device: Device) -> dict[str, Any]:
     import torch
 
+    from humar_bench.measures.call import called
     from humar_bench.measures.component_time import time_components
     from humar_bench.running.preparation import set_formats
 
@@ -60,7 +61,7 @@ def measure_component_time(task: Task, architecture: Architecture, device: Devic
 
     def forward() -> Any:
         with torch.inference_mode():
-            return model(*inputs)
+            return called(model, inputs)
 
     found = time_components(
         model, forward, device, budget_s=task.run.budget / task.run.most_processes, max_rounds=task.run.max_runs,

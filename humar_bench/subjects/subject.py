@@ -6,7 +6,7 @@ A subject is one file with one class; `SUBJECTS` names it, and its workload (`ar
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import ModelArgs, Workload
@@ -29,6 +29,8 @@ class NotFiniteOutputs(MeasurementError):
 
 class Subject:
     """One kind of model on one workload. A model says itself what its components are called (`measures/components.py`)."""
+
+    parts: Callable[[Any], Any] | None = None  # outputs -> fields of `measures.agreement.Parts`; None: those of the shared call
 
     def __init__(self, args: ModelArgs, workload: Workload) -> None:
         self.args, self.workload = args, workload

@@ -17,6 +17,7 @@ from humar_bench.subjects.components import name_components
 from humar_bench.subjects.registry import Architecture, load_builder, made
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject
 from humar_bench.uniphd import Captions, Points, Scribbles, UniPHD, UniphdOutput, build_uniphd, padded_batch
+from humar_bench.uniphd.heads import LayerOutput
 from humar_bench.uniphd.text_encoders.tokens import benchmark_ids
 
 SCRIBBLE_POINTS = 12  # as RefHuman's
@@ -57,6 +58,18 @@ class UniphdSubject(Subject):
 
     def check(self, outputs: Any, *, name: str) -> None:
         check_whole_outputs(outputs, self.args, self.workload, name=name)
+
+    def parts(self, outputs: UniphdOutput) -> dict[str, Any]:
+        """The chosen proposals, then every layer's outputs of them; masks are of all queries or of some."""
+        chosen = outputs.interm_outputs
+        layers = {"": outputs, **{f"aux_outputs[{index}].": each for index, each in enumerate(outputs.aux_outputs)}}
+        later = {f"{prefix}{part}": getattr(each, part) for prefix, each in layers.items() for part in LayerOutput._fields}
+        return {
+            "points": chosen.pred_keypoints, "embedding": chosen.mix_embedding,
+            "rows": {f"interm_outputs.{part}": each for part, each in chosen._asdict().items()},
+            "later": {name: each for name, each in later.items() if isinstance(each, Tensor)},
+            "some": {} if outputs.pred_masks is None else {"pred_masks": (outputs.pred_masks, outputs.mask_queries)},
+        }
 
     def renewed(self, inputs: WholeInputs) -> list[tuple[Tensor, int]]:
         """Images along their rows, token ids along the caption, points by the order of the images."""

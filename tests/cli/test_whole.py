@@ -8,7 +8,7 @@ import io
 import pytest
 
 from humar_bench import cli
-from humar_bench.args import Workload
+from humar_bench.args import RunArgs, Workload
 from humar_bench.errors import UsageError
 from humar_bench.options import Selection, Whole
 from humar_bench.records.record import load
@@ -74,3 +74,18 @@ def test_parameters_from_the_command_line(capsys, tmp_path):
     assert run[0].measured["never_read"] is not None
     said = compare(run).conditions[0]
     assert "The whole model: images 64x96, backbone mobilevit_xxs, text encoder tinybert, prompt text of 12 tokens, masks all." in said
+
+
+def test_the_whole_model_is_timed_as_it_is():
+    with pytest.raises(UsageError, match="backend is 'compile' and the whole model is timed as it is"):
+        resolve(Selection(), RunArgs(backend="compile"), Whole(whole=True))
+
+
+def test_times_and_components_from_the_command_line(capsys, tmp_path):
+    typed = ("--whole", "--backbone", "mobilevit_xxs", "--text-encoder", "tinybert", "--workload", "tiny", "--batch", "1")
+    few = ("--processes", "1", "--budget", "0.2", "--min-runs", "1", "--max-runs", "2", "--threads", "1", "--device", "cpu")
+    code = cli.main(["fps", *typed, *few, "--by-component", "--arch", "efficient", "--records", str(tmp_path / "r.jsonl"), "--quiet"])
+    assert code == 0, capsys.readouterr().err
+    run = load(tmp_path / "r.jsonl")
+    parts = {name for record in run.select(measure="component_time") for name in record.measured["components"]}
+    assert {"backbone", "text encoder", "prompt", "fusion", "projection", "heads", "mask head", "transformer: encoder"} <= parts

@@ -253,7 +253,9 @@ def test_without_a_float32_forward_nothing_is_claimed(tiny_args, tiny_workload):
 
 def test_new_inputs_are_new_each_time_and_lie_elsewhere(tiny_args, tiny_workload):
     inputs = make_inputs(tiny_args, tiny_workload)
-    new = NewInputs(lambda other: make_inputs(tiny_args, tiny_workload, seed=other))
+    new = NewInputs(
+        lambda other: make_inputs(tiny_args, tiny_workload, seed=other), TransformerSubject(tiny_args, tiny_workload).renewed
+    )
     seen = {(float(inputs.srcs[0].double().sum()), float(inputs.srcs[0].view(-1)[0]))}
     pointers = set()
     for turn in range(1, 7):

@@ -228,7 +228,7 @@ def test_a_refused_first_output_is_kept_as_the_error():
     def refuse(outputs):
         raise NotFiniteOutputs("no.")
 
-    arm = Arm("x", torch.nn.Identity(), (torch.ones(1),), NewInputs(lambda other: None), check=refuse)
+    arm = Arm("x", torch.nn.Identity(), (torch.ones(1),), NewInputs(lambda other: None, lambda inputs: []), check=refuse)
     arm()
     with pytest.raises(NotFiniteOutputs):
         arm.check_first()

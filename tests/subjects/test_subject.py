@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -12,12 +13,15 @@ from torch import nn
 from humar_bench.args import Keywords, ModelArgs, RunArgs, WholeWorkload, Workload, read_workload
 from humar_bench.devices.device import CpuDevice
 from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.measures.agreement import Parts, agree
 from humar_bench.measures.counters import cross_check
 from humar_bench.measures.dead_weight import find_dead_weight
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import measure_memory
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import Record, plain
+from humar_bench.running.bench import benchmark
+from humar_bench.running.speed_worker import NewInputs
 from humar_bench.running.task import Task
 from humar_bench.subjects.registry import parse_architecture
 from humar_bench.subjects.subject import NotFiniteOutputs, subject_of
@@ -197,3 +201,68 @@ def test_a_request_of_the_whole_model_is_read_as_one(small_args):
 def test_what_cannot_be_is_one_sentence(given, says):
     with pytest.raises(UsageError, match=says):
         WholeWorkload(**given)
+
+
+# Its speed ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_forwards():
+    """The subject, and what one forward gives on two inputs; masks of the best query alone."""
+    args = ModelArgs(
+        hidden_dim=32, nheads=4, dim_feedforward=48, enc_layers=1, dec_layers=2, num_queries=4, num_body_points=6, efficient_nheads=2,
+        efficient_enc_layers=2,
+    )
+    subject, model, inputs = built(args, WholeWorkload(**SMALL, masks="best"), device="cpu")
+    with torch.inference_mode():
+        return subject, model(*inputs), model(*subject.inputs(device="cpu", dtype=torch.float32, seed=1))
+
+
+def held(subject, got, want):
+    return agree(got, want, "float32", parts=lambda outputs: Parts(**subject.parts(outputs)))
+
+
+def test_a_forward_agrees_with_itself_and_not_with_one_of_other_inputs(two_forwards):
+    subject, one, other = two_forwards
+    found = held(subject, one, one)
+    assert not found.fault and found.max_error == 0 and found.common_share == 1
+    assert held(subject, other, one).fault
+
+
+@pytest.mark.parametrize("part", ["pred_logits", "pred_boxes", "pred_keypoints", "pred_keypoints_visi", "pred_masks"])
+def test_a_part_that_is_off_is_named(two_forwards, part):
+    subject, one, _ = two_forwards
+    broken = one._replace(**{part: getattr(one, part) * 1.1})
+    assert held(subject, broken, one).fault.startswith(f"{part} is off by")
+
+
+def test_an_earlier_layer_that_is_off_is_named(two_forwards):
+    subject, one, _ = two_forwards
+    layer = one.aux_outputs[0]._replace(pred_boxes=one.aux_outputs[0].pred_boxes + 0.2)
+    assert held(subject, one._replace(aux_outputs=[layer]), one).fault.startswith("aux_outputs[0].pred_boxes is off by")
+
+
+def test_masks_of_other_queries_are_not_held_against_each_other(two_forwards):
+    subject, one, _ = two_forwards
+    assert not held(subject, one._replace(pred_masks=-one.pred_masks, mask_queries=(one.mask_queries + 1) % 4), one).fault
+
+
+def test_unseen_inputs_are_other_inputs(two_forwards):
+    subject, *_ = two_forwards
+    for prompt in ("text", "scribble"):
+        subject = subject_of(subject.args, dataclasses.replace(subject.workload, prompt=prompt))
+        new = NewInputs(lambda other, subject=subject: subject.inputs(device="cpu", dtype=torch.float32, seed=other), subject.renewed)
+        first = copy.deepcopy(new.current)
+        new.renew()
+        new.renew()
+        assert not torch.equal(new.current.images, first.images) and not torch.equal(new.current.prompt[0], first.prompt[0])
+        assert new.current.images.shape == first.images.shape
+
+
+def test_the_whole_model_is_timed_and_its_outputs_are_checked(small_args):
+    workload = WholeWorkload(**SMALL, masks="best")
+    run = RunArgs(device="cpu", processes=1, budget=0.2, min_runs=2, max_runs=4, threads=1, control=False)
+    [record] = benchmark(["efficient"], small_args, workload, measures=["fps"], run=run)
+    assert record.ok, record.reason
+    assert record.measured["agreement"]["checked"] == "before and after" and record.measured["agreement"]["same_selection"]
+    assert record.workload["subject"] == "uniphd" and len(record.measured["wall_s"]) >= 2

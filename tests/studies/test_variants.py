@@ -54,15 +54,16 @@ def counted_whole(args, workload, architecture):
 
 
 # Maps that lie channel by channel and cell by cell, features of one token and of all, peaks in backbone, text encoder, transformer, masks.
-@pytest.mark.parametrize(("architecture", "given"), [
-    ("original", {**SMALL, "backbone": "swin_T_224_1k", "text_encoder": "minilm"}),
-    ("efficient", {**SMALL, "backbone": "segformer_mit_b0", "text_encoder": "tite"}),
-    ("efficient", {**SMALL, "backbone": "mobilevit_xxs", "text_encoder": "tinybert", "prompt": "scribble", "masks": "best"}),
-    ("original", {**SMALL, "backbone": "mobilevit_xxs", "text_encoder": "tinybert", "caption_tokens": 512, "image_size": (32, 32)}),
+@pytest.mark.parametrize(("architecture", "given", "peak_in"), [
+    ("original", {**SMALL, "backbone": "swin_T_224_1k", "text_encoder": "minilm"}, "backbone"),
+    ("efficient", {**SMALL, "backbone": "segformer_mit_b0", "text_encoder": "tite"}, "mask head"),
+    ("efficient", {**SMALL, "backbone": "mobilevit_xxs", "text_encoder": "tinybert", "prompt": "scribble", "masks": "best"}, "backbone"),
+    ("original", {**SMALL, "backbone": "mobilevit_xxs", "text_encoder": "tinybert", "caption_tokens": 512, "image_size": (32, 32)},
+     "text encoder"),
     ("original", {**SMALL, "backbone": "efficientformerv2_s0", "text_encoder": "tinybert", "image_size": (96, 128), "masks": "best",
-                  "num_queries": 40}),
+                  "num_queries": 40}, "transformer: decoder"),
 ])
-def test_part_by_part_is_what_the_whole_model_costs(small_args, architecture, given):
+def test_part_by_part_is_what_the_whole_model_costs(small_args, architecture, given, peak_in):
     args = dataclasses.replace(small_args, num_queries=given["num_queries"], dim_feedforward=2048 if "caption_tokens" not in given else 48)
     workload = WholeWorkload(**given)
     costs = Parts(args, workload).costs(parse_architecture(architecture), workload.backbone, workload.text_encoder)
@@ -79,6 +80,7 @@ def test_part_by_part_is_what_the_whole_model_costs(small_args, architecture, gi
     work = dataclasses.asdict(workload)
     assert [contradictions(measure, each, work) for measure, each in costs.items()] == [[], [], []]
     assert sum(costs["memory"]["by_component"].values()) == costs["memory"]["peak_bytes"]
+    assert peak.peak_component == peak_in
 
 
 def _counted(components):

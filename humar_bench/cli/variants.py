@@ -57,4 +57,4 @@ def variants(selection: Selection, options: VariantsOptions, study: StudyOptions
     def measure(*, timed: bool, budget_s: float, **given: object) -> rooms.Variants:
         return rooms.measure_variants(plan, options.backbone, options.text_encoder, most=options.most, **given)
 
-    return run_study(plan, study, output, measure)
+    return run_study("variants", plan, study, output, measure, args_file=selection.args)

@@ -6,7 +6,6 @@ A model that crashes or hangs the child costs only its own count: another child 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,11 @@ from humar_bench.errors import UsageError
 from humar_bench.records.record import Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.registry import Architecture
+from humar_bench.subjects.sources import child_command
 
 EXACT = ("params", "flops", "memory")  # of memory only the prediction
 PEAK = "peak"  # the prediction by itself, for the child that measures memory
-COMMAND = (sys.executable, "-m", "humar_bench.running.worker")  # what a child runs
+COMMAND = child_command("humar_bench.running.worker")  # what a child runs
 NOTHING = "its process sent back no result for it."
 Progress = Callable[[float, str], None]  # share of the work from 0 to 1, what is being done
 

@@ -18,6 +18,7 @@ TABLES = {
     "roofline": ("roofline", "ceilings"),
     "claims": ("claims",),
     "backends": ("backends",),
+    "variants": ("variants", "parts"),
 }
 
 

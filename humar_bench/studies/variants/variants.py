@@ -6,7 +6,6 @@ A row is a whole model. The parts are counted once, in one child process (`parts
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +18,11 @@ from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_text, failures_of, made_by
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.plan import Plan
+from humar_bench.subjects.sources import child_command
 from humar_bench.table import MIB, Column, Table, ratio
 
 FORMAT = 1  # of the JSON document. 1: rows, parts, conditions, failures
-PROGRAM = (sys.executable, "-m", "humar_bench.studies.variants.worker")
+PROGRAM = child_command("humar_bench.studies.variants.worker")
 COSTS = ("parameters", "matmul_flops", "peak_bytes")  # what the Pareto front is of: less is better in each
 INSIDE = "transformer"  # components of the transformer are called "transformer: ..."
 # What the published tables say a part has, in parameters: of HuMAR, its table of backbones and text encoders, and its description.

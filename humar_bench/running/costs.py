@@ -15,11 +15,9 @@ from humar_bench.errors import UsageError
 from humar_bench.records.record import Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.registry import Architecture
-from humar_bench.subjects.sources import child_command
 
 EXACT = ("params", "flops", "memory")  # of memory only the prediction
 PEAK = "peak"  # the prediction by itself, for the child that measures memory
-COMMAND = child_command("humar_bench.running.worker")  # what a child runs
 NOTHING = "its process sent back no result for it."
 Progress = Callable[[float, str], None]  # share of the work from 0 to 1, what is being done
 
@@ -61,12 +59,12 @@ Keep = Callable[[Count, dict[str, Any], dict[str, Any]], None]  # a count, its r
 
 def count_all(
     counts: Sequence[Count], run: RunArgs, keep: Keep, *, begin: Callable[[Count], None] = lambda count: None,
-    counters: Sequence[str] = (), limit_bytes: int | None = None, program: Sequence[str] = COMMAND,
+    counters: Sequence[str] = (), limit_bytes: int | None = None, program: Sequence[str] = (),
 ) -> None:
     """Count all of it in as few children as it takes; each result goes to `keep` as soon as it is there.
 
-    What runs somebody else's code comes last, in the order given. A count may take `run.timeout` seconds. `program` is what a child runs.
-    Raises UsageError when nothing can be counted.
+    What runs somebody else's code comes last, in the order given. A count may take `run.timeout` seconds. `program` is what a
+    child runs, where it is not the usual one. Raises UsageError when nothing can be counted.
     """
     left = sorted(counts, key=lambda each: each.point.architecture.foreign)
     alone = False
@@ -108,7 +106,8 @@ class _Counting:
             "works": [{"asked": dataclasses.asdict(args), "workload": dataclasses.asdict(work)} for args, work in works],
         }
         names = tuple(dict.fromkeys(each.name for each in counts))
-        self.child = Child(request, timeout_s=run.timeout, hear=self.hear, names=names, check_event=self.check, command=tuple(program))
+        own = {"command": tuple(program)} if program else {}
+        self.child = Child(request, timeout_s=run.timeout, hear=self.hear, names=names, check_event=self.check, **own)
 
     def listen_to_the_end(self) -> Outcome:
         [(_, outcome)] = run_children([(None, self.child)], at_once=1)
@@ -136,11 +135,11 @@ class _Counting:
 
 def exact_records(
     points: Sequence[Point], run: RunArgs, *, done: Run | None = None, keep: Callable[..., None] = lambda *records: None,
-    progress: Progress = lambda share, text: None, command: str = "", program: Sequence[str] = COMMAND,
+    progress: Progress = lambda share, text: None, command: str = "", program: Sequence[str] = (),
 ) -> list[Record]:
     """The exact records of every point, in order; those that `done` holds with status ok are not made again, new ones go to `keep`.
 
-    `program` is what a child runs. Raises UsageError when nothing can be counted.
+    `program` is what a child runs, where it is not the usual one. Raises UsageError when nothing can be counted.
     """
     have = {record.key: record for record in done or () if record.ok}
     missing = [Count(each, measure) for each in points for measure in EXACT if each.key(measure, run) not in have]

@@ -25,13 +25,15 @@ DOORS: dict[str, set[str]] = {
     "devices": {"torch"},
     "judging": {"records", *ARITHMETIC},
     "backends": {"torch", "numpy"},
-    "subjects": {"skeleton", "torch"},
+    "subjects": {"skeleton", "uniphd", "torch"},
     "measures": {"devices", "judging", "torch", "numpy"},
     "report": {"records", "judging", "rich"},
     "data": {"torch", *ARITHMETIC},
     "training": {"uniphd", "data", "records", "judging", "subjects", "torch", *ARITHMETIC},
     "running": {"records", "devices", "judging", "backends", "subjects", "measures", "torch", "numpy"},
-    "studies": {"records", "devices", "judging", "backends", "subjects", "measures", "report", "running", "torch", "rich", *ARITHMETIC},
+    "studies": {
+        *("records", "devices", "judging", "backends", "uniphd", "subjects", "measures", "report", "running", "torch", "rich"), *ARITHMETIC,
+    },
     "saved": {"records", "judging", "report", "studies", *ARITHMETIC},
     "cli": {"records", "judging", "subjects", "report", "running", "studies", "saved", "typer"},
 }
@@ -40,8 +42,8 @@ LATE: dict[str, set[str]] = {
     "vocabulary": {*DOORS},  # the front door opens names of every room
     "devices": {"pynvml"},
     "backends": {"onnx", "onnxruntime", "openvino"},
-    "subjects": {"baselines", "efficient"},
-    "uniphd": {"subjects", "baselines", "efficient", "transformers", "safetensors", "huggingface_hub"},
+    "subjects": {"baselines", "efficient", "safetensors", "huggingface_hub"},
+    "uniphd": {"baselines", "efficient", "transformers"},
     "measures": {"fvcore", "thop"},
     "report": {"pandas", "matplotlib"},
     "data": {"PIL", "faster_coco_eval"},

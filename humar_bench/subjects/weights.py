@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from humar_bench.errors import UsageError
+from humar_bench.subjects.checkpoint import load_checkpoint, other_types, refuse_odd
 from humar_bench.uniphd.backbones.efficientformer import EfficientFormerV2
 from humar_bench.uniphd.backbones.hugging_face import HuggingFaceBackbone
 from humar_bench.uniphd.backbones.swin import SwinTransformer
@@ -109,8 +110,6 @@ def pretrained(name: str) -> Path:
 
 def _read(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a folder's weights."""
-    from humar_bench.subjects.checkpoint import load_checkpoint, refuse_odd
-
     path = _file_of(folder)
     if path.suffix != ".safetensors":
         return load_checkpoint(path, prefix="")
@@ -139,8 +138,6 @@ def _file_of(folder: Path) -> Path:
 
 def _load(module: nn.Module, state: dict[str, Tensor], folder: str | Path, *, left: str, optional: str = r"^$") -> None:
     """Load a renamed state dict; checkpoint names that match `left` may be too many, ours that match `optional` may be missing."""
-    from humar_bench.subjects.checkpoint import other_types
-
     names = set(module.state_dict())
     state = {name: value for name, value in state.items() if name in names or not re.match(left, name)}
     missing = sorted(name for name in names - set(state) if not re.match(optional, name))

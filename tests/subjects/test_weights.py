@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from humar_bench.errors import UsageError
+from humar_bench.subjects.weights import HUB, load_backbone_weights, load_text_weights, pretrained
 from humar_bench.uniphd.backbones import build_backbone
 from humar_bench.uniphd.backbones.efficientformer import EfficientFormerV2
 from humar_bench.uniphd.backbones.swin import SwinTransformer
 from humar_bench.uniphd.text_encoders import benchmark_ids, build_text_encoder
-from humar_bench.uniphd.weights import HUB, load_backbone_weights, load_text_weights, pretrained
 from tests.tolerance import assert_close, chained_terms
 from tests.uniphd.test_swin import SMALL as SMALL_SWIN
 from tests.uniphd.test_swin import drawn

@@ -162,7 +162,8 @@ def measure_and_show(
     with readable(run):
         comparison = compare(run, plan.reference if plan.reference in run.architectures else None, all_operators=all_operators)
         writes = [] if folder is None or lost else [lambda: writers.write_report(run, folder, plan.reference)]
-        failed = _write(comparison, output, writes, lost, details=details, folder=folder if writes else None)
+        shown = details or lost is not None  # then no file has the rest
+        failed = _write(comparison, output, writes, lost, details=shown, folder=folder if writes else None)
     for failure in comparison.failures:
         say(failure)
     if failed is not None:

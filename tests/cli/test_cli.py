@@ -432,7 +432,7 @@ WRONG = [
     (["params", "--batch", "two"], "--batch is 'two'; it must be a whole number."),
     (["params", "--batch", "2.5"], "--batch is '2.5'; it must be a whole number."),
     (["params", "--num-queries", "0"], "num_queries is 0; it must be a whole number of at least 1."),
-    (["params", "--num-queries", "100000"], "num_queries 100000 is more than the 17821 memory tokens"),
+    (["params", "--num-queries", "100000"], "num_queries 100000 is more than the 6380 memory tokens"),
     (["params", "--num-queries", "3", "--set", "num_queries=4"], "--num-queries is 3 and --set num_queries is 4"),
     (["params", "--workload", "big"], "workload is 'big'; choose one of speed-test, uniphd, large, tiny."),
     (["params", "--feature-sizes", "50"], "the size '50' is not HEIGHTxWIDTH"),

@@ -82,3 +82,8 @@ def edge(outputs: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> 
     for output in outputs:
         for b, target in enumerate(targets):
             output["pred_boxes"][b, :1] = target["boxes"][:1] + 0.0005
+
+
+def in_type(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """The same numbers, floating-point ones in another type."""
+    return {name: each.to(dtype) if each.is_floating_point() else each for name, each in tensors.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from humar_bench.training.losses import Criterion
 from humar_bench.training.options import LossArgs
+from tests.tolerance import chained_terms
 from tests.training import golden, recipe
 from tests.uniphd.recipe import Case
 
@@ -17,9 +19,9 @@ def trained():
     """(golden arrays, model, the losses) after one backward pass without proposals."""
     config, wanted = golden.read("train-tiny")
     case = Case(config["model"])
-    model = case.model()
-    targets = recipe.people(config["ground_seed"], [1, 1], 17, config["model"]["sizes"])
-    outputs = model.from_maps(*case.inputs(config["prompt"]))
+    model = case.model().double()  # what is left is the rounding of the golden file, on every machine the same
+    targets = [recipe.in_type(each) for each in recipe.people(config["ground_seed"], [1, 1], 17, config["model"]["sizes"])]
+    outputs = model.from_maps(*case.inputs(config["prompt"], torch.float64))
     criterion = Criterion(LossArgs(interm=False))
     matches, losses = criterion.match(outputs, targets), criterion(outputs, targets)
     losses.total.backward()
@@ -44,7 +46,7 @@ def test_the_norm_of_every_gradient(trained):
     for name, norm in zip(names, wanted["norms"], strict=True):
         gradient = parameters[name].grad
         found = 0.0 if gradient is None else gradient.norm().item()
-        assert found == pytest.approx(norm, rel=1e-5, abs=1e-6), name
+        golden.assert_close(found, norm, name, terms=chained_terms(model), least=1.0)  # most norms are larger
     assert {id(parameters[name]) for name in names} == {id(parameter) for parameter in model.parameters()}
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from humar_bench.errors import UsageError
 from humar_bench.uniphd.postprocess import postprocess
+from tests.tolerance import assert_close
 from tests.training import recipe
 from tests.uniphd.recipe import Case
 
@@ -52,12 +53,13 @@ def plainly(outputs: dict, b: int, size: tuple, original: tuple, kept: int) -> l
 def test_the_golden_file():
     config, wanted, outputs = golden()
     found = postprocess(outputs, config["sizes"], config["orig_sizes"])
-    np.testing.assert_allclose(torch.stack([each.best_keypoints for each in found]), wanted["best_keypoints"], rtol=1e-5)
+    pixels = float(np.max(config["orig_sizes"]))
+    assert_close(torch.stack([each.best_keypoints for each in found]), torch.from_numpy(wanted["best_keypoints"]), scale=pixels)
     for b, each in enumerate(found):
-        np.testing.assert_allclose(each.scores, wanted[f"scores_{b}"], rtol=1e-5)
+        assert_close(each.scores, torch.from_numpy(wanted[f"scores_{b}"]))
         np.testing.assert_array_equal(each.labels, wanted[f"labels_{b}"])
-        np.testing.assert_allclose(each.boxes, wanted[f"boxes_{b}"], rtol=1e-5, atol=1e-4)
-        np.testing.assert_allclose(each.keypoints, wanted[f"keypoints_{b}"], rtol=1e-5, atol=1e-4)
+        assert_close(each.boxes, torch.from_numpy(wanted[f"boxes_{b}"]), scale=pixels)
+        assert_close(each.keypoints, torch.from_numpy(wanted[f"keypoints_{b}"]), scale=pixels)
         np.testing.assert_array_equal(each.masks.sum((1, 2)), wanted[f"mask_areas_{b}"])
         np.testing.assert_array_equal(np.packbits(each.masks.numpy()), wanted[f"masks_{b}"])
 
@@ -76,9 +78,9 @@ def test_every_picture_equals_the_plain_way(queries, keypoints, classes, sizes, 
         wanted = plainly(outputs, b, sizes[b], originals[b], min(20, queries))
         assert len(each.scores) == len(wanted) and (each.labels == 1).all()
         for at, (score, box, points, mask) in enumerate(wanted):
-            np.testing.assert_allclose(each.scores[at], score, rtol=1e-5)
-            np.testing.assert_allclose(each.boxes[at], box, rtol=1e-5, atol=1e-4)
-            np.testing.assert_allclose(each.keypoints[at], points, rtol=1e-5, atol=1e-4)
+            for made, plain, scale in ((each.scores[at], score, 1), (each.boxes[at], box, max(originals[b])),
+                                       (each.keypoints[at].flatten(), points, max(originals[b]))):
+                assert_close(made, torch.tensor(plain), scale=float(scale))
             assert torch.equal(each.masks[at], mask)
 
 

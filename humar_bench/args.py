@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,50 +26,69 @@ BUILT_IN = {  # architecture -> its builder
 BEST_FORMS = {"original": "original-fused"}  # as published -> the same outputs in the best implementation there is, the fairer reference
 
 
+MOST_INT, MOST_FLOAT = 2**31 - 1, 1e9  # of every number that has no bound of its own: beyond it nothing here could work
+MOST_SIDE, MOST_LEVELS = 65_536, 64  # of feature maps
+EXACT_INT = 2**53 - 1  # the largest whole number that every reader of JSON keeps
+WEEK_S = 604_800.0
+
+
 def _option(
-    default: Any, help: str, *, low: float | None = None, choices: tuple | None = None, flags: tuple[str, ...] = (),
-    words: tuple[str, ...] = (),
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple | None = None,
+    flags: tuple[str, ...] = (), words: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that carries its own sentence and check; `flags` where its option is not just called like the field, `words` what a
     shell completes where there are no choices."""
-    return field(default=default, metadata={"help": help, "low": low, "choices": choices, "flags": flags, "words": words})
+    told = {"help": help, "low": low, "high": high, "choices": choices, "flags": flags, "words": words}
+    return field(default=default, metadata=told)
 
 
 def _check_fields(options: Any) -> None:
-    """Hold every field of a dataclass against its type, lower bound and choices. Raises UsageError."""
+    """Hold every field of a dataclass against its type, bounds and choices. Raises UsageError."""
     for option in dataclasses.fields(options):
-        value, default = getattr(options, option.name), option.default
+        value, kind = getattr(options, option.name), type(option.default)
         name, low, choices = option.name, option.metadata.get("low"), option.metadata.get("choices")
-        kind = type(default)
+        number, said = isinstance(value, (int, float)) and not isinstance(value, bool), f"{name} is {shown(value)}"
         if kind is bool and not isinstance(value, bool):
-            raise UsageError(f"{name} is {value!r}; it must be true or false.")
-        if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-            raise UsageError(f"{name} is {value!r}; it must be a whole number.")
-        if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
-            raise UsageError(f"{name} is {value!r}; it must be a finite number.")
+            raise UsageError(f"{said}; it must be true or false.")
+        if kind is int and not (number and isinstance(value, int)):
+            raise UsageError(f"{said}; it must be a whole number.")
+        if kind is float and not (number and (isinstance(value, int) or math.isfinite(value))):
+            raise UsageError(f"{said}; it must be a finite number.")
         if kind is str and not isinstance(value, str):
-            raise UsageError(f"{name} is {value!r}; it must be text.")
+            raise UsageError(f"{said}; it must be text.")
         if low is not None and value < low:
-            raise UsageError(f"{name} is {value}; it must be at least {low}.")
+            raise UsageError(f"{said}; it must be at least {low}.")
+        high = option.metadata.get("high") or {int: MOST_INT, float: MOST_FLOAT}.get(kind)
+        if high is not None and value > high:
+            raise UsageError(f"{said}; it must be at most {high:,}.")
         if choices is not None and value not in choices:
-            raise UsageError(f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}.")
+            raise UsageError(f"{said}; choose one of {', '.join(map(str, choices))}.")
+
+
+def shown(value: Any) -> str:
+    """A value for a sentence, shortened where it is long. Python does not write whole numbers of more than 4,300 digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True)
 class ModelArgs:
     """The arguments both architectures are built from. Raises UsageError when a value cannot work."""
 
-    hidden_dim: int = _option(256, "Width C of every token.", low=4)
-    nheads: int = _option(8, "Attention heads M of the original.", low=1)
-    dim_feedforward: int = _option(2048, "Hidden width of the original's feed-forward networks.", low=1)
-    enc_layers: int = _option(6, "Encoder layers of the original.", low=1)
-    dec_layers: int = _option(6, "Decoder iterations, both architectures.", low=1)
-    enc_n_points: int = _option(4, "Sampling points per head and level in the original's encoder.", low=1)
-    dec_n_points: int = _option(4, "Sampling points per head and level in the original's decoder.", low=1)
-    num_feature_levels: int = _option(4, "Feature levels L.", low=1)
-    num_queries: int = _option(20, "Instance queries Q.", low=1)
-    num_body_points: int = _option(17, "Keypoints K per instance.", low=1)
-    num_classes: int = _option(2, "Classes of the class heads.", low=1)
+    hidden_dim: int = _option(256, "Width C of every token.", low=4, high=65_536)
+    nheads: int = _option(8, "Attention heads M of the original.", low=1, high=4_096)
+    dim_feedforward: int = _option(2048, "Hidden width of the original's feed-forward networks.", low=1, high=1_048_576)
+    enc_layers: int = _option(6, "Encoder layers of the original.", low=1, high=1_024)
+    dec_layers: int = _option(6, "Decoder iterations, both architectures.", low=1, high=1_024)
+    enc_n_points: int = _option(4, "Sampling points per head and level in the original's encoder.", low=1, high=1_024)
+    dec_n_points: int = _option(4, "Sampling points per head and level in the original's decoder.", low=1, high=1_024)
+    num_feature_levels: int = _option(4, "Feature levels L.", low=1, high=MOST_LEVELS)
+    num_queries: int = _option(20, "Instance queries Q.", low=1, high=1_000_000)
+    num_body_points: int = _option(17, "Keypoints K per instance.", low=1, high=10_000)
+    num_classes: int = _option(2, "Classes of the class heads.", low=1, high=1_000_000)
     dropout: float = _option(0.0, "Dropout rate in training.", low=0.0)
     transformer_activation: str = _option("relu", "Activation of the original's feed-forward networks.", choices=("relu", "gelu"))
     pre_norm: bool = _option(False, "Original: one more LayerNorm on the encoder's output.")
@@ -80,13 +100,13 @@ class ModelArgs:
     return_intermediate_dec: bool = _option(True, "Upstream's name; accepted, changes nothing.")
     pose_guide_trigger: bool = _option(False, "Upstream's name; accepted, changes nothing.")
     late_within_attn_trigger: bool = _option(True, "Upstream's name; accepted, changes nothing.")
-    efficient_nheads: int = _option(4, "Attention heads of the replacement.", low=1)
-    efficient_enc_layers: int = _option(4, "Encoder blocks of the replacement.", low=1)
-    efficient_mlp_ratio: int = _option(2, "Hidden width of the replacement's MLPs, in multiples of C.", low=1)
+    efficient_nheads: int = _option(4, "Attention heads of the replacement.", low=1, high=4_096)
+    efficient_enc_layers: int = _option(4, "Encoder blocks of the replacement.", low=1, high=1_024)
+    efficient_mlp_ratio: int = _option(2, "Hidden width of the replacement's MLPs, in multiples of C.", low=1, high=1_024)
     efficient_encoder_sets: int = _option(2, "Encoder weight sets, used in turn; as many as blocks means untied.", low=1)
     efficient_decoder_sets: int = _option(1, "Decoder weight sets, used in turn; as many as dec_layers means untied.", low=1)
-    efficient_encoder_stride: int = _option(2, "Side of the cells the encoder blocks work on; 1 is full resolution.", low=1)
-    efficient_memory_stride: int = _option(2, "Side of the cells the cross-attention looks at; 1 is full resolution.", low=1)
+    efficient_encoder_stride: int = _option(2, "Side of the cells the encoder blocks work on; 1 is full resolution.", low=1, high=1_024)
+    efficient_memory_stride: int = _option(2, "Side of the cells the cross-attention looks at; 1 is full resolution.", low=1, high=1_024)
     efficient_cross_tokens: str = _option(
         "instance", "Tokens that do cross-attention to the memory: the instance token or all.", choices=("instance", "all")
     )
@@ -129,9 +149,11 @@ STRIDES = (8, 16, 32, 64, 128)
 
 def parse_size(text: str) -> Size:
     """'50x67' -> (50, 67), height first. Raises UsageError."""
-    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", text)
-    if not match or 0 in (size := (int(match[1]), int(match[2]))):
-        raise UsageError(f"the size {text!r} is not HEIGHTxWIDTH; write two positive whole numbers, such as 50x67.")
+    match = re.fullmatch(r"\s*0*(\d+)\s*[xX]\s*0*(\d+)\s*", text)
+    if not match or "0" in match.groups():
+        raise UsageError(f"the size {shown(text)} is not HEIGHTxWIDTH; write two positive whole numbers, such as 50x67.")
+    if max(map(len, match.groups())) > 6 or max(size := (int(match[1]), int(match[2]))) > 8 * MOST_SIDE:
+        raise UsageError(f"the size {shown(text)} is beyond reason; a side of an image is at most {8 * MOST_SIDE:,}.")
     return size
 
 
@@ -153,8 +175,8 @@ class Workload:
     """
 
     name: str = "uniphd"
-    batch: int = _option(2, "Images per forward.", low=1)
-    num_queries: int = _option(20, "Instance queries Q.", low=1)
+    batch: int = _option(2, "Images per forward.", low=1, high=65_536)
+    num_queries: int = _option(20, "Instance queries Q.", low=1, high=1_000_000)
     feature_sizes: tuple[Size, ...] = pyramid(PHOTO, 4)
     padded: bool = False
 
@@ -162,11 +184,15 @@ class Workload:
         for name in ("batch", "num_queries"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+                raise UsageError(f"{name} is {shown(value)}; it must be a whole number of at least 1.")
+        _check_fields(self)
         if not self.feature_sizes:
             raise UsageError("feature_sizes is empty; name at least one level, such as 50x50.")
-        if any(min(size) < 1 for size in self.feature_sizes):
-            raise UsageError(f"feature_sizes is {self.feature_sizes}; every side must be at least 1.")
+        if len(self.feature_sizes) > MOST_LEVELS:
+            raise UsageError(f"feature_sizes names {len(self.feature_sizes)} levels; at most {MOST_LEVELS} work.")
+        for side in (each for size in self.feature_sizes for each in size):
+            if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= MOST_SIDE:
+                raise UsageError(f"feature_sizes holds a side of {shown(side)}; every side must be a whole number from 1 to {MOST_SIDE:,}.")
         if self.num_queries > self.tokens:
             raise UsageError(
                 f"num_queries {self.num_queries} is more than the {self.tokens} memory tokens of feature_sizes "
@@ -229,21 +255,23 @@ class RunArgs:
         "float32", "Number type of weights and inputs; tf32: matrix units on CUDA, int8: linear layers on the CPU.", choices=DTYPES
     )
     backend: str = _option(EAGER, "What runs the forwards of every architecture that is timed.", choices=BACKENDS)
-    seed: int = _option(0, "Seed of weights, inputs and orders.", low=0)
-    threads: int = _option(0, "CPU threads; 0 keeps torch's own number.", low=0)
-    processes: int = _option(0, "Fresh child processes of a speed comparison, at most; 0: one per 4 s of budget, 5 to 15.", low=0)
+    seed: int = _option(0, "Seed of weights, inputs and orders.", low=0, high=EXACT_INT)
+    threads: int = _option(0, "CPU threads; 0 keeps torch's own number.", low=0, high=1_024)
+    processes: int = _option(
+        0, "Fresh child processes of a speed comparison, at most; 0: one per 4 s of budget, 5 to 15.", low=0, high=10_000
+    )
     control: bool = _option(
         True, "Time the reference twice, as a control that this machine does not tell equals apart.", flags=("--control/--no-control",)
     )
-    min_runs: int = _option(5, "Timed forwards per architecture, at least, over all processes.", low=1)
-    max_runs: int = _option(1000, "Timed forwards per architecture, at most, over all processes.", low=1)
-    budget: float = _option(60.0, "Seconds of timed forwards per architecture, over all processes.", low=0.1)
-    timeout: float = _option(900.0, "Seconds after which one child process is stopped and recorded as failed.", low=1)
+    min_runs: int = _option(5, "Timed forwards per architecture, at least, over all processes.", low=1, high=1_000_000_000)
+    max_runs: int = _option(1000, "Timed forwards per architecture, at most, over all processes.", low=1, high=1_000_000_000)
+    budget: float = _option(60.0, "Seconds of timed forwards per architecture, over all processes.", low=0.1, high=WEEK_S)
+    timeout: float = _option(900.0, "Seconds after which one child process is stopped and recorded as failed.", low=1, high=WEEK_S)
 
     def __post_init__(self) -> None:
         _check_fields(self)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UsageError(f"device is {self.device!r}; choose cpu, cuda, cuda:N or auto.")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", self.device):
+            raise UsageError(f"device is {shown(self.device)}; choose cpu, cuda, cuda:N or auto.")
         if self.max_runs < self.min_runs:
             raise UsageError(f"max_runs {self.max_runs} is below min_runs {self.min_runs}; raise one or lower the other.")
 
@@ -354,12 +382,20 @@ class WholeWorkload(Workload):
 _WORKLOADS_OF: dict[str, type[Workload]] = {"": Workload, "uniphd": WholeWorkload}  # subject -> its workload
 
 
-def read_workload(values: dict[str, Any]) -> Workload:
-    """A record's workload as the object it was; its `subject` says of which kind, and the transformer's has none."""
-    sizes: dict[str, Any] = {"feature_sizes": tuple((height, width) for height, width in values["feature_sizes"])}
-    if "image_size" in values:
-        sizes["image_size"] = tuple(values["image_size"])
-    return _WORKLOADS_OF[values.get("subject", "")](**{**values, **sizes})
+def read_workload(values: Mapping[str, Any]) -> Workload:
+    """A record's or request's workload as the object it was; its `subject` says of which kind, and the transformer's has none.
+
+    What a later version added is passed over. Raises UsageError, TypeError or ValueError for values that can be no workload.
+    """
+    subject = values.get("subject", "")
+    if subject not in _WORKLOADS_OF:
+        raise UsageError(f"subject is {subject!r}; this version knows uniphd and, where there is none, the transformer.")
+    kind = _WORKLOADS_OF[subject]
+    known = {option.name: values[option.name] for option in dataclasses.fields(kind) if option.name in values}
+    known["feature_sizes"] = tuple((height, width) for height, width in values["feature_sizes"])
+    if "image_size" in known:
+        known["image_size"] = tuple(known["image_size"])
+    return kind(**known)
 
 
 class Keywords(dict):

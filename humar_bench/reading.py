@@ -82,13 +82,13 @@ def too_large(path: str | os.PathLike, most: int) -> OSError:
 
 def parse_json(text: str | bytes, most: int = MOST_BYTES) -> Any:
     """JSON of somebody else. Raises ValueError with the reason, as part of a sentence, for what is none, and for what could not be written
-    again: more than `MOST_DEPTH` levels, NaN, numbers beyond 64 bits."""
+    again: more than `MOST_DEPTH` levels, NaN, numbers beyond 64 bits, a key that stands twice in one object."""
     if len(text) > most:
         raise ValueError(f"it is longer than {most / 2**20:,.0f} MiB, the most that is read")
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_number)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_number, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     except json.JSONDecodeError as error:
@@ -110,6 +110,16 @@ def check_json(value: Any) -> None:
             raise ValueError(_TOO_DEEP)
         level = [inner for each in level if isinstance(each, (dict, list)) for inner in (each.values() if isinstance(each, dict) else each)]
         depth += 1
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose every key has to mean one thing."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for index, key in enumerate(keys) if key in keys[:index])
+        raise ValueError(f"it gives the key {twice[:60]!r} twice")
+    return made
 
 
 def _refuse_constant(name: str) -> Any:

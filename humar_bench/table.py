@@ -25,6 +25,11 @@ def visible(text: str) -> str:
     return "".join(each.encode("unicode_escape").decode() if is_unseen(each) else each for each in text)
 
 
+def well_formed(text: str) -> str:
+    r"""The text with each half of a surrogate pair, which no file or screen takes, as its escape: \udcff."""
+    return text if text.isascii() else text.encode("utf-8", errors="backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class Column:
     """`key` finds the cell in a row and heads the CSV column, where values stand unscaled; `title [unit]` heads it for people.

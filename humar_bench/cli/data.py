@@ -10,7 +10,7 @@ import typer
 
 from humar_bench.args import parse_size
 from humar_bench.cli import typer_options
-from humar_bench.cli.app import app, say
+from humar_bench.cli.app import app, say, tell
 from humar_bench.cli.progress import shown_bar
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED
 from humar_bench.options import option
@@ -67,7 +67,7 @@ def show(options: ShowOptions) -> int:
         options.data, options.split, seed=options.seed, first=options.first, number=options.number, size=parse_size(options.size)
     )
     write_bytes(options.out, as_png(contact_sheet(examples, labels=not options.plain)))
-    print(f"{options.out}: {len(examples)} pictures.")
+    tell(f"{options.out}: {len(examples)} pictures.")
     return EXIT_DONE
 
 
@@ -99,7 +99,7 @@ def export(options: ExportOptions) -> int:
     sets = {split: ProceduralPeople(split, options.level, options.seed, length, size) for split, length in lengths.items()}
     with shown_bar(sys.stderr, quiet=False) as bar:
         export_people(options.dir, sets, bar)
-    print(f"{options.dir}: {options.train} pictures to train on, {options.val} to evaluate on.")
+    tell(f"{options.dir}: {options.train} pictures to train on, {options.val} to evaluate on.")
     return EXIT_DONE
 
 
@@ -124,6 +124,6 @@ def check(options: CheckOptions) -> int:
 
     checked = FolderCheck(options.dir)
     for finding in checked:
-        print(finding)
+        tell(finding)
     say(checked.summary)
     return EXIT_FAILED if checked.is_wrong else EXIT_DONE

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from humar_bench.args import RunArgs
-from humar_bench.table import visible
+from humar_bench.cli.app import say
+from humar_bench.table import joined, visible
 
+MINUTE_S = 60.0
 JOB_S, COUNT_S = 8.0, 1.0  # about what a measurement in a child of its own takes, and a count; only the bar's length depends on it
 
 
@@ -38,10 +41,30 @@ class Tracker:
 
 
 @contextlib.contextmanager
-def shown_bar(stream: TextIO, *, quiet: bool) -> Iterator[Callable[[float, str], None] | None]:
-    """A function that takes a share (0 to 1) and a text, or None where nobody would see them."""
+def said_when_slow(doing: str, after_s: float = 15.0) -> Iterator[None]:
+    """What takes longer than `after_s` inside says what it is doing, in one line on standard error, and again after twice as long each
+    time. Nothing runs meanwhile: a thread sleeps until then."""
+    over = threading.Event()
+
+    def wait() -> None:
+        wait_s = after_s
+        while not over.wait(wait_s):
+            say(f"still {doing}.")
+            wait_s *= 2
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@contextlib.contextmanager
+def shown_bar(stream: TextIO, *, quiet: bool, doing: str = "measuring") -> Iterator[Callable[[float, str], None] | None]:
+    """A function that takes a share (0 to 1) and a text, or None where nobody would see them; there, a line says what takes minutes."""
     if quiet or not (hasattr(stream, "isatty") and stream.isatty()):
-        yield None
+        with contextlib.nullcontext() if quiet else said_when_slow(doing, MINUTE_S):
+            yield None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -60,5 +83,5 @@ def shown_progress(
 ) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
     """A function that takes the bench's events, or None where nobody would see them."""
     tracker = Tracker(measures, architectures, run)
-    with shown_bar(stream, quiet=quiet) as show:
+    with shown_bar(stream, quiet=quiet, doing=f"measuring {joined(measures)}") as show:
         yield None if show is None else lambda event: show(*tracker.read(event))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from humar_bench.cli.app import command, say, tell
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID
 from humar_bench.options import option
-from humar_bench.records.record import load
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,11 @@ def verify(options: VerifyOptions) -> int:
       humar-bench verify results
       humar-bench verify results/calibration
     """
+    from humar_bench.cli.progress import said_when_slow
     from humar_bench.saved.verify import verify as prove
 
-    proof = prove(options.dir)
+    with said_when_slow(f"making every table of {options.dir} again"):
+        proof = prove(options.dir)
     for line in (*proof.differences, *proof.notes):
         tell(line)
     if proof.proved:
@@ -61,13 +62,18 @@ def compare(options: CompareOptions) -> int:
       humar-bench compare results/before results/after
       humar-bench compare before after --fail-on slower:5%,memory:1%
     """
+    from humar_bench.cli.progress import said_when_slow
     from humar_bench.report import make_console, print_table
     from humar_bench.saved.regression import compare_runs, parse_limits
+    from humar_bench.saved.verify import read_audited
 
     limits = None if options.fail_on is None else parse_limits(options.fail_on)
-    found = compare_runs(
-        load(options.old), load(options.new), limits=limits, across_machines=options.across_machines, reference=options.reference
-    )
+    with said_when_slow(f"holding {options.new} against {options.old}"):
+        (old, wrong), (new, also) = read_audited(options.old), read_audited(options.new)
+        found = compare_runs(
+            old, new, limits=limits, across_machines=options.across_machines, reference=options.reference,
+            faults=[*(f"OLD: {each}" for each in wrong), *(f"NEW: {each}" for each in also)],
+        )
     print_table(found.table, make_console(sys.stdout))
     tell(found.verdict)
     return found.exit_code

@@ -9,11 +9,12 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from humar_bench.args import RunArgs
 from humar_bench.cli.app import say
-from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
 from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load, records_in, records_path
@@ -123,13 +124,25 @@ def records_place(out: str | None, output: Output) -> tuple[Run | None, str | No
         raise UsageError(f"-o is {out} and --resume is {output.resume}; give one of the two.")
     if output.resume is not None:
         records = records_path(output.resume)
-        return load(records), str(records)
+        return _sound(records), str(records)
     if out is None:
         return None, output.records
     path = os.path.join(str(check_folder(out, "-o")), RECORDS_NAME)
     if os.path.exists(path) and os.path.getsize(path):
         raise UsageError(f"-o {out!r} already holds records; go on with --resume {shlex.quote(out)}, or name another folder.")
     return None, path
+
+
+def _sound(records: Path) -> Run:
+    """An earlier run to go on with. What was torn at its end is measured again; raises InvalidMeasurement for anything else in its records
+    that `verify` would not pass, since all tables would rest on it."""
+    from humar_bench.saved.verify import read_records
+
+    done = load(records)
+    if wrong := [each for each in read_records(records)[1] if not each.torn]:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise InvalidMeasurement(f"{records} is not what was measured ({wrong[0]}){more}; humar-bench verify names all of it.")
+    return done
 
 
 def write_and_show(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from humar_bench.args import RunArgs
+from humar_bench.args import WEEK_S, RunArgs
 from humar_bench.cli.app import command, command_text
 from humar_bench.cli.shared import TIMING, check_paths, keeping_records, records_place, say_shadowed, show_study, small_batch
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
@@ -26,8 +26,8 @@ class StudyOptions:
     out: str | None = option("Folder for records, CSV, Markdown and curves; made where missing.", metavar="DIR", flags=("--out", "-o"))
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds < float("inf"):
-            raise UsageError(f"--budget is {self.seconds:g}; it must be a number of seconds above 0.")
+        if not 0 < self.seconds <= WEEK_S:
+            raise UsageError(f"--budget is {self.seconds:g}; it must be a number of seconds above 0 and at most {WEEK_S:,.0f}, a week.")
 
 
 @dataclass(frozen=True)

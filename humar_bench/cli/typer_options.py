@@ -9,10 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from humar_bench.args import EXACT_INT, shown
 from humar_bench.errors import UsageError
 
 _KINDS = {each.__name__: each for each in (int, float, str, bool, tuple)}
 _METAVARS = {int: "N", float: "X", str: "NAME", tuple: "TEXT"}
+_PATHS = ("PATH", "DIR", "FILE", "OLD", "NEW", "PNG", "DATA")  # metavars of what must not be empty: '' would mean the current folder
+MOST = EXACT_INT  # of any number that is typed; what an option means may bound it further
 _NUMBERS = {int: "a whole number", float: "a number"}
 
 
@@ -79,6 +82,9 @@ def _filled(owner: type, typed: dict[str, Any]) -> Any:
             value = tuple(value or field.default)
         elif kind in _NUMBERS and value is not None:
             value = _number(flags_of(field)[0], value, kind)
+        elif value == "" and field.metadata.get("metavar") in _PATHS:
+            place = field.metadata["metavar"] if field.metadata.get("argument") else flags_of(field)[-1]
+            raise UsageError(f"{place} is ''; name a path, such as . for the current folder.")
         values[field.name] = value
     return owner(**values)
 
@@ -90,6 +96,9 @@ def flags_of(field: dataclasses.Field) -> tuple[str, ...]:
 
 def _number(flag: str, text: str, kind: type) -> int | float:
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
-        raise UsageError(f"{flag} is {text!r}; it must be {_NUMBERS[kind]}.") from None
+        raise UsageError(f"{flag} is {shown(text)}; it must be {_NUMBERS[kind]}.") from None
+    if abs(value) > MOST and value != float("inf"):  # that has a sentence of its own
+        raise UsageError(f"{flag} is {shown(text)}; it must be at most {MOST:,}.")
+    return value

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.reading import MOST_BYTES
 
 LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
 FIRST_BYTES = 4096  # enough to see what a file is before all of it is read
@@ -51,7 +52,9 @@ class Appender:
             if self._regular:
                 with open(self._file, "rb", closefd=False) as file:
                     accept(first := file.read(FIRST_BYTES))
-                    self.content = first + file.read()
+                    self.content = first + file.read(MOST_BYTES)
+                if os.fstat(self._file).st_size > len(self.content):
+                    raise UsageError(f"{path} is larger than {MOST_BYTES / 2**20:,.0f} MiB, the most that is read; name another file.")
             _sync_folder(path.parent)
         except BaseException:
             self.close()

@@ -8,12 +8,17 @@ smaller than the outputs that are alive at its end. Only what cannot happen is r
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from statistics import median
 from typing import Any
 
-from humar_bench.errors import HumarBenchError, InvalidMeasurement
+from humar_bench.args import ModelArgs, RunArgs, Workload, read_workload
+from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
+from humar_bench.records import schema
+from humar_bench.records.record import CEILINGS
 
 Measured = Mapping[str, Any]
 Facts = Mapping[str, Any]
@@ -28,6 +33,7 @@ WINDOW_FACTOR = 3.0  # forwards back to back against timed ones, either way
 CONTEXT_BYTES = 4 * 2**30  # a driver's context and its libraries on a device take less than this
 SUM_SHARE, SUM_BYTES = 0.01, 4096  # parts of a peak add up to it within 1 % or a page
 FOOTPRINT_BYTES, FOOTPRINT_SHARE = 64 * 2**20, 0.25  # a forward that takes this much must show in the process's own footprint
+MOST_PROCESSES = 1_000_000
 PER_ROUND = ("cpu_s", "device_s", "preempted", "gate_held", "stray_s", "enqueue_s", "round_telemetry")
 
 
@@ -36,10 +42,59 @@ def contradictions(measure: str, measured: Measured, workload: Facts | None = No
     check = _CHECKS.get(measure)
     if check is None:
         return []
+    if found := schema.faults(measured, schema.MEASURED[measure], whole=False):
+        return found
     try:
         return list(check(measured, workload or {}, environment or {}))
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
         return [f"its values cannot be read ({type(error).__name__}: {error})"]
+
+
+def impossible(record: Any) -> list[str]:
+    """One sentence part for each field of a record that is missing or not of its type and bounds (`schema.py`, `args.py`)."""
+    found = [f"{place}: {fault}" for place, kind in (("environment", schema.Environment), ("built", schema.Built))
+             for fault in schema.faults(getattr(record, place), kind)]
+    if not 0 <= record.process <= MOST_PROCESSES:
+        found.append(f"process is {record.process}; it must be a whole number from 0 to {MOST_PROCESSES}")
+    if record.measure != CEILINGS:  # of a machine alone: neither arguments nor a workload take part
+        found += [*_asked(ModelArgs, record.asked, "asked"), *_workload(record.workload)]
+    found += _asked(RunArgs, record.run, "run")
+    try:
+        datetime.fromisoformat(record.time)
+    except ValueError:
+        found.append(f"time is {record.time!r}; it must be a date and time in ISO 8601")
+    if record.measured is not None:
+        found += schema.faults(record.measured, schema.MEASURED[record.measure])
+        if record.measure == "fps" and record.measured.get("wall_s") == []:
+            found.append("it holds no time")
+    return found
+
+
+def _asked(kind: type, values: Facts, place: str) -> Iterator[str]:
+    """Arguments as their own class checks them; what it does not know, a later version added."""
+    try:
+        kind(**{each.name: values[each.name] for each in dataclasses.fields(kind) if each.name in values})
+    except (UsageError, TypeError) as error:
+        yield f"{place}: {str(error).rstrip('.')}"
+
+
+def _workload(values: Facts) -> Iterator[str]:
+    names = [each.name for each in dataclasses.fields(Workload)]
+    if missing := [name for name in names if name not in values]:
+        yield f"workload lacks {missing[0]}"
+        return
+    try:
+        read_workload(values)
+    except (UsageError, TypeError, ValueError) as error:
+        yield f"workload: {str(error).rstrip('.')}"
+
+
+def faults(record: Any) -> list[str]:
+    """Everything that is wrong with what a record holds: fields that cannot be and, where there are none, contradictions."""
+    if found := impossible(record):
+        return found
+    found = [] if record.measured is None else contradictions(record.measure, record.measured, record.workload, record.environment)
+    return [f"it contradicts itself: {fault}" for fault in found]
 
 
 def audited(name: str, measure: str, result: Mapping[str, Any], workload: Facts, environment: Facts) -> dict[str, Any]:
@@ -51,42 +106,13 @@ def audited(name: str, measure: str, result: Mapping[str, Any], workload: Facts,
     return {"status": "failed", "kind": "error", "reason": reason, "built": {}, "measured": None}
 
 
-# What tables read without asking: keys that have to be there, and what some hold (a list's second type is that of its elements).
-_NEEDED = {
-    "params": ("total", "components"), "fps": ("wall_s", "batch"), "memory": ("weights_bytes", "peak_bytes", "by_component"),
-    "flops": ("matmul_flops", "second_tier_flops", "components", "operators"),
-    "component_time": ("clocks", "components", "entered", "instrumented", "plain"),
-}
-_SHAPES: dict[str, tuple[type, ...]] = {
-    "components": (dict,), "by_component": (dict,), "agreement": (dict,), "changed": (dict,), "inside": (dict,), "coefficients": (dict,),
-    "child": (str,), "batch": (int,), "conditions": (list, dict), "varied_rounds": (list, int), "operators": (list, dict),
-    "uncounted": (list, dict), "cross_checks": (list, dict), "alive": (list, dict), "never_read": (list, dict), "discarded": (list, dict),
-    **dict.fromkeys(("wall_s", "cpu_s", "device_s"), (list,)),
-    "clocks": (list, str), **dict.fromkeys(("entered", "instrumented", "plain"), (dict,)),
-}
-
-
-def _shapes(measure: str, measured: Measured) -> Iterator[str]:
-    yield from (f"it lacks {name}" for name in _NEEDED.get(measure, ()) if name not in measured)
-    for name, (kind, *inside) in _SHAPES.items():
-        value = measured.get(name)
-        if value is None and name not in ("agreement", "conditions", "batch", *_NEEDED.get(measure, ())):
-            continue
-        if name in measured and (not isinstance(value, kind) or inside and not all(isinstance(each, inside[0]) for each in value)):
-            yield f"its {name} is {str(value)[:40]!r}"
-
-
 def suspect(records: Iterable[Any]) -> str:
     """One sentence about the first record that was changed after it was measured, contradicts itself or lacks what a table reads; nothing
     where all are sound."""
     for record in records:
-        found = contradictions(record.measure, record.measured, record.workload, record.environment) if record.ok else []
-        found += _shapes(record.measure, record.measured) if record.ok else []
-        if record.id != record.digest:
-            found = ["it was changed after it was measured", *found]
-        if found:
-            where = f"the {record.measure} record of {record.architecture}, process {record.process}"
-            return f"{where}, cannot be used: {'; '.join(found)}."
+        found = ["it was changed after it was measured"] if record.id != record.digest else []
+        if found := found + faults(record):
+            return f"the {record.measure} record of {record.architecture}, process {record.process}, cannot be used: {'; '.join(found)}."
     return ""
 
 
@@ -103,49 +129,21 @@ def readable(records: Iterable[Any]) -> Iterator[None]:
         raise
 
 
-def _numbers(measured: Measured, names: Iterable[str], kind: type | tuple = int) -> Iterator[str]:
-    """Names that are there must hold a finite number, not below 0; a NaN was stored as nothing."""
-    for name in names:
-        if name not in measured:
-            continue
-        value = measured[name]
-        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-            what = "a whole number" if kind is int else "a number"
-            yield f"{name} is {'no number' if value is None else repr(value)}; it must be {what}"
-        elif value < 0:
-            yield f"{name} is {value}, below 0"
-
-
 # Speed ----------------------------------------------------------------------------------------------------------------------------
 
 
 def _fps(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
-    wall = measured.get("wall_s")
-    if not wall:
+    if not measured.get("wall_s"):
         return
-    faults = [*wrong_times(measured)]
-    yield from faults
-    if not faults:
-        yield from _rounds(measured)
-        yield from _against_device(measured)
-        yield from _against_budget(measured)
-        yield from _against_cores(measured, environment)
-        yield from _energy(measured)
+    yield from _rounds(measured)
+    yield from _against_device(measured)
+    yield from _against_budget(measured)
+    yield from _against_cores(measured, environment)
+    yield from _energy(measured)
     if "batch" in measured and workload.get("batch") not in (None, measured["batch"]):
         yield f"it divides by a batch of {measured['batch']} and the workload's is {workload['batch']}"
     if measured.get("steady") and measured.get("warmup_runs") == 0:
         yield "it is called steady and no warm-up run was made"
-
-
-def wrong_times(measured: Measured) -> Iterator[str]:
-    """One sentence part for each kind of times that holds what is no time: every one is a number, a wall time more than 0."""
-    for name in ("wall_s", "cpu_s", "device_s", "varied_wall_s", "varied_cpu_s", "stray_s", "enqueue_s"):
-        least = "positive" if name == "wall_s" else "finite"
-        wrong = [each for each in measured.get(name) or [] if not _is_time(each) or (name == "wall_s" and each == 0)]
-        if wrong:
-            yield f"{name} holds {len(wrong)} of {len(measured[name])} times that are no {least} number"
-    if measured.get("first_call_s") is not None and not _is_time(measured["first_call_s"]):
-        yield "first_call_s is no finite number"
 
 
 def _is_time(value: Any) -> bool:
@@ -257,9 +255,7 @@ def _component_time(measured: Measured, workload: Facts, environment: Facts) -> 
 
 def _params(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
     keys = ("total", "trainable", "frozen", "buffers", "listed", "param_bytes", "buffer_bytes")
-    faults = [*_numbers(measured, keys)]
-    yield from faults
-    if faults or not all(key in measured for key in keys):
+    if not all(key in measured for key in keys):
         return
     if measured["trainable"] + measured["frozen"] != measured["total"]:
         yield f"{measured['trainable']} trainable and {measured['frozen']} frozen parameters are not its total of {measured['total']}"
@@ -282,9 +278,7 @@ def _params(measured: Measured, workload: Facts, environment: Facts) -> Iterator
 
 def _flops(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
     keys = ("matmul_flops", "macs", "second_tier_flops")
-    faults = [*_numbers(measured, keys)]
-    yield from faults
-    if faults or not all(key in measured for key in keys):
+    if not all(key in measured for key in keys):
         return
     if measured["macs"] != measured["matmul_flops"] // 2:
         yield f"{measured['macs']} multiply-adds are not half of {measured['matmul_flops']} FLOPs"
@@ -307,9 +301,7 @@ def _memory(measured: Measured, workload: Facts, environment: Facts) -> Iterator
     keys = ["weights_bytes", "buffers_bytes", "inputs_bytes", "outputs_bytes", "peak_bytes"]
     if measured.get("allocator_bytes") is not None or measured.get("difference_bytes") is not None:  # else only predicted, by a study
         keys.append("allocator_bytes")
-    faults = [*_numbers(measured, keys)]
-    yield from faults
-    if faults or not all(key in measured for key in keys):
+    if not all(key in measured for key in keys):
         return
     if measured["outputs_bytes"] > measured["peak_bytes"]:
         yield (

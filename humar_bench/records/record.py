@@ -21,7 +21,7 @@ from humar_bench.args import EAGER
 from humar_bench.errors import UsageError
 from humar_bench.reading import MOST_LINE, parse_json, read_bytes
 from humar_bench.records.appending import Appender
-from humar_bench.table import is_unseen
+from humar_bench.table import is_unseen, well_formed
 
 # History of the format, newest first; a change of a field's meaning raises the number.
 # 1: measures params, flops, fps, memory and, since, component_time; one record per (measure, architecture), for fps per (architecture,
@@ -94,6 +94,8 @@ class Record:
                              "has a kind and no measured values, an ok record the reverse.")
         for name in ("asked", "workload", "run", "built", "environment", "measured"):
             object.__setattr__(self, name, plain(getattr(self, name)))
+        for name in ("architecture", "spec", "reason", "command"):
+            object.__setattr__(self, name, well_formed(getattr(self, name)))
         if not self.time:
             object.__setattr__(self, "time", datetime.now(UTC).isoformat(timespec="microseconds"))
         if not self.id:
@@ -175,12 +177,14 @@ def other_machine(one: Record, other: Record) -> tuple[str, Any, Any] | None:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: dataclasses and mappings as dicts, sequences as lists, not-finite numbers as None.
+    """The value as JSON knows it: dataclasses and mappings as dicts, sequences as lists, not-finite numbers as None, text `well_formed`.
 
     Raises TypeError for anything else, so that nothing is stored as the text of an object by accident.
     """
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return well_formed(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -188,7 +192,7 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {well_formed(str(key)): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     if isinstance(value, (set, frozenset)):
@@ -279,6 +283,8 @@ def is_torn(last: bytes, *, alone: bool) -> bool:
         return False
     try:
         json.loads(begun)
+    except RecursionError:
+        return False
     except ValueError:
         return True
     return False

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -59,8 +60,10 @@ class Child:
         self._heard, self._said, self._fault = b"", 0, ""
         self._process: subprocess.Popen | None = None
         self._folder = self._mark = ""
+        self._cpu_before_s = 0.0
 
     def start(self) -> None:
+        self._cpu_before_s = _children_cpu_s()
         try:
             if (number := next(_number)) == 0:
                 leftovers.sweep()
@@ -181,11 +184,29 @@ class Child:
         said = f" ({words})" if words else ""
         if any(sign in words.lower() for sign in _OUT_OF_MEMORY):
             return Outcome(None, "out of memory", f"{self._who()} ran out of memory{said}; try a smaller batch.", self.architecture)
+        if limit := self._used_up(code):
+            return Outcome(None, "crash", f"{self._who()} used up its CPU time ({limit}){said}; allow it more.", self.architecture)
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = ", as a system does that is out of memory" if name == "SIGKILL" else ""
             return Outcome(None, "crash", f"{self._who()} crashed its process with {name}{hint}{said}.", self.architecture)
         return Outcome(None, "crash", f"{self._who()} ended its process with exit code {code} and no result{said}.", self.architecture)
+
+    def _used_up(self, code: int) -> str:
+        """The limit on CPU time that ended the process, in words; empty for any other end. At the soft limit the kernel sends SIGXCPU, at
+        the hard one SIGKILL, as it does when memory is out."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        used_s = _children_cpu_s() - self._cpu_before_s
+        if code == -signal.SIGXCPU:
+            return "ulimit -t" if soft == resource.RLIM_INFINITY else f"ulimit -t is {soft} s"
+        killed = code == -signal.SIGKILL and hard != resource.RLIM_INFINITY and used_s > hard - 1
+        return f"ulimit -t is {hard} s" if killed else ""
+
+
+def _children_cpu_s() -> float:
+    """CPU time of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run_children(children: Iterable[tuple[Tag, Child]], *, at_once: int) -> Iterator[tuple[Tag, Outcome]]:

@@ -18,6 +18,7 @@ from humar_bench.errors import UsageError
 from humar_bench.options import DEFAULT_ARCHITECTURES, Selection, Whole
 from humar_bench.reading import parse_json, read_bytes
 from humar_bench.subjects.registry import Architecture, parse_architectures
+from humar_bench.table import well_formed
 
 MOST_ARGS = 2**20  # bytes of an --args file
 MOST_LEVELS = 12  # the twelfth level of an image has stride 16,384
@@ -42,7 +43,7 @@ def resolve(selection: Selection, run: RunArgs | None = None, whole: Whole | Non
         raise UsageError(f"backend is {run.backend!r} and the whole model is timed as it is; leave --backend out.")
     args, workload = resolve_whole(selection, whole) if is_whole else resolve_work(selection)
     names = [architecture.name for architecture in architectures]
-    reference = names[0] if selection.reference is None else selection.reference
+    reference = names[0] if selection.reference is None else well_formed(selection.reference)
     if reference not in names:
         raise UsageError(f"reference is {reference!r}; choose one of the architectures measured: {', '.join(names)}.")
     return Plan(architectures, reference, args, workload, run or RunArgs())

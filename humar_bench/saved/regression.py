@@ -20,7 +20,7 @@ from humar_bench.judging.speeds import read_speeds, reason_of
 from humar_bench.judging.statistics import FASTER, INVALID, MARGINS, SAME, SLOWER, UNDECIDED, ProcessSample, clock_fault
 from humar_bench.judging.unpaired import EXCEEDED, KEPT, Shift, paired, unpaired
 from humar_bench.judging.verdicts import mixture_fault
-from humar_bench.records.audit import readable, wrong_times
+from humar_bench.records.audit import impossible, readable
 from humar_bench.records.record import FACTS, MEASURES, Record, Run
 from humar_bench.report.comparison import compare
 from humar_bench.table import MIB, Column, Table, fewer, less, percent, times
@@ -37,6 +37,7 @@ EXACT = {
 }
 CLOCKS = {"cpu": (("wall time", "wall_s"), ("CPU time", "cpu_s")), "cuda": (("wall time", "wall_s"), ("device time", "device_s"))}
 MISSING = "missing"
+MOST_FAULTS = 5  # of a run's files that are shown
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,23 @@ class Regression:
     rows: tuple[Row, ...]
     across: tuple[str, ...]
     notes: tuple[str, ...]
+    faults: tuple[str, ...] = ()  # what `verify` finds wrong with the runs: with one of them, nothing is shown to be kept
 
     @property
     def exit_code(self) -> int:
-        """5 where a row with a limit failed or cannot be trusted, else 3 where a limit is exceeded, 4 where one is open, 0 where all are
-        shown to be kept."""
+        """5 where a row with a limit failed or cannot be trusted, else 3 where a limit is exceeded, 5 where a run is not proved, 4 where a
+        limit is open, 0 where all are shown to be kept."""
         gates = {row.gate for row in self.rows}
-        codes = ((INVALID, EXIT_INVALID), (EXCEEDED, EXIT_REGRESSION), (UNDECIDED, EXIT_UNDECIDED))
-        return next((code for gate, code in codes if gate in gates), EXIT_DONE)
+        codes = ((INVALID in gates, EXIT_INVALID), (EXCEEDED in gates, EXIT_REGRESSION), (bool(self.faults), EXIT_INVALID),
+                 (UNDECIDED in gates, EXIT_UNDECIDED))
+        return next((code for holds, code in codes if holds), EXIT_DONE)
 
     @property
     def verdict(self) -> str:
         """The whole in one sentence."""
         said = {
-            EXIT_INVALID: "invalid: a measurement failed or cannot be trusted", EXIT_REGRESSION: "regression: a limit is exceeded",
+            EXIT_INVALID: "invalid: a measurement failed or cannot be trusted" if any(row.gate == INVALID for row in self.rows) else
+            "invalid: not what was measured, humar-bench verify names all of it", EXIT_REGRESSION: "regression: a limit is exceeded",
             EXIT_UNDECIDED: "undecided: nothing is shown to exceed its limit, and not all is shown to keep it",
             EXIT_DONE: "no regression: every limit is kept",
         }[self.exit_code]
@@ -108,7 +112,8 @@ class Regression:
                 "limit": limit, "gate": row.gate,
             })
         feet = [f"{row.quantity} of {row.architecture}: {note}" for row in self.rows for note in row.notes]
-        return Table("regression", "New against old", columns, tuple(rows), (*dict.fromkeys(feet), *self.notes))
+        told = [*self.faults[:MOST_FAULTS], *([f"and {rest} more."] if (rest := len(self.faults) - MOST_FAULTS) > 0 else [])]
+        return Table("regression", "New against old", columns, tuple(rows), (*dict.fromkeys(feet), *self.notes, *told))
 
 
 def parse_limits(text: str) -> dict[str, float]:
@@ -140,14 +145,17 @@ def _share(name: str, amount: str) -> float:
 
 def compare_runs(
     old: Run, new: Run, *, limits: Mapping[str, float] | None = None, across_machines: bool = False, reference: str | None = None,
+    faults: Iterable[str] = (),
 ) -> Regression:
-    """Hold `new` against `old`. Without `limits` the defaults hold for every measure that the old run has.
+    """Hold `new` against `old`. Without `limits` the defaults hold for every measure that the old run has. `faults` are what is known to be
+    wrong with the files they were read from (`verify.read_audited`).
 
     Raises UsageError when a run is empty or mixes work, when they have nothing in common, and when they are of different machines,
     versions, work or arguments and that was not asked for; InvalidMeasurement when a record holds what cannot be read.
     """
     with readable((*old, *new)):
-        return _compare_runs(old, new, limits, across_machines, reference)
+        found = _compare_runs(old, new, limits, across_machines, reference)
+    return dataclasses.replace(found, faults=tuple(faults))
 
 
 def _compare_runs(old: Run, new: Run, limits: Mapping[str, float] | None, across_machines: bool, reference: str | None) -> Regression:
@@ -181,9 +189,9 @@ def _compare_runs(old: Run, new: Run, limits: Mapping[str, float] | None, across
 
 
 def _usable(run: Run) -> Run:
-    """The last record of each measurement; one whose times cannot be times counts as failed and says why."""
+    """The last record of each measurement; one that holds what cannot be counts as failed and says why."""
     def held(record: Record) -> Record:
-        found = list(wrong_times(record.measured)) if record.ok and record.measure == "fps" else []
+        found = impossible(record)
         reason = f"the record of process {record.process} cannot be used: {'; '.join(found)}."
         return dataclasses.replace(record, status="failed", kind="not finite", reason=reason, measured=None) if found else record
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from humar_bench import __version__
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.reading import read_bytes, read_lines
-from humar_bench.records.audit import contradictions
-from humar_bench.records.record import RECORDS_NAME, Record, Run, records_path
+from humar_bench.records.audit import faults
+from humar_bench.records.record import RECORDS_NAME, Record, Run, is_torn, load, records_path
 from humar_bench.report import report_texts
 from humar_bench.report.files import REPORT_NAME, encoded
 from humar_bench.report.study import STUDY_NAME, read_study, study_texts
@@ -47,6 +47,7 @@ class Difference:
     was: str = ""
     should_be: str = ""
     said: str = ""
+    torn: bool = False  # a last record that its writer did not finish
 
     def __str__(self) -> str:
         place = ", ".join(filter(None, (self.file, self.row, self.column and f"column {self.column}")))
@@ -204,6 +205,19 @@ def _notes(run: Run) -> tuple[str, ...]:
 # Records --------------------------------------------------------------------------------------------------------------------------
 
 
+def read_audited(path: str | Path) -> tuple[Run, list[str]]:
+    """A run, and everything that `verify` finds wrong with its records or, given a folder, with the tables made from them.
+
+    Tables that were written by another version of humar-bench may look different and are not held. Raises UsageError as `load` does.
+    """
+    run, place = load(path), records_path(path)
+    found = read_records(place)[1]
+    if not found and Path(path).is_dir() and any(each.suffix.lower() in CHECKED for each in place.parent.iterdir()):
+        proof = verify(path)
+        found = [] if proof.notes else list(proof.differences)
+    return run, [str(each) for each in found]
+
+
 def read_records(path: Path) -> tuple[Run, list[Difference]]:
     """The records that can be read, and a difference for every line that is damaged or stands twice. Raises UsageError without a file."""
     records: list[Record] = []
@@ -228,9 +242,9 @@ def _read_line(
         record = Record.from_json(raw.decode("utf-8"))
         digest, text = record.digest, record.to_json()
     except (ValueError, TypeError) as error:
-        torn = not ended.endswith(b"\n")
+        torn = not ended.endswith(b"\n") and is_torn(raw, alone=not records)
         said = "it was cut short, that measurement has to be made again." if torn else f"it is not a record: {error}."
-        damage.append(Difference(name, line, said=said))
+        damage.append(Difference(name, line, said=said, torn=torn))
         return
     row = f"{line} ({record.measure} of {record.architecture}, process {record.process})"
     if record.id != digest:
@@ -238,9 +252,8 @@ def _read_line(
                                  f"have the digest {digest}, and its id is {_short(record.id)}."))
     elif text.encode() != raw:
         damage.append(Difference(name, row, said="the line was written anew by something else; its values are the same."))
-    if record.id == digest and record.ok:
-        found = contradictions(record.measure, record.measured, record.workload, record.environment)
-        damage += [Difference(name, row, said=f"it contradicts itself: {fault}.") for fault in found]
+    if record.id == digest:
+        damage += [Difference(name, row, said=f"{fault}.") for fault in faults(record)]
     if record.id in seen:
         damage.append(Difference(name, row, said=f"it is the record of line {seen[record.id]} a second time."))
     seen.setdefault(record.id, number)

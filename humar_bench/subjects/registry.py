@@ -22,6 +22,7 @@ from humar_bench.args import BUILT_IN, EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
 from humar_bench.reading import read_bytes
 from humar_bench.subjects.sources import own_first, stranger
+from humar_bench.table import well_formed
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,7 @@ def parse_architecture(text: str | Architecture) -> Architecture:
         raise UsageError(f"the architecture {text!r} is not text; {_FORMS}.")
     name, spec = "", text.strip()
     if named := re.fullmatch(r"([^=/\\:]*)=(.*)", spec):
-        name, spec = named[1].strip(), named[2].strip()
+        name, spec = well_formed(named[1].strip()), named[2].strip()
         if not name:
             raise UsageError(f"the architecture {text!r} has an empty name before its =; write NAME={spec or 'original'}.")
     if spec in BUILT_IN:
@@ -61,7 +62,7 @@ def parse_architecture(text: str | Architecture) -> Architecture:
     if _is_file(where):
         if not where.endswith(".py"):
             raise UsageError(f"{where} is not a Python file; name one that ends in .py, as in model.py:{builder}.")
-        return Architecture(name or f"{Path(where).stem}:{builder}", spec, foreign=True)
+        return Architecture(name or well_formed(f"{Path(where).stem}:{builder}"), spec, foreign=True)
     if not all(part.isidentifier() for part in where.split(".")):
         raise UsageError(f"the architecture {spec!r} names no module; {_FORMS}.")
     return Architecture(name or spec, spec, foreign=True)

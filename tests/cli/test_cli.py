@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import pytest
 import humar_bench
 from humar_bench import cli, options, running
 from humar_bench.args import BUILT_IN, ModelArgs, RunArgs
-from humar_bench.cli.progress import Tracker
+from humar_bench.cli.progress import Tracker, said_when_slow
 from humar_bench.errors import MeasurementError
 from humar_bench.records.record import Run, load
 from humar_bench.subjects.registry import use_of
@@ -479,6 +480,40 @@ WRONG = [
     (["report", "-o", "file"], "-o 'file' cannot be written into: File exists"),
     (["params", "--records", "file/inside.jsonl"], "cannot be written"),
     (["env", "--device", "tpu"], "device is 'tpu'"),
+    # beyond reason
+    (["params", "--batch", "9" * 31], f"--batch is '{'9' * 31}'; it must be at most 9,007,199,254,740,991."),
+    (["params", "--batch", "70000"], "batch is 70000; it must be at most 65,536."),
+    (["params", "--batch", "9" * 5000], "--batch is '999"),
+    (["params", "--num-queries", "9" * 12], "num_queries is 999999999999; it must be at most 1,000,000."),
+    (["fps", "--threads", "100000"], "threads is 100000; it must be at most 1,024."),
+    (["params", "--seed", "1" * 31], f"--seed is '{'1' * 31}'; it must be at most"), (["fps", "--seed", str(2**53)], "--seed is '900719"),
+    (["params", "--set", "hidden_dim=1" + "0" * 20], "hidden_dim is 100000000000000000000; it must be at most 65,536."),
+    (["params", "--set", "hidden_dim=" + "9" * 5000], "--set hidden_dim is"), (["params", "--set", "enc_layers=1025"], "at most 1,024."),
+    (["params", "--set", "num_classes=10000000"], "at most 1,000,000."), (["params", "--set", "dropout=1e999"], "must be a finite number."),
+    (["params", "--set", "efficient_mlp_ratio=99999"], "efficient_mlp_ratio is 99999; it must be at most 1,024."),
+    (["params", "--feature-sizes", "9" * 31 + "x2"], "is beyond reason"),
+    (["params", "--feature-sizes", "9" * 5000 + "x2"], "is beyond reason"),
+    (["params", "--feature-sizes", "70000x2"], "a side of 70000; every side must be a whole number from 1 to 65,536"),
+    (["params", "--feature-sizes", ",".join(["2x2"] * 65)], "65 levels"),
+    (["params", "--image-size", "1" + "0" * 30 + "x5"], "is beyond reason; a side of an image is at most 524,288."),
+    (["fps", "--processes", "99999"], "processes is 99999; it must be at most 10,000."),
+    (["fps", "--max-runs", "1" + "0" * 12], "max_runs is 1000000000000; it must be at most 1,000,000,000."),
+    (["fps", "--budget", "1e18"], "--budget is '1e18'; it must be at most"), (["fps", "--budget", "1e9"], "it must be at most 604,800.0."),
+    (["fps", "--timeout", "1e9"], "timeout is 1000000000.0; it must be at most 604,800.0."),
+    (["fps", "--device", "cuda:" + "9" * 5000], "device is 'cuda:999"), (["ablate", "--budget", "1e9"], "at most 604,800, a week."),
+    (["scaling", "--from", "9" * 31], "--from is '9999"), (["scaling", "--to", "\u00b2"], "--to is '\u00b2'; it must be a whole number"),
+    (["scaling", "--points", "1000000"], "--points is 1000000; it must be at most 1000."),
+    (["calibrate", "--threads", "100000"], "threads is 100000; it must be at most 1,024."),
+    (["calibrate", "--seed", "1" * 31], "--seed is"),
+    # nothing typed is not the current folder
+    *(([*argv, ""], f"{argv[-1]} is ''; name a path, such as . for the current folder.") for argv in (
+        ["report", "-o"], ["params", "--records"], ["params", "--csv"], ["params", "--markdown"], ["params", "--json"],
+        ["params", "--resume"], ["params", "--args"], ["fps", "--certificate"], ["scaling", "--plot"], ["ablate", "-o"],
+        ["calibrate", "-o"], ["claims", "-o"],
+    )),
+    (["verify", ""], "DIR is ''; name a path"), (["compare", "", "x"], "OLD is ''; name a path"),
+    (["compare", "x", ""], "NEW is ''; name a path"),
+    (["params", "--arch", ""], "the architecture '' is unknown"), (["params", "--reference", ""], "reference is ''; choose one of"),
 ]
 
 
@@ -588,3 +623,25 @@ def test_ctrl_c_in_the_middle_keeps_what_was_measured_and_leaves_no_child(tmp_pa
     assert (process.returncode, out) == (130, "")
     assert err.startswith("humar-bench: stopped by Ctrl-C") and err.count("\n") == 1
     assert len(load(tmp_path)) >= 1
+
+
+# What takes minutes
+
+
+def test_what_is_slow_says_what_it_is_doing_and_what_is_fast_does_not(capsys, monkeypatch):
+    with said_when_slow("waiting", 0.05):
+        time.sleep(0.5)  # 0.05, 0.15 and 0.35 s
+    said = capsys.readouterr().err
+    assert 2 <= said.count("humar-bench: still waiting.\n") <= 3 and said.count("\n") <= 3
+    with said_when_slow("waiting", 30.0):
+        pass
+    assert capsys.readouterr().err == "" and threading.active_count() < 10
+
+
+@pytest.mark.parametrize(("argv", "lines"), [(["params"], 1), (["params", "-q"], 0)])
+def test_a_measurement_nobody_sees_a_bar_of_says_after_a_minute_what_it_measures(bench, capsys, monkeypatch, argv, lines):
+    monkeypatch.setattr("humar_bench.cli.progress.MINUTE_S", 0.01)
+    real = Stub.__call__
+    monkeypatch.setattr(Stub, "__call__", lambda *given, **more: (time.sleep(0.25), real(*given, **more))[1])
+    assert ends(capsys, *argv)[2].count("humar-bench: still measuring params.\n") >= lines
+    assert lines or ends(capsys, *argv)[2] == ""

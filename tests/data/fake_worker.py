@@ -48,6 +48,11 @@ for index, job in enumerate(jobs):
     if does == "hangs":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
         time.sleep(30)
+    if does == "spins":
+        while True:
+            pass
+    if does == "surrogate":
+        result |= {"status": "failed", "kind": "error", "reason": f"{name} raised \ud800.", "measured": None, "built": {"\udcff": "\ud800"}}
     if does == "chatty":
         print("on standard output", flush=True)
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], pass_fds=(request["events"],))

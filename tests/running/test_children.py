@@ -62,6 +62,21 @@ def test_a_child_that_dies_is_explained_by_its_signal_its_code_and_its_last_word
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("soft", "hard"), [(1, 5), (1, 1)])
+def test_a_child_that_used_up_its_cpu_time_is_not_said_to_be_out_of_memory(soft, hard):
+    """At the soft limit the kernel sends SIGXCPU, where that is the hard one too SIGKILL."""
+    code = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_CPU, ({soft}, {hard}))\n"
+        "from tests.running.test_children import a_child, outcome_of\n"
+        "outcome = outcome_of(a_child('build', 'spins'))\n"
+        "print(outcome.kind, '|', outcome.reason)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout == f"crash | spins used up its CPU time (ulimit -t is {soft} s); allow it more.\n", done.stderr
+
+
 def test_a_child_that_takes_too_long_is_stopped_with_everything_it_started():
     child = a_child("hangs", timeout_s=1.0)
     outcome = outcome_of(child)

@@ -3,6 +3,7 @@ measured twice, and the tables are those of a run that was left alone."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from humar_bench import cli
-from humar_bench.records.record import RECORDS_NAME, Run, load
+from humar_bench.records.record import RECORDS_NAME, Record, Run, load
 from humar_bench.report import report_texts, write_report
 from humar_bench.running import bench, costs
 from humar_bench.running.children import Child
@@ -324,12 +325,39 @@ def test_a_run_of_another_machine_or_version_is_not_gone_on_with(children, tmp_p
     folder = tmp_path / "run"
     assert cli.main(["report", *WORK, "-q", "-o", str(folder)]) == 0
     path = folder / RECORDS_NAME
-    kept = [line.replace('"python": "3"', '"python": "2"') for line in path.read_text().splitlines(keepends=True)]
-    path.write_text("".join(line for line in kept if f'"measure": "{measure}"' not in line))
+    other = [dataclasses.replace(each, environment={**each.environment, "python": "2"}, id="") for each in load(path)]
+    path.write_text("".join(each.to_json() + "\n" for each in other if each.measure != measure))
     before = path.read_bytes()
     assert cli.main(["report", *WORK, "-q", "--resume", str(folder)]) == 2
     said = "was measured with python 2 and 3 is here now; go on where it was measured, or measure anew in a folder of its own."
     assert said in capsys.readouterr().err and path.read_bytes() == before
+
+
+@needs_linux
+@pytest.mark.parametrize(("spoil", "said"), [
+    (lambda lines: [lines[0].replace('"total": ', '"total": 1'), *lines[1:]], "the record was changed after it was measured"),
+    (lambda lines: [*lines, lines[1]], "it is the record of line 2 a second time"),
+    (lambda lines: [lines[0].replace('", "', '","', 1), *lines[1:]], "the line was written anew by something else"),
+    (lambda lines: [again(lines[0], total=-1), *lines[1:]], "total is -1; it must be a whole number of at least 0"),
+    (lambda lines: [again(lines[0], listed=1), *lines[1:]], "it contradicts itself: its names list 1 parameters"),
+])
+@pytest.mark.parametrize("command", ["params", "report"])
+def test_records_that_verify_refuses_are_not_gone_on_with(children, tmp_path, capsys, command, spoil, said):
+    folder = tmp_path / "run"
+    assert cli.main(["report", *WORK, "-q", "-o", str(folder)]) == 0
+    path = folder / RECORDS_NAME
+    path.write_text("".join(spoil(path.read_text().splitlines(keepends=True))))
+    before = {each: each.read_bytes() for each in folder.iterdir()}
+    assert cli.main([command, *(WORK if command == "report" else WORK[:4]), "--resume", str(folder)]) == 5
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and said in printed.err and "humar-bench verify names all" in printed.err
+    assert {each: each.read_bytes() for each in folder.iterdir()} == before
+
+
+def again(line: str, **measured) -> str:
+    """A record with other values and an id made anew."""
+    record = Record.from_json(line)
+    return dataclasses.replace(record, measured={**record.measured, **measured}, id="").to_json() + "\n"
 
 
 @needs_linux

@@ -15,6 +15,7 @@ from humar_bench import cli
 from humar_bench.errors import UsageError
 from humar_bench.judging.unpaired import EXCEEDED, KEPT, UNDECIDED, Shift, paired, unpaired
 from humar_bench.records.record import RecordWriter, Run
+from humar_bench.report import write_report
 from humar_bench.saved.regression import DEFAULT_LIMITS, compare_runs, parse_limits
 from tests.golden.records import BUILT, ENVIRONMENT, SECONDS, WORKLOAD, failed, flops, fps, memory, params
 
@@ -354,7 +355,11 @@ def test_the_command_ends_with_0_3_4_5_or_2_and_prints_the_table(saved, capsys):
         assert cli.main(["compare", old, saved(name, new)]) == code, name
         printed = capsys.readouterr()
         assert printed.err == "" and printed.out.splitlines()[-1].startswith(said) and "New against old" in printed.out
-    assert cli.main(["compare", old, saved("again", planted(run, 1.1)) + "/records.jsonl", "--fail-on", "slower:15%"]) == 0
+    assert cli.main(["compare", old, saved("again", planted(run, 1.1)) + "/records.jsonl", "--fail-on", "slower:15%"]) == 5
+    printed = capsys.readouterr()  # within its limit, and not what was measured
+    assert "invalid: not what was measured, humar-bench verify names all of it." in printed.out
+    assert "NEW: records.jsonl, line 7 (fps of original, process 0), column id: the record was changed" in " ".join(printed.out.split())
+    assert cli.main(["compare", old, saved("sound", run), "--fail-on", "slower:15%"]) == 0
     capsys.readouterr()
     for argv in (["--fail-on", "speed:1%"], ["--reference", "mine"]):
         assert cli.main(["compare", old, old, *argv]) == 2
@@ -365,13 +370,13 @@ def test_the_command_ends_with_0_3_4_5_or_2_and_prints_the_table(saved, capsys):
 
 def test_other_work_is_refused_on_the_command_line_unless_asked_for(saved, capsys):
     run = whole()
-    work = dataclasses.asdict(dataclasses.replace(WORKLOAD, batch=3))
+    work = dataclasses.asdict(dataclasses.replace(WORKLOAD, padded=True))
     other = saved("other", Run(tuple(dataclasses.replace(each, workload=work, id="") for each in run)))
     old = saved("old", run)
     assert cli.main(["compare", old, other]) == 2
-    assert "batch 2 and NEW with 3" in capsys.readouterr().err
+    assert "padded False and NEW with True" in capsys.readouterr().err
     assert cli.main(["compare", old, other, "--across-machines"]) == 0
-    assert "[across batch]" in capsys.readouterr().out.replace("\n", " ")
+    assert "[across padded]" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_planted_copy_made_by_any_json_tool_is_a_regression(saved, tmp_path):
@@ -424,14 +429,13 @@ def test_a_time_that_is_no_number_fails_its_row_and_names_the_record(tmp_path, c
 
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("measured", [{"changed": "x"}, {"wall_s": 3}, {"child": []}, {"agreement": []}, {"conditions": ["x"]}])
-def test_a_value_of_another_kind_ends_with_5_and_one_sentence_that_names_the_record(tmp_path, capsys, measured, sealed):
+def test_a_value_of_another_kind_fails_its_row_and_names_the_record(tmp_path, capsys, measured, sealed):
     for name, run in (("old", whole()), ("new", spoiled(whole(), sealed, **measured))):
         with RecordWriter(tmp_path / name) as writer:
             writer.write(*run)
     assert cli.main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 5
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "the fps record of efficient, process 7, cannot be used: " in error
-    assert next(iter(measured)) in error or "values cannot be read" in error
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"failed in NEW: not finite: the record of process 7 cannot be used: its {next(iter(measured))}" in told
 
 
 @pytest.mark.parametrize(("name", "value", "said"), [
@@ -453,3 +457,76 @@ def test_a_run_whose_processes_are_of_two_versions_is_no_basis():
         assert found.exit_code == 5 and "its processes were measured with torch 2.13.0 and 2.14.0" in str(found.rows)
     alone = [Run([each for each in run if each.architecture == "original"]) for run in (old, speeds(2))]
     assert compare_runs(*alone, across_machines=True).exit_code == 5
+
+
+# What verify refuses, compare does not call all right -------------------------------------------------------------------------------
+
+
+def lines_of(run: Run) -> list[str]:
+    return [each.to_json() + "\n" for each in run]
+
+
+def anew(record, **changes):
+    """The record with other values and an id made anew, as a foreign program would write it."""
+    return dataclasses.replace(record, **changes, id="")
+
+
+@pytest.mark.parametrize(("spoil", "said"), [
+    (lambda run: [*lines_of(run)[:-1], lines_of(run)[-1][:200]], "it was cut short, that measurement has to be made again"),
+    (lambda run: [*lines_of(run), lines_of(run)[3]], "it is the record of line 4 a second time"),
+    (lambda run: [lines_of(run)[0].replace('", "', '","', 1), *lines_of(run)[1:]], "the line was written anew by something else"),
+    (lambda run: lines_of([changed(run[0], total=-5), *run.records[1:]]), "total is -5; it must be a whole number of at least 0"),
+    (lambda run: lines_of([changed(run[0], total=0.5), *run.records[1:]]), "total is 0.5; it must be a whole number"),
+    (lambda run: lines_of([changed(run[0], buffers=-5), *run.records[1:]]), "buffers is -5"),
+    (lambda run: lines_of([changed(run[2], macs=1), *run.records[:2], *run.records[3:]]), "it contradicts itself: 1 multiply-adds"),
+    (lambda run: lines_of([*run.records[:-1], changed(run[-1], wall_s=[], cpu_s=[], preempted=[])]), "it holds no time"),
+    (lambda run: lines_of([*run.records[:-1], changed(run[-1], batch=0)]), "batch is 0; it must be a whole number of at least 1"),
+    (lambda run: lines_of([*run.records[:-1], changed(run[-1], first_call_s=-1.0)]), "first_call_s is -1.0"),
+    (lambda run: lines_of([anew(each, workload={**each.workload, "batch": 0}) for each in run]), "workload: batch is 0"),
+    (lambda run: lines_of([anew(each, environment={**each.environment, "cores": -2}) for each in run]), "environment: cores is -2"),
+    (lambda run: lines_of([anew(each, asked={**each.asked, "nheads": 3}) for each in run]), "asked: nheads 3 does not divide"),
+    (lambda run: lines_of([anew(each, run={**each.run, "budget": -1.0}) for each in run]), "run: budget is -1.0"),
+    (lambda run: lines_of([anew(run[0], process=-1), *run.records[1:]]), "process is -1"),
+    (lambda run: lines_of([anew(run[0], time="soon"), *run.records[1:]]), "time is 'soon'"),
+])
+@pytest.mark.parametrize("side", ["old", "new"])
+def test_whatever_verify_finds_wrong_with_records_ends_with_5_and_is_said(tmp_path, capsys, spoil, said, side):
+    run = whole(processes=2)
+    for name in ("old", "new"):
+        (tmp_path / name).write_text("".join(spoil(run) if name == side else lines_of(run)))
+    assert cli.main(["compare", str(tmp_path / "old"), str(tmp_path / "new"), "--across-machines", "--fail-on", "flops:50%"]) == 5
+    told = " ".join(capsys.readouterr().out.split())
+    assert said in told and f"{side.upper()}: {side}, line " in told
+
+
+def test_another_format_is_refused(tmp_path, capsys):
+    run = whole(processes=2)
+    (tmp_path / "new").write_text("".join(lines_of(run)).replace('"format": 1', '"format": 2', 1))
+    (tmp_path / "old").write_text("".join(lines_of(run)))
+    assert cli.main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 2
+    assert "new line 1 is not a record: its format is 2; this version reads format 1." in capsys.readouterr().err
+
+
+def test_a_folder_whose_tables_are_not_its_records_is_not_called_all_right(tmp_path, capsys):
+    run = whole(processes=2)
+    for name in ("old", "new"):
+        with RecordWriter(tmp_path / name / "records.jsonl") as writer:
+            writer.write(*run)
+        write_report(run, tmp_path / name)
+    argv = ["compare", str(tmp_path / "old"), str(tmp_path / "new"), "--fail-on", "params:0"]
+    assert cli.main(argv) == 0
+    table = tmp_path / "new" / "params.csv"
+    table.write_text(table.read_text().replace("27343636", "27343637"))
+    assert cli.main(argv) == 5 and "NEW: params.csv, row " in " ".join(capsys.readouterr().out.split())
+    assert cli.main([*argv[:2], str(tmp_path / "new" / "records.jsonl"), *argv[3:]]) == 0  # its records alone are as they were measured
+    other = [anew(each, environment={**each.environment, "packages": {"humar-bench": "0.0.9"}}) for each in run]
+    (tmp_path / "new" / "records.jsonl").write_text("".join(lines_of(other)))
+    assert cli.main(argv) == 0  # another version's tables may look different
+
+
+def test_a_regression_of_records_that_were_changed_is_still_one(tmp_path, capsys):
+    run = whole(processes=5)
+    (tmp_path / "old").write_text("".join(lines_of(run)))
+    (tmp_path / "new").write_text("".join(lines_of(planted(run, 1.1))))
+    assert cli.main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 3
+    assert "the record was changed after it was measured" in " ".join(capsys.readouterr().out.split())

@@ -53,7 +53,7 @@ class Settings:
     seed: int = option("Seed of weights, orders and resampling.", default=0)
 
     def __post_init__(self) -> None:
-        RunArgs(device=self.device, seed=self.seed)
+        RunArgs(device=self.device, seed=self.seed, threads=max(0, self.threads))
         if not 30 <= self.budget <= 86_400:
             raise UsageError(f"budget is {self.budget:g}; it must be at least 30 seconds (two processes) and at most a day.")
         if self.threads < 1:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from humar_bench.args import ModelArgs, Size, Workload, pyramid
+from humar_bench.args import ModelArgs, Size, Workload, pyramid, shown
 from humar_bench.errors import UsageError
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import Point, Progress, exact_records
@@ -23,6 +24,7 @@ from humar_bench.subjects.registry import Architecture
 
 __all__ = ["AXES", "Scaling", "measure_scaling", "parse_count", "square_pyramid", "values_of", "work_at"]
 
+MOST_POINTS = 1_000
 START_S = 6.0  # about what a child needs before its first forward
 FORWARDS = 10  # forwards of a process that times as little as it can: first call, checks, warm-up, timed
 STATIC_S = 3.0  # about what counting one point takes; only the progress bar depends on it
@@ -35,8 +37,8 @@ TIMED_SHARE = 0.25  # of the budget: timed forwards; the rest is starts, checks 
 def parse_count(text: str, option: str) -> int:
     """'1024', '1k' (1,024 here: a size, as in 1k to 32k tokens) or '32k' -> a whole number of at least 1. Raises UsageError."""
     number, scale = (text[:-1], 1024) if text.lower().endswith("k") else (text, 1)
-    if not number.isdigit() or int(number) < 1:
-        raise UsageError(f"{option} is {text!r}; it must be a whole number of at least 1, such as 300 or 32k.")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,11}", number):
+        raise UsageError(f"{option} is {shown(text)}; it must be a whole number of at least 1, such as 300 or 32k.")
     return int(number) * scale
 
 
@@ -48,6 +50,8 @@ def values_of(axis: Axis, first: int | None = None, last: int | None = None, poi
         raise UsageError(f"--from is {first} and --to is {last}; --to must be the larger one.")
     if points < 3:
         raise UsageError(f"--points is {points}; an exponent with an interval needs at least 3.")
+    if points > MOST_POINTS:
+        raise UsageError(f"--points is {points}; it must be at most {MOST_POINTS}.")
     return tuple(dict.fromkeys(round(first * (last / first) ** (index / (points - 1))) for index in range(points)))
 
 

@@ -1,0 +1,463 @@
+"""What a record holds: the type and the bounds of every field, once, as dataclasses that are never made. Standard library only.
+
+A field without a default has to be there; one with a default may be absent. What a class does not name may be there and hold anything:
+a later version adds, and never takes away. Units stand in the names, as everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+ABSENT: Any = None  # the default of a field that may be absent
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, both in it; with `above`, the lower one is not. `words` say what it has to be."""
+
+    low: float
+    high: float
+    words: str
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.above and value == self.low)
+
+
+MOST, LONGEST_S = 10**30, 1e9  # counts beyond reason, and 30 years
+Count = Annotated[int, Range(0, MOST, "a whole number of at least 0")]
+Positive = Annotated[int, Range(1, MOST, "a whole number of at least 1")]
+Difference = Annotated[int, Range(-MOST, MOST, "a whole number")]
+Seconds = Annotated[float, Range(0, LONGEST_S, "a finite number")]
+Time = Annotated[float, Range(0, LONGEST_S, "a positive number", above=True)]
+Amount = Annotated[float, Range(0, MOST, "a number of at least 0")]
+Number = Annotated[float, Range(-MOST, MOST, "a finite number")]
+Share = Annotated[float, Range(0, 1, "a number from 0 to 1")]
+
+
+# What is measured -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Module:
+    path: str
+    depth: Count
+    own: Count
+    subtree: Count
+
+
+@dataclass
+class NeverRead:
+    name: str
+    parameters: Count
+
+
+@dataclass
+class Params:
+    """measures/params.py."""
+
+    total: Count
+    components: dict[str, Count]
+    trainable: Count = ABSENT
+    frozen: Count = ABSENT
+    buffers: Count = ABSENT
+    listed: Count = ABSENT
+    param_bytes: Count = ABSENT
+    buffer_bytes: Count = ABSENT
+    storage_bytes: Count | None = ABSENT
+    modules: list[Module] = ABSENT
+    shared: list[list[str]] = ABSENT
+    never_read: list[NeverRead] | None = ABSENT
+    never_read_reason: str = ABSENT
+
+
+@dataclass
+class Flop:
+    matmul_flops: Count
+    second_tier_flops: Count
+
+
+@dataclass
+class Operator(Flop):
+    operator: str
+    calls: Count
+    category: str
+
+
+@dataclass
+class Uncounted:
+    operator: str
+    calls: Count
+
+
+@dataclass
+class Discarded(Flop):
+    component: str
+    module: str
+    operator: str
+    origin: str
+    calls: Count
+    shapes: list[list[Count]]
+
+
+@dataclass
+class CounterDifference:
+    where: str
+    flops: Difference
+    why: str
+
+
+@dataclass
+class CrossCheck:
+    counter: str
+    version: str | None
+    reported: Count | None
+    unit: str
+    as_flops: Count | None
+    ratio: Amount | None
+    missed: list[str]
+    why: str
+    differences: list[CounterDifference] = ABSENT
+
+
+@dataclass
+class Flops:
+    """measures/flops.py."""
+
+    matmul_flops: Count
+    second_tier_flops: Count
+    components: dict[str, Flop]
+    operators: list[Operator]
+    macs: Count = ABSENT
+    second_tier: dict[str, Count] = ABSENT
+    coefficients: dict[str, str] = ABSENT
+    modules: dict[str, Flop] = ABSENT
+    uncounted: list[Uncounted] = ABSENT
+    batch: Positive = ABSENT
+    kernels: Count = ABSENT
+    method: str = ABSENT
+    discarded: list[Discarded] = ABSENT
+    cross_checks: list[CrossCheck] = ABSENT
+
+
+@dataclass
+class Telemetry:
+    power_w: Amount | None = ABSENT
+    sm_clock_mhz: Amount | None = ABSENT
+    temperature_c: Number | None = ABSENT
+    throttled: bool | None = ABSENT
+
+
+@dataclass
+class Agreement:
+    """measures/agreement.py."""
+
+    checked: str = ABSENT
+    skipped: str = ABSENT
+    max_error: Amount = ABSENT
+    worst: str = ABSENT
+    tolerance: Amount = ABSENT
+    same_selection: bool = ABSENT
+    common_share: Share = ABSENT
+    border_cells: str = ABSENT
+
+
+@dataclass
+class Backend:
+    name: str
+    prepare_s: Seconds = ABSENT
+
+
+@dataclass
+class Footprint:
+    of: str = ABSENT
+    start_bytes: Count | None = ABSENT
+    prepared_bytes: Difference | None = ABSENT
+    peak_bytes: Difference | None = ABSENT
+    device_process_bytes: Count | None = ABSENT
+
+
+@dataclass
+class Fps:
+    """measures/speed.py, and what running/speed_worker.py adds. Every list but `varied_*` and `conditions` has one value a round."""
+
+    wall_s: list[Time]
+    batch: Positive
+    process: Count = ABSENT
+    control_of: str = ABSENT
+    order_seed: Count = ABSENT
+    cpu_s: list[Seconds] = ABSENT
+    device_s: list[Seconds] | None = ABSENT
+    enqueue_s: list[Seconds] | None = ABSENT
+    stray_s: list[Seconds] | None = ABSENT
+    preempted: list[bool] = ABSENT
+    gate_held: list[bool] | None = ABSENT
+    round_telemetry: list[Telemetry | None] | None = ABSENT
+    first_call_s: Seconds | None = ABSENT
+    warmup_runs: Count = ABSENT
+    steady: bool = ABSENT
+    calls_per_block: Positive = ABSENT
+    collections: Count = ABSENT
+    varied_rounds: list[Count] = ABSENT
+    varied_wall_s: list[Seconds] = ABSENT
+    varied_cpu_s: list[Seconds] = ABSENT
+    conditions: list[dict[str, Any]] = ABSENT
+    changed: dict[str, list[Any]] = ABSENT
+    spent_s: Seconds = ABSENT
+    finite: bool = ABSENT
+    agreement: Agreement = ABSENT
+    inside: dict[str, Any] = ABSENT
+    child: str = ABSENT
+    telemetry: dict[str, Telemetry | None] | None = ABSENT
+    threads: Positive = ABSENT
+    dtype: str = ABSENT
+    tf32: dict[str, Any] = ABSENT
+    energy: dict[str, Any] | None = ABSENT  # its numbers are held against each other (audit.py)
+    backend: Backend | None = ABSENT
+    footprint: Footprint | None = ABSENT
+    emulated: str = ABSENT
+
+
+@dataclass
+class ComponentTime:
+    """measures/component_time.py: component -> clock -> one value a round."""
+
+    clocks: list[str]
+    components: dict[str, dict[str, list[Seconds]]]
+    entered: dict[str, Count]
+    instrumented: dict[str, list[Seconds]]
+    plain: dict[str, list[Seconds]]
+    rounds: Positive
+    stamps: Count = ABSENT
+    gate_held: list[bool] | None = ABSENT
+    batch: Positive = ABSENT
+    threads: Positive = ABSENT
+
+
+@dataclass
+class LiveTensor:
+    shape: list[Count]
+    dtype: str
+    bytes: Count
+    operator: str
+    component: str
+
+
+@dataclass
+class DevicePeak:
+    peak_allocated_bytes: Count
+    peak_requested_bytes: Count
+    peak_reserved_bytes: Count
+    nvml_process_bytes: Count | None
+    start_allocated_bytes: Count
+
+
+@dataclass
+class Memory:
+    """measures/memory.py; what only a real run could say is null in a prediction."""
+
+    weights_bytes: Count
+    peak_bytes: Count
+    by_component: dict[str, Count]
+    buffers_bytes: Count = ABSENT
+    inputs_bytes: Count = ABSENT
+    outputs_bytes: Count = ABSENT
+    predicted_bytes: Count | None = ABSENT
+    allocator_bytes: Count | None = ABSENT
+    difference_bytes: Difference | None = ABSENT
+    workspace_bytes: Count | None = ABSENT
+    method: str = ABSENT
+    peak_operator: str = ABSENT
+    peak_component: str = ABSENT
+    alive: list[LiveTensor] = ABSENT
+    resident_bytes: Count | None = ABSENT
+    resident_start_bytes: Count | None = ABSENT
+    cuda: DevicePeak | None = ABSENT
+
+
+@dataclass
+class Pace:
+    fastest_s: Time
+    median_s: Time
+    blocks: Positive
+    calls_per_block: Positive
+    by: str
+
+
+@dataclass
+class Matmul(Pace):
+    precision: str
+    size: Positive
+    flops_per_s: Amount
+    median_flops_per_s: Amount
+
+
+@dataclass
+class Copy(Pace):
+    buffer_bytes: Positive
+    bytes_per_s: Amount
+    median_bytes_per_s: Amount
+
+
+@dataclass
+class Ceilings:
+    """measures/ceilings.py."""
+
+    matmul: list[Matmul]
+    copy: Copy
+    operator: Pace
+    launch: Pace | None
+    threads: Positive = ABSENT
+
+
+MEASURED: dict[str, type] = {
+    "params": Params, "flops": Flops, "fps": Fps, "component_time": ComponentTime, "memory": Memory, "ceilings": Ceilings,
+}
+
+
+# Where and how ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class FoundBy:
+    """What a certificate says of one clock (studies/calibrate)."""
+
+    alarms: Count
+    of: Count
+    at_most: Share
+    effect: Amount | None
+    found: Share | None
+    processes: Count
+
+
+@dataclass
+class Certificate:
+    cited: str
+    threads: Count
+    by: dict[str, FoundBy]
+
+
+@dataclass
+class Environment:
+    """devices/environment.py; empty for a child that died."""
+
+    device: str = ABSENT
+    device_label: str = ABSENT
+    driver: str | None = ABSENT
+    cuda: str | None = ABSENT
+    cudnn: Count | None = ABSENT
+    cpu: str = ABSENT
+    cores: Positive = ABSENT
+    threads: Positive = ABSENT
+    interop_threads: Positive = ABSENT
+    load_1min: Amount | None = ABSENT
+    memory_bytes: Count | None = ABSENT
+    system: str = ABSENT
+    release: str = ABSENT
+    machine: str = ABSENT
+    python: str = ABSENT
+    torch: str = ABSENT
+    packages: dict[str, str | None] = ABSENT
+    commit: str | None = ABSENT
+    dirty: bool | None = ABSENT
+    certificate: Certificate = ABSENT
+
+
+@dataclass
+class Built:
+    """What an architecture made of the arguments: anything, and the names of those it does not use."""
+
+    ignored: list[str] = ABSENT
+
+
+# Held against a value ---------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _fields(schema: type) -> tuple[tuple[str, Any, bool], ...]:
+    """(name, type, whether it has to be there) of each field."""
+    hints = typing.get_type_hints(schema, include_extras=True)
+    return tuple((each.name, hints[each.name], each.default is dataclasses.MISSING) for each in dataclasses.fields(schema))
+
+
+def faults(value: Mapping[str, Any], schema: type, *, whole: bool = True) -> list[str]:
+    """One sentence part for each field of an object that is not what its class says; with `whole`, also for each that is missing."""
+    return list(_object(value, schema, "", whole))
+
+
+def _object(value: Mapping[str, Any], schema: type, place: str, whole: bool) -> Iterator[str]:
+    for name, hint, needed in _fields(schema):
+        if name in value:
+            yield from _value(value[name], hint, f"{place}.{name}" if place else name, whole)
+        elif needed and whole:
+            yield f"{place or 'it'} lacks {name}"
+
+
+def _value(value: Any, hint: Any, place: str, whole: bool) -> Iterator[str]:
+    """What is wrong with one value; a list says how many of its elements are wrong, everything else names the first."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if value is None and type(None) in typing.get_args(hint):
+            return
+        hint = next(each for each in typing.get_args(hint) if each is not type(None))
+    if hint is Any:
+        return
+    kind, inside = _kind(hint), typing.get_args(hint)
+    if kind in (int, float):
+        yield from _number(value, hint, place)
+    elif type(value) is not kind:
+        yield f"its {place} is {_shown(value)}"
+    elif dataclasses.is_dataclass(hint):
+        yield from _object(value, hint, place, whole)
+    elif kind is dict:
+        for key, each in value.items():
+            yield from _value(each, inside[1], f"{place}.{key}", whole)
+    elif kind is list:
+        yield from _elements(value, inside[0], place, whole)
+
+
+def _kind(hint: Any) -> type:
+    """The type that JSON gives to such a value."""
+    if dataclasses.is_dataclass(hint):
+        return dict
+    origin = typing.get_origin(hint)
+    return hint.__origin__ if origin is Annotated else origin or hint
+
+
+def _number(value: Any, hint: Any, place: str) -> Iterator[str]:
+    if not _is_number(value, hint):
+        shown = "no number" if value is None else _shown(value)
+        yield f"{place} is {shown}; it must be {hint.__metadata__[0].words}"
+
+
+def _is_number(value: Any, hint: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if hint.__origin__ is int else (int, float)):
+        return False
+    if not isinstance(value, int) and not math.isfinite(value):
+        return False
+    return hint.__metadata__[0].holds(value)
+
+
+def _elements(values: list, hint: Any, place: str, whole: bool) -> Iterator[str]:
+    if typing.get_origin(hint) is Annotated:
+        wrong = [each for each in values if not _is_number(each, hint)]
+        if wrong:
+            what = "times" if place.endswith("_s") else "values"
+            words = hint.__metadata__[0].words.removeprefix("a ")
+            yield f"{place} holds {len(wrong)} of {len(values)} {what} that are no {words}"
+        return
+    for index, each in enumerate(values):
+        if found := next(_value(each, hint, f"{place}[{index}]", whole), None):
+            yield found
+            return
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -116,8 +116,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, whose every key has to mean one thing."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for index, key in enumerate(keys) if key in keys[:index])
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"it gives the key {twice[:60]!r} twice")
     return made
 

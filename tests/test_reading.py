@@ -50,6 +50,7 @@ def test_a_line_that_is_too_long_is_never_held_whole(tmp_path):
     ('{"a":' * 900 + "1" + "}" * 900, "nested more than 100 levels deep"),
     ("9" * 400, "a whole number of 400 digits"), ("-" + "9" * 5000, "a whole number of 5000 digits"), ("1e999", "1e999, which no double"),
     ("1." + "0" * 500, r"1\.0+\.\.\., which no double"), ("NaN", "holds NaN, which is no number"), ("-Infinity", "holds -Infinity"),
+    ('{"a": 1, "b": 2, "a": 1}', "it gives the key 'a' twice"), ('[{"x": {"\\u0061": 1, "a": 2}}]', "it gives the key 'a' twice"),
     ("{", "at line 1, column 2"), (b"\xff", "byte 0 is not UTF-8"), (b'"\xed\xa0\x80"', "is not UTF-8"), ("", "at line 1, column 1"),
 ])
 def test_json_that_could_not_be_written_again_is_refused_with_a_reason(text, said):

@@ -64,9 +64,7 @@ def impossible(record: Any) -> list[str]:
     except ValueError:
         found.append(f"time is {record.time!r}; it must be a date and time in ISO 8601")
     if record.measured is not None:
-        found += schema.faults(record.measured, schema.MEASURED[record.measure])
-        if record.measure == "fps" and record.measured.get("wall_s") == []:
-            found.append("it holds no time")
+        found += _whole(record.measure, record.measured)
     return found
 
 
@@ -98,12 +96,23 @@ def faults(record: Any) -> list[str]:
 
 
 def audited(name: str, measure: str, result: Mapping[str, Any], workload: Facts, environment: Facts) -> dict[str, Any]:
-    """A child's result for one architecture, or a failed one that says how it contradicts itself."""
-    found = contradictions(measure, result["measured"], workload, environment) if result["measured"] is not None else []
-    if not found:
+    """A child's result for one architecture, or a failed one that says what in it cannot be or how it contradicts itself."""
+    measured, said = result["measured"], f"the {measure} of {name}"
+    if measured is None:
         return dict(result)
-    reason = f"the {measure} of {name} contradict themselves: {'; '.join(found)}."
+    if found := _whole(measure, measured):
+        reason = f"{said} cannot be: {'; '.join(found)}."
+    elif found := contradictions(measure, measured, workload, environment):
+        reason = f"{said} contradict themselves: {'; '.join(found)}."
+    else:
+        return dict(result)
     return {"status": "failed", "kind": "error", "reason": reason, "built": {}, "measured": None}
+
+
+def _whole(measure: str, measured: Measured) -> list[str]:
+    """What of the fields of a measurement is missing or cannot be."""
+    found = schema.faults(measured, schema.MEASURED[measure])
+    return [*found, "it holds no time"] if measure == "fps" and measured.get("wall_s") == [] else found
 
 
 def suspect(records: Iterable[Any]) -> str:

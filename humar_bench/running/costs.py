@@ -12,6 +12,7 @@ from typing import Any
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
+from humar_bench.records.audit import audited
 from humar_bench.records.record import Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.registry import Architecture
@@ -151,6 +152,7 @@ def exact_records(
         begun += 1
 
     def made(count: Count, result: dict[str, Any], environment: dict[str, Any]) -> None:
+        result = audited(count.name, count.measure, result, dataclasses.asdict(count.point.workload), environment)
         record = count.point.record(count.measure, run, result, environment, command)
         keep(record)
         have[record.key] = record

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from humar_bench.reading import parse_json
+from humar_bench.records import schema
 from humar_bench.records.record import KINDS, STATUSES
 
 MOST_EVENT = 4096  # bytes of one event
@@ -52,10 +53,10 @@ def read_reply(content: bytes) -> dict[str, Any]:
 def check_environment(environment: Any) -> None:
     """Raises ValueError."""
     for name, value in _object(environment, "its environment").items():
-        if name == "packages":
-            _object(value, "its environment's packages")
-        elif isinstance(value, str):
+        if isinstance(value, str):
             _text(value, f"its environment's {name[:40]}")
+    if found := schema.faults(environment, schema.Environment):
+        raise ValueError(f"in its environment {found[0]}")
 
 
 def check_results(reply: Mapping[str, Any]) -> None:

@@ -529,6 +529,13 @@ def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(bench, capsys, mon
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "something was left behind"
 
 
+def test_an_args_file_that_gives_a_key_twice_is_refused_and_the_key_named(bench, capsys, tmp_path):
+    for name, content in (("a.json", '{"dec_layers": 2, "enc_layers": 2, "dec_layers": 3}'), ("a.toml", "dec_layers = 2\ndec_layers = 3\n")):
+        (tmp_path / name).write_text(content)
+        code, _, err = ends(capsys, "params", "--args", tmp_path / name)
+        assert code == 2 and not bench.calls and ("the key 'dec_layers' twice" in err or name == "a.toml")
+
+
 def test_an_args_file_that_cannot_be_read_is_one_sentence(bench, capsys, tmp_path):
     for name, content in (("a.json", b"{"), ("a.toml", b"x"), ("b.json", b"\xff"), ("c.json", b"[]")):
         (tmp_path / name).write_bytes(content)

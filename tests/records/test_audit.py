@@ -87,6 +87,9 @@ def test_a_result_that_contradicts_itself_becomes_a_failed_one():
     wrong = audited("x", "params", {**sound, "measured": {**sound["measured"], "listed": 1}}, {}, {})
     assert (wrong["status"], wrong["kind"], wrong["measured"]) == ("failed", "error", None)
     assert wrong["reason"].startswith("the params of x contradict themselves: its names list 1 parameters")
+    for measured, said in (({}, "it lacks total; it lacks components"), ({**sound["measured"], "total": "x"}, "total is 'x'; it must be")):
+        wrong = audited("x", "params", {**sound, "measured": measured}, {}, {})
+        assert wrong["measured"] is None and wrong["reason"].startswith(f"the params of x cannot be: {said}")
 
 
 def test_odd_times_are_told_and_even_ones_are_not():

@@ -17,6 +17,7 @@ import humar_bench.running.bench as module
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.records.record import MEASURES, RECORDS_NAME, Record, RecordWriter, Run, load
+from humar_bench.report.comparison import compare
 from humar_bench.running import costs
 from humar_bench.running.bench import benchmark, timing_plan
 from humar_bench.running.children import Child, Outcome
@@ -470,3 +471,25 @@ def test_a_killed_parent_loses_what_one_child_was_about_at_most_and_a_resumed_ru
         assert load(tmp_path) == Run(run.records)
         asked = [row for each in ran(children) for row in (each[1:] if each[0] == "count" else each[2:])]
         assert len([row for row in asked if row[0] != "peak"]) == 14 - len(kept)
+
+
+def test_half_of_a_surrogate_pair_in_what_a_child_says_costs_nothing(children, tmp_path):
+    """No file and no screen takes one; it stands as its escape from the record on."""
+    with RecordWriter(tmp_path / "r.jsonl") as sink:
+        run = bench(["build", "surrogate"], ["params", "fps"], sink=sink)
+    assert len(load(tmp_path / "r.jsonl")) == len(run) == 6
+    for record in load(tmp_path / "r.jsonl").select(architecture="surrogate"):
+        assert record.reason == "surrogate raised \\ud800." and record.id == record.digest
+    assert {each.status for each in run.select(architecture="build")} == {"ok"}
+    assert "surrogate raised \\ud800." in compare(run).failures[0]
+
+
+@pytest.mark.parametrize("name", ["half \ud800", "\udcff"])
+def test_half_of_a_surrogate_pair_in_a_name_stands_as_its_escape(children, tmp_path, name):
+    specs = [f"{name}={DATA}/foreign_models.py:build", *foreign("wider")]
+    with RecordWriter(tmp_path / "r.jsonl") as sink:
+        run = benchmark(specs, ModelArgs(), Workload.tiny(), ["params"], RunArgs(device="cpu"), sink=sink)
+    assert [each.architecture for each in load(tmp_path / "r.jsonl")] == [name.encode("utf-8", "backslashreplace").decode(), "wider"]
+    assert not run.failed
+    again = benchmark(specs, ModelArgs(), Workload.tiny(), ["params"], RunArgs(device="cpu"), done=load(tmp_path / "r.jsonl"))
+    assert len(again) == 2 and len([each for each in children if each["measure"] == "count"]) == 1  # known as measured

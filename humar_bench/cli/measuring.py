@@ -155,7 +155,7 @@ def measure_and_show(
         if each.foreign:
             say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
     with readable(done or ()):
-        run, lost = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet)
+        run, lost = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet, early=whole and not output.quiet)
     folder = output.resume or out if whole else None
     if folder is not None:
         run = Run(run.records)  # what was odd about a file that is mended now is none of its tables'
@@ -216,9 +216,11 @@ def _refuse_other_certificate(cited: Mapping[str, Any] | None, done: Run, place:
 
 def _measure(
     measures: Sequence[str], plan: Plan, counters: Sequence[str], records: str | None, done: Run | None,
-    cited: Mapping[str, Any] | None, *, quiet: bool,
+    cited: Mapping[str, Any] | None, *, quiet: bool, early: bool = False,
 ) -> tuple[Run, OutputLost | None]:
-    """The records of the run, and what happened to their file, if something did; raised where not one record is known."""
+    """The records of the run, and what happened to their file, if something did; raised where not one record is known. With `early`,
+    what is known is said as soon as it is."""
+    from humar_bench.cli.early import Early
     from humar_bench.cli.progress import shown_progress
     from humar_bench.running import bench
 
@@ -226,6 +228,7 @@ def _measure(
     try:
         with contextlib.ExitStack() as stack:
             sink = stack.enter_context(RecordWriter(records)) if records is not None else None
+            sink = Early(sink, [each.name for each in plan.architectures], plan.reference, say) if early else sink
             progress = stack.enter_context(shown_progress(sys.stderr, measures, len(plan.architectures), plan.run, quiet=quiet))
             run = bench.benchmark(
                 plan.architectures, plan.args, plan.workload, measures=list(measures), run=plan.run, sink=sink, progress=progress,

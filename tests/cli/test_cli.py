@@ -530,7 +530,8 @@ def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(bench, capsys, mon
 
 
 def test_an_args_file_that_gives_a_key_twice_is_refused_and_the_key_named(bench, capsys, tmp_path):
-    for name, content in (("a.json", '{"dec_layers": 2, "enc_layers": 2, "dec_layers": 3}'), ("a.toml", "dec_layers = 2\ndec_layers = 3\n")):
+    contents = {"a.json": '{"dec_layers": 2, "enc_layers": 2, "dec_layers": 3}', "a.toml": "dec_layers = 2\ndec_layers = 3\n"}
+    for name, content in contents.items():
         (tmp_path / name).write_text(content)
         code, _, err = ends(capsys, "params", "--args", tmp_path / name)
         assert code == 2 and not bench.calls and ("the key 'dec_layers' twice" in err or name == "a.toml")

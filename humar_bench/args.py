@@ -229,7 +229,8 @@ class Workload:
         return cls("tiny", batch, 5, ((9, 7), (5, 4), (3, 2), (2, 1)))
 
 
-FIRST_LOOK, MOST_PROCESSES = 5, 15  # processes before the first verdict; at most, unless more are asked for
+FIRST_LOOK = 3  # processes before the first verdict
+FEWEST_PROCESSES, MOST_PROCESSES = 5, 15  # that a speed comparison may take, unless others are asked for
 PROCESS_S = 4.0  # of budget: what a process is worth starting for
 EAGER = "eager"
 BACKENDS = (EAGER, "compile", "cuda-graph", "compile-graph", "onnxruntime", "openvino")
@@ -260,10 +261,11 @@ class RunArgs:
     processes: int = _option(
         0, "Fresh child processes of a speed comparison, at most; 0: one per 4 s of budget, 5 to 15.", low=0, high=10_000
     )
+    first_look: int = _option(FIRST_LOOK, "Processes after which verdicts are looked at for the first time.", low=2, high=10_000)
     control: bool = _option(
         True, "Time the reference twice, as a control that this machine does not tell equals apart.", flags=("--control/--no-control",)
     )
-    min_runs: int = _option(5, "Timed forwards per architecture, at least, over all processes.", low=1, high=1_000_000_000)
+    min_runs: int = _option(3, "Timed forwards per architecture, at least, over all processes.", low=1, high=1_000_000_000)
     max_runs: int = _option(1000, "Timed forwards per architecture, at most, over all processes.", low=1, high=1_000_000_000)
     budget: float = _option(60.0, "Seconds of timed forwards per architecture, over all processes.", low=0.1, high=WEEK_S)
     timeout: float = _option(900.0, "Seconds after which one child process is stopped and recorded as failed.", low=1, high=WEEK_S)
@@ -278,13 +280,13 @@ class RunArgs:
     @property
     def most_processes(self) -> int:
         """Processes a speed comparison may take; each has at least one timed forward. Fewer once every verdict is made."""
-        asked = self.processes or min(max(FIRST_LOOK, int(self.budget // PROCESS_S)), MOST_PROCESSES)
+        asked = self.processes or min(max(FEWEST_PROCESSES, int(self.budget // PROCESS_S)), MOST_PROCESSES)
         return min(asked, self.max_runs)
 
     @property
-    def first_look(self) -> int:
-        """Processes after which verdicts are looked at for the first time."""
-        return min(FIRST_LOOK, self.most_processes)
+    def looks_from(self) -> int:
+        """`first_look`, or the last process where there are fewer."""
+        return min(self.first_look, self.most_processes)
 
 
 PROMPTS = ("text", "scribble", "point")

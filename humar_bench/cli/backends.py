@@ -40,7 +40,7 @@ class BackendsOptions:
 
 @command(
     "backends", Selection, BackendsOptions, RunArgs, Output,
-    leave_out=("reference", "backend", "dtype", "control", "min_runs", "max_runs", "budget"),
+    leave_out=("reference", "backend", "dtype", "first_look", "control", "min_runs", "max_runs", "budget"),
 )
 def backends(selection: Selection, options: BackendsOptions, run: RunArgs, output: Output) -> int:
     """Time every backend and number type on this machine: a figure or a reason.

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 Show = Callable[[float, str], None]
 
-TIMING = ("backend", "processes", "control", "min_runs", "max_runs", "budget")  # options of RunArgs that only a timed comparison has
+# Options of RunArgs that only a timed comparison has.
+TIMING = ("backend", "processes", "first_look", "control", "min_runs", "max_runs", "budget")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ Verdicts, with a practical margin d and a level alpha:
   undecided  neither; also whenever there is only one process, since one process says nothing about the next start.
   invalid    the data cannot be used: clocks differ, throttling, a control arm that differs, times that are no positive numbers.
 
+A run is looked at after every process (`LookPlan`): the levels of all looks add up to alpha, and looks after fewer than five processes call
+only what is 1.2 times as fast or as slow.
+
 alpha defaults to 0.005: half of the 1 % of false alarms that is promised, so that noise which is not normal keeps the promise too
 (`tests/judging/test_statistics.py` measures it). The interval shown is 95 %, the usual one; a verdict therefore asks for more than that the
 shown interval excludes 1.
@@ -38,6 +41,7 @@ ALPHA = 0.005
 CONFIDENCE = 0.95
 MARGINS = {"cpu": 0.02, "cuda": 0.01, "virtual": 0.01}
 FLOOR_SHARE = 0.5  # of the margin: a smaller difference is never called faster or slower
+USUAL_FIRST, EARLY_RATIO = 5, 1.2  # a look after fewer processes is an early one, and calls only a difference of so much
 FASTER, SLOWER, SAME, UNDECIDED, INVALID = "faster", "slower", "same", "undecided", "invalid"
 DECIDED = (FASTER, SLOWER, SAME)
 
@@ -73,6 +77,7 @@ class Comparison:
     margin: float
     alpha: float
     confidence: float = CONFIDENCE
+    early: bool = False
     p_different: float | None = None
     p_same: float | None = None
     holm_different: float | None = None
@@ -108,18 +113,22 @@ def weigh(log_ratios: np.ndarray, margin: float, confidence: float = CONFIDENCE)
     return Evidence(mean, mean - reach, mean + reach, np.nan_to_num(p_different, nan=1.0), np.nan_to_num(p_same, nan=1.0))
 
 
-def decide(mean: Any, p_different: Any, p_same: Any, margin: float, alpha: float) -> np.ndarray:
-    """Verdicts (faster, slower, same or undecided) for arrays of evidence; the one place where a verdict is made."""
+def decide(mean: Any, p_different: Any, p_same: Any, margin: float, alpha: float, *, early: bool = False) -> np.ndarray:
+    """Verdicts (faster, slower, same or undecided) for arrays of evidence; the one place where a verdict is made.
+
+    At an `early` look only a difference of `EARLY_RATIO` and more is called.
+    """
     mean, p_different, p_same = np.asarray(mean), np.asarray(p_different), np.asarray(p_same)
     if not alpha > 0:
         return np.full(mean.shape, UNDECIDED)
-    different = (p_different <= alpha) & (np.abs(mean) > FLOOR_SHARE * math.log1p(margin))
-    return np.where(p_same <= alpha, SAME, np.where(different, np.where(mean > 0, FASTER, SLOWER), UNDECIDED))
+    floor = math.log(EARLY_RATIO) if early else FLOOR_SHARE * math.log1p(margin)
+    different = (p_different <= alpha) & (np.abs(mean) > floor)
+    return np.where((p_same <= alpha) & (not early), SAME, np.where(different, np.where(mean > 0, FASTER, SLOWER), UNDECIDED))
 
 
 def compare_processes(
     reference: Sequence[ProcessSample], candidate: Sequence[ProcessSample], *, margin: float, alpha: float = ALPHA,
-    confidence: float = CONFIDENCE,
+    confidence: float = CONFIDENCE, early: bool = False,
 ) -> Comparison:
     """Compare two architectures that ran in the same processes: reference[i] and candidate[i] are of one process, rounds by index.
 
@@ -130,7 +139,7 @@ def compare_processes(
         raise UsageError(
             f"the reference has {len(reference)} processes and the candidate {len(candidate)}; a comparison needs the same ones of both."
         )
-    blank = Comparison(None, None, None, INVALID, "", len(reference), margin, alpha, confidence)
+    blank = Comparison(None, None, None, INVALID, "", len(reference), margin, alpha, confidence, early)
     pairs = []
     for index, (one, other) in enumerate(zip(reference, candidate, strict=True)):
         rounds = min(len(one.values), len(other.values))
@@ -216,12 +225,14 @@ def clock_fault(reference: Sequence[ProcessSample], candidate: Sequence[ProcessS
 class LookPlan:
     """When to look at the processes done so far and at what level, so that looking often keeps the error rate.
 
-    A look after every process from `first` to `last`. Half of alpha is kept for the last look, the other half is shared equally by the
-    earlier ones; the levels add up to alpha, so by the union bound the chance of any false alarm at any look is at most alpha, whatever
-    the dependence between looks. Use: compare and judge with `alpha=plan.level(k)`, stop as soon as every row is decided.
+    A look after every process from `first` to `last`. Half of alpha is kept for the last look. Of the other half, a first look before
+    `USUAL_FIRST` processes takes half, so that it can see what is large; the rest is shared equally by those between. The levels add up to
+    alpha, so by the union bound the chance of any false alarm at any look is at most alpha, whatever the dependence between looks. Looks
+    before `USUAL_FIRST` processes are early: they call large differences only. Use: compare and judge with `alpha=plan.level(k)` and
+    `early=plan.early(k)`, stop as soon as every row is decided.
     """
 
-    first: int = 5
+    first: int = 3
     last: int = 15
     alpha: float = ALPHA
 
@@ -231,12 +242,20 @@ class LookPlan:
 
     def level(self, processes: int, *, final: bool = False) -> float:
         """The level of the look after this many processes; 0 before the first. `final` spends the rest: out of time, whatever the data."""
-        early_looks = self.last - self.first
-        share = self.alpha / 2 / early_looks if early_looks else 0.0
-        spent = share * min(max(processes - self.first, 0), early_looks)
+        before = [self._share(each) for each in range(self.first, min(processes, self.last))]
         if final or processes >= self.last:
-            return self.alpha - spent
-        return share if processes >= self.first else 0.0
+            return self.alpha - sum(before)
+        return self._share(processes) if processes >= self.first else 0.0
+
+    def _share(self, processes: int) -> float:
+        """Of alpha, for a look before the last."""
+        looks, half = self.last - self.first, self.alpha / 2
+        own = half / 2 if self.first < USUAL_FIRST else half / looks
+        return own if processes == self.first else (half - own) / (looks - 1)
+
+    def early(self, processes: int, *, final: bool = False) -> bool:
+        """Whether the look after this many processes is an early one; the last never is."""
+        return processes < min(USUAL_FIRST, self.last) and not final
 
 
 def all_decided(rows: Sequence[Comparison]) -> bool:
@@ -371,7 +390,7 @@ def _verdict(row: Comparison) -> Comparison:
     """The row with its verdict and reason, from adjusted p values where it has them."""
     p_different = row.p_different if row.holm_different is None else row.holm_different
     p_same = row.p_same if row.holm_same is None else row.holm_same
-    verdict = str(decide(math.log(row.ratio), p_different, p_same, row.margin, row.alpha))
+    verdict = str(decide(math.log(row.ratio), p_different, p_same, row.margin, row.alpha, early=row.early))
     span = f"{100 * row.confidence:g} % interval of the ratio {row.low:.4g} to {row.high:.4g} over {row.processes} processes"
     edge = _distance(1 + row.margin)
     if verdict == SAME:

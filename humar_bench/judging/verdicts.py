@@ -6,8 +6,8 @@ that one differs, its verdict counts; where the two contradict each other, the r
 that a wall time too noisy to tell hides no waiting.
 
 A difference of exactly the margin is called "same" by at most the level of all looks together, 0.5 %, on whichever clock it lies. By Monte
-Carlo with +2.0 % and looks after 5 to 15 processes that are 0.8 % apart: work, slower 100 % and same 0.0 %; waiting, with means of wall
-time 1 % apart beside that, slower 94 %, same 0.2 %, the rest undecided; were "same" by CPU time enough, it would be said of 85 %
+Carlo with +2.0 % and looks after 3 to 15 processes that are 0.8 % apart: work, slower 100 % and same 0.0 %; waiting, with means of wall
+time 1 % apart beside that, slower 94 %, same 0.2 %, the rest undecided; were "same" by CPU time enough, it would be said of 87 %
 (`tests/judging/test_speeds.py`). The price: on a machine whose wall times are 3 % apart, equal architectures mostly stay undecided.
 """
 
@@ -44,6 +44,7 @@ class Look:
     last: int
     level: float
     final: bool
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,10 @@ def arms_of(run: Run) -> dict[str, dict[Process, Mapping[str, Any]]]:
 def judge(run: Run, reference: str) -> Judged:
     """All verdicts against `reference`, at the level of the look that these records are."""
     arms, look, margin = arms_of(run), look_at(run), margin_of(run)
-    level = statistics.ALPHA if look is None else look.level
+    level, early = (statistics.ALPHA, False) if look is None else (look.level, look.early)
     plain = {name: own for name, own in arms.items() if name in run.architectures}
     varied = {name: hold_varied(own.values()) for name, own in plain.items() if own}
-    rows = _rows({name: own for name, own in plain.items() if name != reference}, plain.get(reference, {}), margin, level)
+    rows = _rows({name: own for name, own in plain.items() if name != reference}, plain.get(reference, {}), margin, level, early)
     control_of, control, note = _control(run, arms, margin, level)
     table_fault = mixture_fault(run) or _changed_fault(arms) or ("" if control is None else statistics.control_fault(control.detected))
     table_fault = table_fault or _varied_fault(reference, varied.get(reference)) or stray_fault(reference, _values(plain.get(reference)))
@@ -135,19 +136,22 @@ def margin_of(run: Run) -> float:
 def look_at(run: Run) -> Look | None:
     """The look that these records are: after so many processes, at the level kept for it; None where one process is all there will be.
 
-    It is the last one when no process is left or the budget is used up. A run that ended before its first look was planned (some
-    processes failed, or somebody stopped it) was never looked at, and has all of the level.
+    It is the last one when no process is left or the budget is used up, which ends no run at an early look. A run that ended before its
+    first look was planned (some processes failed, or somebody stopped it) was never looked at, and has all of the level.
     """
     records = [record for record in run if record.ok and not record.control_of]
-    known = {each.name for each in dataclasses.fields(RunArgs)}
-    asked = RunArgs(**{name: value for name, value in (records[0].run if records else {}).items() if name in known})
-    processes = len({record.process for record in records})
-    if asked.most_processes < 2 or not records:
+    if not records:
         return None
-    plan = LookPlan(first=asked.first_look, last=max(asked.most_processes, asked.first_look))
-    final = processes >= plan.last or (processes >= plan.first and spent_s(run) >= asked.budget)
-    level = plan.alpha if processes < plan.first else plan.level(processes, final=final)
-    return Look(processes, plan.first, plan.last, level, final)
+    told = {each.name: records[0].asked_run(each.name) for each in dataclasses.fields(RunArgs)}
+    asked = RunArgs(**{name: value for name, value in told.items() if value is not None})
+    processes = len({record.process for record in records})
+    if asked.most_processes < 2:
+        return None
+    plan = LookPlan(first=asked.looks_from, last=asked.most_processes)
+    final = processes >= plan.last or (processes >= plan.first and not plan.early(processes) and spent_s(run) >= asked.budget)
+    if processes < plan.first:
+        return Look(processes, plan.first, plan.last, plan.alpha, final)
+    return Look(processes, plan.first, plan.last, plan.level(processes, final=final), final, plan.early(processes, final=final))
 
 
 def spent_s(run: Run) -> float:
@@ -164,13 +168,15 @@ def spent_s(run: Run) -> float:
 # Rows -----------------------------------------------------------------------------------------------------------------------------
 
 
-def _rows(arms: Arms, base: Mapping[Process, Mapping[str, Any]], margin: float, level: float) -> dict[str, Row]:
+def _rows(
+    arms: Arms, base: Mapping[Process, Mapping[str, Any]], margin: float, level: float, early: bool = False
+) -> dict[str, Row]:
     """Every arm against the base, from the processes both finished, their verdicts adjusted together."""
     rows: dict[str, Row] = {}
     waits: list[Comparison] = []
     for name, own in arms.items():
         if both := sorted(base.keys() & own.keys()):
-            rows[name], wait = _row([base[each] for each in both], [own[each] for each in both], margin, level)
+            rows[name], wait = _row([base[each] for each in both], [own[each] for each in both], margin, level, early)
             waits.append(wait)
     judged = statistics.judge_table([row.detected for row in rows.values()] + waits)
     for at, (name, row) in enumerate(rows.items()):
@@ -178,11 +184,14 @@ def _rows(arms: Arms, base: Mapping[Process, Mapping[str, Any]], margin: float, 
     return rows
 
 
-def _row(base: Sequence[Mapping], own: Sequence[Mapping], margin: float, level: float) -> tuple[Row, Comparison]:
+def _row(base: Sequence[Mapping], own: Sequence[Mapping], margin: float, level: float, early: bool) -> tuple[Row, Comparison]:
     key = next(key for key in ("device_s", "cpu_s", "wall_s") if all(one.get(key) for one in (*base, *own)))
 
+    def compared(one: Sequence[ProcessSample], other: Sequence[ProcessSample]) -> Comparison:
+        return statistics.compare_processes(one, other, margin=margin, alpha=level, early=early)
+
     def held(make: Any) -> Comparison:
-        return statistics.compare_processes([make(one) for one in base], [make(one) for one in own], margin=margin, alpha=level)
+        return compared([make(one) for one in base], [make(one) for one in own])
 
     clean = [_clean_rounds(one, other) for one, other in zip(base, own, strict=True)]
     counted = [at for at, rounds in enumerate(clean) if len(rounds) >= CLEAN_ROUNDS]
@@ -194,8 +203,8 @@ def _row(base: Sequence[Mapping], own: Sequence[Mapping], margin: float, level: 
         return [ProcessSample([float(np.mean(one["wall_s"]))]) for one in arm]
 
     enough = len(counted) >= CLEAN_PROCESSES and any(any(one.get("preempted") or []) for one in (*base, *own))
-    cleaned = statistics.compare_processes(picked(base), picked(own), margin=margin, alpha=level) if enough else None
-    wait = statistics.compare_processes(mean(base), mean(own), margin=margin, alpha=level)
+    cleaned = compared(picked(base), picked(own)) if enough else None
+    wait = compared(mean(base), mean(own))
     row = Row(
         held(lambda one: _sample(one, key)), METRICS[key], held(lambda one: ProcessSample(one["wall_s"])), cleaned,
         sum(map(len, clean)), sum(min(len(one["wall_s"]), len(other["wall_s"])) for one, other in zip(base, own, strict=True)),

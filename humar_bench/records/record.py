@@ -40,11 +40,11 @@ RUN_FIELDS = {
     "params": ("dtype",),
     "flops": ("dtype",),
     "memory": ("device", "dtype", "seed", "threads"),
-    "fps": ("device", "dtype", "backend", "seed", "threads", "processes", "min_runs", "max_runs", "budget"),
+    "fps": ("device", "dtype", "backend", "seed", "threads", "processes", "first_look", "min_runs", "max_runs", "budget"),
     COMPONENT_TIME: ("device", "dtype", "seed", "threads", "processes", "max_runs", "budget"),
     CEILINGS: ("device", "dtype", "threads"),
 }
-BEFORE = {"backend": EAGER}  # what a field of RunArgs meant in the records that were written before it was there
+BEFORE = {"backend": EAGER, "first_look": 5}  # what a field of RunArgs meant in the records that were written before it was there
 # What has to be equal for two records to be of the same machine and versions.
 HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
 FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)

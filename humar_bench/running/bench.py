@@ -227,7 +227,7 @@ class _Bench:
                 return
             for architecture in self._run_missing(Job("fps", (*alive, *control), process)):
                 (alive if architecture in alive else control).remove(architecture)
-            if process + 1 >= self.run.first_look and self._is_decided(process):
+            if process + 1 >= self.run.looks_from and self._is_decided(process):
                 return
 
     def _is_decided(self, process: int) -> bool:
@@ -409,7 +409,7 @@ def timing_plan(run: RunArgs, process: int) -> dict[str, Any]:
 
     The least runs are due by the first look, the budget and the most runs when all processes have run.
     """
-    budget_s, fewest = run.budget / run.most_processes, max(1, math.ceil(run.min_runs / run.first_look))
+    budget_s, fewest = run.budget / run.most_processes, max(1, math.ceil(run.min_runs / run.looks_from))
     return {
         "min_runs": min(fewest, max(1, run.max_runs // run.most_processes)),
         "max_runs": max(1, _share(run.max_runs, process, run.most_processes)),

@@ -20,6 +20,7 @@ import humar_bench
 from humar_bench import cli, options, running
 from humar_bench.args import BUILT_IN, ModelArgs, RunArgs
 from humar_bench.cli.progress import Tracker, said_when_slow
+from humar_bench.cli.shared import TIMING
 from humar_bench.errors import MeasurementError
 from humar_bench.records.record import Run, load
 from humar_bench.subjects.registry import use_of
@@ -91,8 +92,8 @@ def test_params_prints_the_table_on_standard_output_and_nothing_else(bench, caps
 
 def test_every_option_of_the_run_arrives(bench, capsys):
     given = {
-        "device": "cpu", "dtype": "bfloat16", "backend": "openvino", "seed": 3, "threads": 1, "processes": 2, "control": False,
-        "min_runs": 4, "max_runs": 9, "budget": 1.5, "timeout": 30.0,
+        "device": "cpu", "dtype": "bfloat16", "backend": "openvino", "seed": 3, "threads": 1, "processes": 2, "first_look": 2,
+        "control": False, "min_runs": 4, "max_runs": 9, "budget": 1.5, "timeout": 30.0,
     }
     assert given.keys() == {each.name for each in dataclasses.fields(RunArgs)}
     typed = {name: value for name, value in given.items() if name != "control"}
@@ -304,7 +305,7 @@ def test_the_front_help_names_every_command_in_its_order(capsys, monkeypatch):
 def test_help_holds_each_option_of_the_dataclasses(capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "200")
     out = ends(capsys, name, "-h")[1]
-    hidden = {"fps": set(), "report": {"csv", "records"}}.get(name, {"backend", "processes", "control", "min_runs", "max_runs", "budget"})
+    hidden = {"fps": set(), "report": {"csv", "records"}}.get(name, set(TIMING))
     for owner in (options.Selection, options.Output, RunArgs):
         for each in dataclasses.fields(owner):
             assert (f"--{each.name.replace('_', '-')} " in out) == (each.name not in hidden), each.name

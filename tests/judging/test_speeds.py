@@ -170,14 +170,33 @@ def test_one_architecture_alone_has_a_control_too():
 
 
 def test_the_level_of_a_look_follows_from_the_records_alone():
-    plan, run = LookPlan(5, 15), RunArgs(device="cpu", budget=60.0)
-    assert (run.most_processes, run.first_look) == (15, 5)
-    for processes in (5, 6, 14, 15):
+    plan, run = LookPlan(3, 15), RunArgs(device="cpu", budget=60.0)
+    assert (run.most_processes, run.looks_from) == (15, 3)
+    for processes in (3, 4, 5, 14, 15):
         look = look_at(a_run({"name": "b"}, processes=processes, run=run, rounds=3))
-        assert (look.processes, look.first, look.last, look.final) == (processes, 5, 15, processes == 15)
-        assert look.level == pytest.approx(plan.level(processes))
-    assert look_at(a_run(processes=3, run=run)).level == ALPHA  # never looked at before its first look
+        assert (look.processes, look.first, look.last, look.final) == (processes, 3, 15, processes == 15)
+        assert look.level == pytest.approx(plan.level(processes)) and look.early == (processes < 5)
+    assert look_at(a_run(processes=2, run=run)).level == ALPHA  # never looked at before its first look
     assert look_at(a_run(processes=1, run=RunArgs(device="cpu", processes=1))) is None
+
+
+def test_records_from_before_there_was_a_choice_are_looked_at_as_they_were_then():
+    run = a_run({"name": "b", "seconds": 0.05}, processes=5, run=RunArgs(device="cpu", budget=60.0))
+    old = Run(tuple(dataclasses.replace(each, run={name: value for name, value in each.run.items() if name != "first_look"}, id="")
+                    for each in run))
+    assert (look_at(old).first, look_at(old).level) == (5, pytest.approx(0.00025)) and "at level 0.00025" in feet(old)
+    assert (look_at(run).first, look_at(run).level) == (3, pytest.approx(0.00125 / 11)) and "at level 0.00011" in feet(run)
+
+
+def test_an_early_look_decides_what_is_large_and_the_control_whatever_it_shows():
+    run = RunArgs(device="cpu", budget=60.0)
+    arms = ({"name": "b", "seconds": 0.05}, {"name": "c", "seconds": 0.11}, {"name": "d", "seconds": 0.1})
+    early = judge(a_run(*arms, processes=3, run=run, noise=1e-4), "a")
+    assert [early.rows[name].detected.verdict for name in "bcd"] == ["faster", "undecided", "undecided"] and not early.finished
+    usual = judge(a_run(*arms, processes=5, run=run, noise=1e-4), "a")
+    assert [usual.rows[name].detected.verdict for name in "bcd"] == ["faster", "slower", "same"] and usual.finished
+    uncontrolled = judge(a_run(arms[0], processes=3, run=run, noise=1e-4, control=1.1), "a")
+    assert uncontrolled.control.detected.verdict == "slower" and uncontrolled.rows["b"].detected.verdict == "invalid"
 
 
 def test_a_budget_that_is_used_up_makes_the_look_the_last():
@@ -186,13 +205,15 @@ def test_a_budget_that_is_used_up_makes_the_look_the_last():
     assert spent_s(records) == pytest.approx(7 * (10 * 0.5 + 10 * 0.1), rel=0.01)  # the reference and its control share a budget
     assert not look_at(records).final
     more = a_run({"name": "b"}, processes=7, run=run, seconds=1.0)
-    assert look_at(more).final and look_at(more).level == pytest.approx(LookPlan(5, 15).level(7, final=True))
+    assert look_at(more).final and look_at(more).level == pytest.approx(LookPlan(3, 15).level(7, final=True))
+    slow = a_run({"name": "b"}, processes=3, run=run, seconds=10.0)
+    assert spent_s(slow) > run.budget and look_at(slow).early and not look_at(slow).final  # equals are given two more processes
 
 
 def test_a_run_stops_when_every_verdict_is_made_and_not_before():
     run = RunArgs(device="cpu", budget=60.0)
-    clear = a_run({"name": "b", "seconds": 0.05}, processes=5, run=run)
-    assert judge(clear, "a").finished and "Looked at after 5 processes, of at most 15; at level 0.00025" in feet(clear)
+    clear = a_run({"name": "b", "seconds": 0.05}, processes=3, run=run)
+    assert judge(clear, "a").finished and "Looked at after 3 processes, of at most 15; at level 0.0013, so" in feet(clear)
     close = a_run({"name": "b", "seconds": 0.05}, {"name": "c", "seconds": 0.102, "noise": 0.05}, processes=5, run=run)
     assert not judge(close, "a").finished
     invalid = a_run({"name": "b", "changed": {"threads": [2, 1]}}, processes=5, run=run)
@@ -211,9 +232,10 @@ def test_a_difference_that_would_do_at_the_end_does_not_do_at_an_early_look():
 
 
 @pytest.mark.parametrize(("asked", "most"), [({}, 15), ({"budget": 20.0}, 5), ({"budget": 40.0}, 10), ({"budget": 1.0}, 5),
-                                             ({"processes": 3}, 3), ({"processes": 30}, 30), ({"min_runs": 2, "max_runs": 4}, 4)])
+                                             ({"processes": 3}, 3), ({"processes": 30}, 30), ({"min_runs": 2, "max_runs": 2}, 2)])
 def test_processes_follow_from_the_budget_unless_they_are_asked_for(asked, most):
-    assert RunArgs(**asked).most_processes == most and RunArgs(**asked).first_look == min(5, most)
+    assert RunArgs(**asked).most_processes == most and RunArgs(**asked).looks_from == min(3, most)
+    assert RunArgs(**asked, first_look=5).looks_from == min(5, most)
 
 
 # New inputs -----------------------------------------------------------------------------------------------------------------------
@@ -362,7 +384,7 @@ def first_verdicts(cpu: float, wall: float, start_sd: float, wait_sd: float, tri
 
     A start shifts both clocks by `start_sd` and the wall clock alone by `wait_sd`, as logarithms. Looks as a default run has them.
     """
-    random, plan, told = np.random.default_rng(0), LookPlan(5, 15), []
+    random, plan, told = np.random.default_rng(0), LookPlan(3, 15), []
     for _ in range(trials):
         shared, own = random.normal(0, start_sd, plan.last), random.normal(0, wait_sd, plan.last)
         arm = {(at, "c"): {"cpu_s": [(1 + cpu) * math.exp(shared[at])], "wall_s": [(1 + wall) * math.exp(shared[at] + own[at])]}
@@ -371,7 +393,7 @@ def first_verdicts(cpu: float, wall: float, start_sd: float, wait_sd: float, tri
         said = "undecided"
         for processes in range(plan.first, plan.last + 1):
             seen = {key: arm[key] for key in list(arm)[:processes]}
-            said = _rows({"b": seen}, base, 0.02, plan.level(processes))["b"].detected.verdict
+            said = _rows({"b": seen}, base, 0.02, plan.level(processes), plan.early(processes))["b"].detected.verdict
             if said != "undecided":
                 break
         told.append(said)

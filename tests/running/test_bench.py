@@ -394,10 +394,10 @@ def test_a_record_of_other_args_work_or_number_type_is_not_taken_for_this_one(ch
 def test_the_runs_and_the_budget_are_split_over_the_processes():
     run = RunArgs(processes=8, min_runs=12, max_runs=103, budget=20.0, seed=3)
     plans = [timing_plan(run, process) for process in range(8)]
-    assert {each["min_runs"] for each in plans} == {3}  # 12 after the five processes of the first look
+    assert {each["min_runs"] for each in plans} == {4}  # 12 after the three processes of the first look
     assert [each["max_runs"] for each in plans] == [13] * 7 + [12]
     assert {each["budget_s"] for each in plans} == {2.5} and {each["warmup_max_s"] for each in plans} == {2.5}
-    assert [each["first_round"] for each in plans] == [0, 3, 6, 9, 12, 15, 18, 21]
+    assert [each["first_round"] for each in plans] == [0, 4, 8, 12, 16, 20, 24, 28]
     assert len({each["seed"] for each in plans}) == 8
     assert timing_plan(RunArgs(min_runs=1), 4)["min_runs"] == 1
 

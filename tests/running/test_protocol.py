@@ -186,8 +186,12 @@ def names(request: dict) -> list[str]:
 
 def test_a_comparison_that_is_decided_stops_at_its_first_look(children):
     run = bench("build", "wider", budget=60.0)
-    assert len(children) == 5 and compare(run).speeds["wider"].verdict == "slower"
-    assert compare(run).speeds.look.level == pytest.approx(0.005 / 2 / 10)
+    assert len(children) == 3 and compare(run).speeds["wider"].verdict == "slower"
+    assert compare(run).speeds.look.level == pytest.approx(0.005 / 4)
+
+
+def test_the_first_look_may_be_asked_for_later(children):
+    assert len(bench("build", "wider", budget=60.0, first_look=6).select(architecture="build")) == len(children) == 6
 
 
 def test_one_that_is_not_goes_on_to_the_last_process(children, monkeypatch):
@@ -197,7 +201,7 @@ def test_one_that_is_not_goes_on_to_the_last_process(children, monkeypatch):
     assert len(children) == 7
 
 
-def test_a_budget_that_is_used_up_ends_it_after_the_first_look(children, monkeypatch):
+def test_a_budget_that_is_used_up_ends_it_after_the_early_looks(children, monkeypatch):
     real = module.judge
     monkeypatch.setattr(module, "judge", lambda *given: _undecided(real(*given)))
     run = bench("build", "wider", processes=12, budget=6.0)  # `wider` takes 2 s a process
@@ -236,9 +240,9 @@ def test_a_resumed_run_looks_where_the_first_one_did(children):
     whole = bench("build", "wider", budget=60.0)
     children.clear()
     assert bench("build", "wider", budget=60.0, done=whole) == whole and not children
-    part = Run([record for record in whole if record.process < 3])
+    part = Run([record for record in whole if record.process < 1])
     assert bench("build", "wider", budget=60.0, done=part).architectures == whole.architectures
-    assert [each["process"] for each in children] == [3, 4]
+    assert [each["process"] for each in children] == [1, 2]
 
 
 @pytest.mark.parametrize(("builders", "more", "said"), [

@@ -328,7 +328,7 @@ def test_the_command_shows_the_tables_and_ends_with_the_verdict(monkeypatch, cap
 
 def test_the_defaults_of_the_command_differ_from_a_comparisons_where_they_say_so():
     changed = {each.name for each in dataclasses.fields(RunArgs) if getattr(ClaimsRun(), each.name) != getattr(RunArgs(), each.name)}
-    assert changed == {"processes", "control", "min_runs", "budget"}
+    assert changed == {"processes", "control", "budget"}
     assert ClaimsOptions().sizes == evidence.SIZES and ClaimsOptions().model == ModelArgs()
 
 

@@ -37,7 +37,6 @@ class ClaimsRun(RunArgs):
 
     processes: int = _field("processes", 3)
     control: bool = _field("control", False)
-    min_runs: int = _field("min_runs", 3)
     budget: float = _field("budget", 6.0)
 
     def plain(self) -> RunArgs:

@@ -66,7 +66,7 @@ def compiled(kernel, constants: dict[str, int], types: dict[str, str], capabilit
 
 
 @needs_triton
-@pytest.mark.parametrize("number", ["fp32", "bf16"])
+@pytest.mark.parametrize("number", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_deformable_kernel_compiles_for_a_gpu_that_is_not_there(number, monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from baselines.deformable_kernel import deformable_attention_kernel
@@ -77,7 +77,7 @@ def test_the_deformable_kernel_compiles_for_a_gpu_that_is_not_there(number, monk
 
 
 @needs_triton
-@pytest.mark.parametrize("number", ["fp32", "bf16"])
+@pytest.mark.parametrize("number", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_replacements_kernels_compile_for_a_gpu_that_is_not_there(number, monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from efficient import kernels

@@ -89,6 +89,7 @@ def verdicts(found: Evidence) -> dict[str, claims.Verdict]:
 FAST = {20: (16.0, 17.0, 16.5), 300: (8.0, 8.2, 8.1)}
 
 
+@pytest.mark.slow
 def test_every_decidable_claim_holds_for_the_replacement():
     found = evidence_of("efficient", FAST)
     told = verdicts(found)
@@ -98,6 +99,7 @@ def test_every_decidable_claim_holds_for_the_replacement():
     assert exit_code(found, list(told.values())) == EXIT_DONE
 
 
+@pytest.mark.slow
 def test_the_literal_implementation_fails_parameters_speed_and_memory():
     found = evidence_of(LITERAL, {20: (2.4, 2.5, 2.6), 300: (0.7, 0.72, 0.71)})
     told = verdicts(found)

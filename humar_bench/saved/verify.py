@@ -13,6 +13,7 @@ import contextlib
 import csv
 import difflib
 import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def verify(directory: str | Path) -> Proof:
 
 
 def _likely_references(folder: Path, run: Run) -> list[str]:
-    """Every architecture, those first whose small tables, of it and one other, have the most cells that stand in the folder's report."""
+    """Every architecture, those first whose small tables, of it and one other, have the fewest cells that are not in the folder's report."""
     names = run.architectures
     if len(names) <= MOST_REFERENCES:
         return list(names or ("",))
@@ -121,13 +122,13 @@ def _likely_references(folder: Path, run: Run) -> list[str]:
     with contextlib.suppress(OSError):
         there = _all_cells(read_bytes(folder / REPORT_NAME).decode("utf-8", errors="replace"))
 
-        def found(reference: str) -> int:
+        def missing(reference: str) -> float:
             other = names[0] if reference != names[0] else names[1]
             with contextlib.suppress(*_UNREADABLE):
-                return len(there & _all_cells(report_texts(Run((*own[other], *own[reference])), reference)[REPORT_NAME]))
-            return 0
+                return len(_all_cells(report_texts(Run((*own[other], *own[reference])), reference)[REPORT_NAME]) - there)
+            return math.inf
 
-        return sorted(names, key=found, reverse=True)
+        return sorted(names, key=missing)
     return list(names)
 
 

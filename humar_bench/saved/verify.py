@@ -113,7 +113,7 @@ def verify(directory: str | Path) -> Proof:
 
 
 def _likely_references(folder: Path, run: Run) -> list[str]:
-    """Every architecture, those first whose small tables, of it and one other, have the fewest cells that are not in the folder's report."""
+    """Every architecture, those first whose small tables, of it and one other, have the fewest cells that the folder's report lacks."""
     names = run.architectures
     if len(names) <= MOST_REFERENCES:
         return list(names or ("",))

@@ -57,7 +57,7 @@ for index, job in enumerate(jobs):
     if does == "spins":
         while True:
             pass
-    if does == "surrogate":
+    if does == "half_pair":
         result |= {"status": "failed", "kind": "error", "reason": f"{name} raised \ud800.", "measured": None, "built": {"\udcff": "\ud800"}}
     if does == "chatty":
         print("on standard output", flush=True)

@@ -158,5 +158,5 @@ def interface(args) -> nn.Module:
 ONLY_IN_THE_FAKE_WORKER = [
     "forges", "floods", "killed_once", "escapes", "lies", "garbage", "list", "deep", "number", "stranger", "unstaged", "share", "bytes",
     "more", "endless", "surrogate", "typed", "cut", "empty", "array", "bare", "deepened", "latin", "resultless", "packages", "status",
-    "measured", "nan", "digits", "pipe", "half", "usage",
+    "measured", "nan", "digits", "pipe", "half", "usage", "half_pair",
 ]

@@ -476,12 +476,12 @@ def test_a_killed_parent_loses_what_one_child_was_about_at_most_and_a_resumed_ru
 def test_half_of_a_surrogate_pair_in_what_a_child_says_costs_nothing(children, tmp_path):
     """No file and no screen takes one; it stands as its escape from the record on."""
     with RecordWriter(tmp_path / "r.jsonl") as sink:
-        run = bench(["build", "surrogate"], ["params", "fps"], sink=sink)
-    assert len(load(tmp_path / "r.jsonl")) == len(run) == 6
-    for record in load(tmp_path / "r.jsonl").select(architecture="surrogate"):
-        assert record.reason == "surrogate raised \\ud800." and record.id == record.digest
+        run = bench(["build", "half_pair"], ["params", "fps"], sink=sink)
+    assert len(load(tmp_path / "r.jsonl")) == len(run) == 5
+    for record in load(tmp_path / "r.jsonl").select(architecture="half_pair"):
+        assert record.reason == "half_pair raised \\ud800." and record.id == record.digest
     assert {each.status for each in run.select(architecture="build")} == {"ok"}
-    assert "surrogate raised \\ud800." in compare(run).failures[0]
+    assert "half_pair raised \\ud800." in compare(run).failures[0]
 
 
 @pytest.mark.parametrize("name", ["half \ud800", "\udcff"])

@@ -69,7 +69,7 @@ def test_a_child_that_used_up_its_cpu_time_is_not_said_to_be_out_of_memory(soft,
         "import resource, sys\n"
         f"resource.setrlimit(resource.RLIMIT_CPU, ({soft}, {hard}))\n"
         "from tests.running.test_children import a_child, outcome_of\n"
-        "outcome = outcome_of(a_child('build', 'spins'))\n"
+        "outcome = outcome_of(a_child('spins'))\n"
         "print(outcome.kind, '|', outcome.reason)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

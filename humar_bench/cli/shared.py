@@ -87,9 +87,10 @@ def check_paths(
     for flag, folder in (("-o", out), ("--resume", output.resume)):
         if folder is not None and (flag == "-o" or os.path.isdir(folder)):
             held = (*own, RECORDS_NAME) if flag == "-o" else own
+            written |= {flag: folder} if flag == "-o" else {}
             written |= {f"{name} of {flag} {folder}": os.path.join(folder, name) for name in held}
     files = {f"--arch {each.name}": each.spec.rpartition(":")[0] for each in architectures if each.foreign}
-    read = {flag: path for flag, path in ((reads or {}) | files).items() if path is not None}
+    read = {flag: path for flag, path in ((reads or {}) | files).items() if path is not None and not os.path.isdir(path)}
     refuse_shared(written | _streams(output), read)
     for flag, path in formats_and_plot.items():
         check_writable(path, flag)

@@ -65,7 +65,7 @@ def refuse_shared(outputs: Mapping[str, str | os.PathLike], inputs: Mapping[str,
     seen: list[tuple[str, set, bool]] = []
     for named, written in ((outputs, True), (inputs, False)):
         for option, path in named.items():
-            marks, said = _marks(path), f"{option} {str(path)!r}" if option.startswith("--") else option
+            marks, said = _marks(path), f"{option} {str(path)!r}" if option.startswith("-") else option
             for other, its, also_written in seen:
                 if marks & its and (written or also_written):
                     what = "one file" if written and also_written else "one file, which is read"
@@ -79,7 +79,7 @@ def _marks(path: str | os.PathLike) -> set[tuple]:
     marks: set[tuple] = set()
     with contextlib.suppress(OSError):
         found = os.stat(path)
-        if stat.S_ISCHR(found.st_mode) or stat.S_ISDIR(found.st_mode):
+        if stat.S_ISCHR(found.st_mode):
             return set()
         marks.add((found.st_dev, found.st_ino))
     with contextlib.suppress(OSError):

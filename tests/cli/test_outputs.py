@@ -50,6 +50,7 @@ SHARED = [  # command line, what the two are called
     (["report", "-o", "dir", "--markdown", "dir/report.md"], "--markdown 'dir/report.md'", "report.md of -o dir"),
     (["report", "-o", "dir", "--json", f"same/{RECORDS_NAME}"], "--json", f"{RECORDS_NAME} of -o dir"),
     (["report", "-o", "new", "--json", "new/params.csv"], "--json 'new/params.csv'", "params.csv of -o new"),
+    (["report", "-o", "new", "--markdown", "new"], "--markdown 'new'", "-o 'new'"),
     (["ablate", "-o", "dir", "--csv", "dir/ablation.csv"], "--csv 'dir/ablation.csv'", "ablation.csv of -o dir"),
     (["scaling", "-o", "dir", "--plot", "dir/scaling.png"], "--plot 'dir/scaling.png'", "scaling.png of -o dir"),
     (["scaling", "--plot", "x.png", "--csv", "x.png"], "--csv 'x.png'", "--plot 'x.png'"),

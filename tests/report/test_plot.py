@@ -81,6 +81,17 @@ def test_a_file_is_written_whole_and_the_same_each_time(tmp_path, kind):
             assert words in one.decode()
 
 
+def test_settings_of_the_current_folder_change_no_picture(tmp_path):
+    """matplotlib reads a matplotlibrc where it is started; text.usetex there would start LaTeX."""
+    import matplotlib
+
+    write_plot(PLOT, str(tmp_path / "one.svg"))
+    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "red", "svg.fonttype": "path"}):
+        write_plot(PLOT, str(tmp_path / "two.svg"))
+        assert matplotlib.rcParams["axes.facecolor"] == "red"
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
 def test_without_matplotlib_the_option_is_refused_in_a_sentence(monkeypatch):
     real = builtins.__import__
 

@@ -1,8 +1,8 @@
 """A table on a screen of some width: as it is, turned on its side, or in parts, and how wide each column is. No word is broken inside.
 
 What is tried, first what is easiest to read: the table as it is; turned on its side, where it has one row an architecture; with headings
-and texts over several lines; values and ratios in tables of their own, those of a summary whichever way takes fewer lines; a few
-architectures or columns at a time. Only where not even one fits is a word broken.
+over several lines; values and ratios in tables of their own, those of a summary whichever way takes fewer lines; texts over several lines;
+a few architectures or columns at a time. Only where not even one fits is a word broken.
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ def _ways(table: Table, width: int) -> Iterable[tuple[_Parts, Callable[[Table], 
     yield [table], natural
     if _per_architecture(table):
         yield [table.turned()], natural
-        yield [table], least
+        yield [table], one_line_cells
         table = table.turned()
-    yield [table], least
+    yield [table], one_line_cells
     apart = [_without(table, "~")]
-    if len(apart[0].columns) < len(table.columns):
+    ratios = len(table.columns) - len(apart[0].columns)
+    if ratios <= 1:
+        yield [table], least
+    if ratios:
         apart.append(_only_filled(_without(table, "=", "%", "calls ")))
     if table.name == SUMMARY:
         apart = [min((each, each.turned()), key=lambda way: _lines(way, width)) for each in apart]
@@ -65,6 +68,12 @@ def total(widths: Sequence[int]) -> int:
 def natural(table: Table) -> list[int]:
     """How wide each column is with every heading and cell on one line."""
     return [max(map(cell_len, texts)) for _, texts in _texts(table)]
+
+
+def one_line_cells(table: Table) -> list[int]:
+    """How wide each column must be for headings alone to go over several lines."""
+    cells = [max(map(cell_len, texts[1:]), default=0) for _, texts in _texts(table)]
+    return [max(pair) for pair in zip(cells, least(table), strict=True)]
 
 
 def least(table: Table) -> list[int]:
@@ -93,9 +102,7 @@ def _stays_whole(column: Column, cell: str) -> bool:
 def _shrunk(table: Table, width: int) -> list[int]:
     """Column widths that fit, if they can: first headings go over several lines, then texts, then words are broken."""
     widths = natural(table)
-    cells = [max(map(cell_len, texts[1:]), default=0) for _, texts in _texts(table)]
-    smallest = least(table)
-    for floor in ([max(pair) for pair in zip(cells, smallest, strict=True)], smallest, [1] * len(widths)):
+    for floor in (one_line_cells(table), least(table), [1] * len(widths)):
         while total(widths) > width and any(now > low for now, low in zip(widths, floor, strict=True)):
             widest = max((now, at) for at, (now, low) in enumerate(zip(widths, floor, strict=True)) if now > low)[1]
             widths[widest] -= 1

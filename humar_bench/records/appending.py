@@ -48,8 +48,8 @@ class Appender:
             raise UsageError(f"{path} cannot be written: {error.strerror}; name another output folder.") from None
         try:
             self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
-            self._lock()
-            if self._regular:
+            if self._regular:  # a device is nobody's alone
+                self._lock()
                 with open(self._file, "rb", closefd=False) as file:
                     accept(first := file.read(FIRST_BYTES))
                     self.content = first + file.read(MOST_BYTES)

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 from humar_bench.measures import flop_formulas, flops, params
+from humar_bench.running import cost_worker
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, flags, measured
 
@@ -87,7 +88,7 @@ def _component_lost(patches: Any) -> None:
         counted = count(model)
         return dataclasses.replace(counted, components={name: each for name, each in counted.components.items() if name != "encode"})
 
-    patches.setattr(params, "count_parameters", without)
+    patches.setattr(cost_worker, "count_parameters", without)
 
 
 FAULTS = (

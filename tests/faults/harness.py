@@ -23,12 +23,13 @@ from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.measures import memory
 from humar_bench.records.record import Run
 from humar_bench.report.comparison import compare
-from humar_bench.running import bench, children, worker
+from humar_bench.running import bench, children, cost_worker, costs, worker
+from humar_bench.running.task import Task
 from tests.faults import models
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 ARGS = ModelArgs(hidden_dim=16, nheads=2, dim_feedforward=8, enc_layers=1, dec_layers=2, num_queries=5, num_body_points=3)
-RUN = RunArgs(device="cpu", processes=3, min_runs=30, max_runs=30, budget=1e6)
+RUN = RunArgs(device="cpu", processes=3, min_runs=30, max_runs=30, budget=6e5)
 
 # Feet that say how something was measured and that it is in order. Every other sentence of a table is a flag.
 IN_ORDER = (
@@ -94,9 +95,14 @@ class Mirror(TorchDispatchMode):
 
 
 def in_this_process(pairs: Iterable[tuple[Any, children.Child]], *, at_once: int) -> Iterator[tuple[Any, children.Outcome]]:
-    """What `children.run_children` does, without children."""
+    """What `children.run_children` does, without children: what they tell is heard at once."""
     for tag, child in pairs:
-        reply = json.loads(json.dumps(worker.answer(child.request), allow_nan=False))
+        def tell(task: Task, stage: str, architecture: str = "", child: children.Child = child, **more: Any) -> None:
+            child.hear(json.loads(json.dumps({"stage": stage, "architecture": architecture, **more}, allow_nan=False)))
+
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(Task, "tell", tell)
+            reply = json.loads(json.dumps(worker.answer(child.request), allow_nan=False))
         yield tag, children.Outcome(reply, architecture="")
 
 
@@ -111,6 +117,8 @@ def measured(
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(bench, "run_children", in_this_process)
+        patches.setattr(costs, "run_children", in_this_process)
+        cost_worker._check_counter_once.cache_clear()
         patches.setattr(opening, "open_device", opened)
         patches.setattr(environment, "source_state", lambda: (None, None))
         patches.setattr(environment, "package_versions", dict)

@@ -132,7 +132,8 @@ def _compared(record: Any) -> list[str]:
 FAULTS = (
     Fault("row lost after out of memory", "output", "the child leaves out the architecture that failed", "a table of survivors",
           "every architecture that was asked for is a row", r"hungry failed: its process sent back no result",
-          lambda: flags(measured(["tied", "hungry"], ["params"], patch=_lost)), lambda: flags(measured(["tied"], ["params"], patch=_lost))),
+          lambda: flags(measured(["plain", "hungry"], ["fps"], patch=_lost)),
+          lambda: flags(measured(["plain", "half"], ["fps"], patch=_lost))),
     Fault("NaN outputs timed", "output", "a model answers with NaN", "a fast wrong answer", "outputs are checked before they are timed",
           r"not finite", lambda: flags(measured(["plain", "not_a_number"], ["fps"])), lambda: flags(measured(["plain", "half"], ["fps"]))),
     proved("NaN printed as a number", "a peak in the records is NaN", "`nan` in a table, or a winner by comparison with NaN",

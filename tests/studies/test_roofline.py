@@ -246,7 +246,7 @@ def test_the_command_counts_and_measures_and_writes_its_folder(capsys, tmp_path,
 
 
 @pytest.mark.parametrize(("more", "sentence"), [
-    (["--device", "cuda:99"], "cuda:99"), (["--budget", "0"], "--budget is 0; it must be a number of seconds above 0."),
+    (["--device", "cuda:99"], "cuda:99"), (["--budget", "0"], "--budget is 0; it must be a number of seconds above 0"),
     (["--arch", "nothing"], "the architecture 'nothing' is unknown"), (["-o", "a", "--resume", "b"], "give one of the two."),
 ])
 def test_a_wrong_command_line_is_one_sentence(capsys, more, sentence):

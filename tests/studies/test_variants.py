@@ -55,7 +55,7 @@ def counted_whole(args, workload, architecture):
 
 # Maps that lie channel by channel and cell by cell, features of one token and of all, peaks in backbone, text encoder, transformer, masks.
 @pytest.mark.parametrize(("architecture", "given", "peak_in"), [
-    ("original", {**SMALL, "backbone": "swin_T_224_1k", "text_encoder": "minilm"}, "backbone"),
+    ("original", {**SMALL, "backbone": "swin_T_224_1k", "text_encoder": "minilm"}, "transformer: encoder"),
     ("efficient", {**SMALL, "backbone": "segformer_mit_b0", "text_encoder": "tite"}, "mask head"),
     ("efficient", {**SMALL, "backbone": "mobilevit_xxs", "text_encoder": "tinybert", "prompt": "scribble", "masks": "best"}, "backbone"),
     ("original", {**SMALL, "backbone": "mobilevit_xxs", "text_encoder": "tinybert", "caption_tokens": 512, "image_size": (32, 32)},

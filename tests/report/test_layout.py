@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from humar_bench.records.record import Run, load
+from humar_bench.records.record import AGAIN, Run, load
 from humar_bench.report import make_console, print_comparison, print_table
 from humar_bench.report.comparison import compare
 from humar_bench.report.layout import laid_out, least, natural, total
@@ -111,8 +111,14 @@ def an_undecided_run() -> Run:
     return Run((params("original"), params("theirs"), *own, *again, memory("original"), memory("theirs")))
 
 
+def the_usual_two(run: Run) -> Run:
+    """What a report measures unless it is asked for more."""
+    return Run(tuple(each for each in run if each.architecture.removesuffix(AGAIN) in ("original", "efficient")), run.notes)
+
+
 @pytest.mark.parametrize("run", [
-    made_up_run(), made_up_run(processes=1), an_undecided_run(), *(load(path.parent) for path in sorted(RESULTS.glob("*/fps.csv"))),
+    made_up_run(), made_up_run(processes=1), an_undecided_run(),
+    *(the_usual_two(load(path.parent)) for path in sorted(RESULTS.glob("*/fps.csv"))),
 ])
 def test_summary_and_verdicts_fit_24_lines_of_80_characters(run):
     lines = last_screen(run)

@@ -178,10 +178,27 @@ def _rows(
         if both := sorted(base.keys() & own.keys()):
             rows[name], wait = _row([base[each] for each in both], [own[each] for each in both], margin, level, early)
             waits.append(wait)
-    judged = statistics.judge_table([row.detected for row in rows.values()] + waits)
-    for at, (name, row) in enumerate(rows.items()):
-        rows[name] = dataclasses.replace(row, detected=_combined(judged[at], judged[len(rows) + at], row.metric))
-    return rows
+    detected = [row.detected for row in rows.values()]
+    if early:
+        judged = _both([(one.detected, wait) for one, wait in zip(rows.values(), waits, strict=True)])
+    else:
+        adjusted = statistics.judge_table(detected + waits)
+        judged = [_combined(one, wait, row.metric) for one, wait, row in zip(adjusted, adjusted[len(rows):], rows.values(), strict=False)]
+    return {name: dataclasses.replace(row, detected=one) for (name, row), one in zip(rows.items(), judged, strict=True)}
+
+
+def _both(pairs: Sequence[tuple[Comparison, Comparison]]) -> list[Comparison]:
+    """At an early look: each row's verdict where both clocks show it. What both have to show needs no adjustment for being two
+    (Berger's intersection-union test, Technometrics, 1982), so that few processes are enough for what is large."""
+    worse = [None if None in (one.p_different, wait.p_different) else max(one.p_different, wait.p_different) for one, wait in pairs]
+    judged = [statistics.judge_table([dataclasses.replace(pair[clock], p_different=p) for pair, p in zip(pairs, worse, strict=True)])
+              for clock in (0, 1)]
+    found = []
+    for one, wait in zip(*judged, strict=True):
+        agree = one.verdict == wait.verdict or one.verdict not in DECIDED
+        said = "CPU or device time and mean wall time do not both show a difference that is large enough for a look after so few processes."
+        found.append(one if agree else dataclasses.replace(one, verdict=UNDECIDED, reason=said))
+    return found
 
 
 def _row(base: Sequence[Mapping], own: Sequence[Mapping], margin: float, level: float, early: bool) -> tuple[Row, Comparison]:

@@ -24,7 +24,8 @@ from humar_bench.judging.statistics import windows_agree
 Call = Callable[[], Any]
 BLOCKS_PER_WINDOW = 5  # a warm-up window is up to this many blocks; a forward longer than the whole window is one block of one call
 MAX_CALLS_PER_BLOCK = 100_000
-SLOW_S = 1.0  # a forward this long is warm when its first call and the next agree
+SLOW_S = 1.0  # a forward this long is warm when its first call and its first round agree
+BESIDE_SLOW = 0.25  # of a slow forward: what a block of a faster one lasts beside it, for rounds are few there
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,11 @@ class TimingPlan:
 
     Rounds go on until one architecture has used `budget_s` seconds of timed forwards or `max_runs` rounds are done, and always to
     `min_runs` rounds. Warm-up goes on until two windows in a row agree (`statistics.windows_agree`), at least two windows, at most
-    `warmup_max_windows`, and none is begun after `warmup_max_s`; the first call of a forward of `SLOW_S` and more counts as one. A block
+    `warmup_max_windows`, and none is begun after `warmup_max_s`. Where a first call takes `SLOW_S` and more it counts as one window and
+    the first round as the next: where they agree nothing else is run, where not the round is forgotten for all. A block
     holds as many forwards as it takes for reading the clocks to cost at most `clock_share` of it, and as many as those of architectures
-    of about its speed; on a CPU that is one forward as soon as it lasts a few milliseconds. One round in `varied_every` (0: none) also
+    of about its speed; on a CPU that is one forward as soon as it lasts a few milliseconds, and beside a slow one as many as last
+    `BESIDE_SLOW` of that. One round in `varied_every` (0: none) also
     times every architecture on inputs it has not seen; `first_round` is this process's first, counted over all processes, so that few
     rounds in each still make one in `varied_every`.
     """
@@ -104,6 +107,13 @@ class SpeedSample:
     def rounds(self) -> int:
         return len(self.wall_s)
 
+    def forget_rounds(self) -> None:
+        """As before the first round."""
+        self.wall_s, self.cpu_s, self.preempted = [], [], []
+        self.device_s = self.gate_held = self.stray_s = self.telemetry = self.enqueue_s = None
+        self.varied_rounds, self.varied_wall_s, self.varied_cpu_s = [], [], []
+        self.collections, self.spent_s = 0, 0.0
+
     def measured(self) -> dict[str, Any]:
         """The sample as plain values for a record, its error left out; the per-round telemetry is named `round_telemetry`."""
         plain = dataclasses.asdict(self)
@@ -148,24 +158,21 @@ def time_architectures(
     order = random.Random(plan.seed)
     samples = {name: SpeedSample(order_seed=plan.seed) for name in calls}
     with garbage_held():
-        clock_cost_s = device.clock_cost_s()
+        rounds = _Rounds(calls, device, plan, samples, order, varied or Varied({}, lambda: None), payers or {}, look, tell)
         for name in _shuffled(list(calls), order):
             with _caught(samples[name], name, device), _watched(samples[name], name, look, keep=False):
                 first_s = _first_call(calls[name], device, samples[name])
                 if first_done:
                     first_done(name)
-                call_s = _warm_up(
-                    calls[name], device, plan, samples[name], first_s, lambda name=name: tell(Progress("warm-up", name, 0, 0.0))
-                )
-                samples[name].calls_per_block = _calls_per_block(call_s, clock_cost_s, plan.clock_share)
-        _even_out(samples)
-        _Rounds(calls, device, plan, samples, order, varied or Varied({}, lambda: None), payers or {}, look).run(tell)
+                rounds.warm_up(name, first_s)
+        rounds.run()
     return samples
 
 
 @dataclass
 class _Rounds:
-    """The timed part of one process."""
+    """Warm-up and the timed part of one process. `call_s` is about what a forward takes, `waits` the first calls that the first round has
+    to agree with, both by name."""
 
     calls: dict[str, Call]
     device: Device
@@ -175,18 +182,62 @@ class _Rounds:
     varied: Varied
     payers: Mapping[str, str]
     look: Callable[[str], dict[str, Any]]
+    tell: Callable[[Progress], None]
 
-    def run(self, tell: Callable[[Progress], None]) -> None:
+    def __post_init__(self) -> None:
+        self.clock_cost_s = self.device.clock_cost_s()
+        self.call_s: dict[str, float] = {}
+        self.waits: dict[str, float] = {}
+
+    def warm_up(self, name: str, first_s: float) -> None:
+        """After the first call of `name`: windows, or wait for the first round where one call is long."""
+        sample = self.samples[name]
+        if sample.first_call_s >= SLOW_S:
+            sample.warmup_runs, self.waits[name], self.call_s[name] = 1, first_s, sample.first_call_s
+        else:
+            self._windows(name, None)
+
+    def _windows(self, name: str, before: list[float] | None) -> None:
+        self.call_s[name] = _warm_up(
+            self.calls[name], self.device, self.plan, self.samples[name], before, lambda: self.tell(Progress("warm-up", name, 0, 0.0))
+        )
+
+    def run(self) -> None:
         """Rounds of one block per architecture that has not failed, until the plan says enough."""
         plan, rounds = self.plan, 0
+        _set_block_lengths(self.samples, self.call_s, self.clock_cost_s, plan.clock_share)
         while alive := [name for name in self.calls if not self.samples[name].error]:
             if rounds >= plan.min_runs and (rounds >= plan.max_runs or self._most_spent_s(alive) >= plan.budget_s):
                 return
             self._round(rounds, alive)
+            if not self._settled():
+                continue
             rounds += 1
             of_budget = self._most_spent_s(self.calls) / plan.budget_s if plan.budget_s else 1.0
             share = min(1.0, rounds / plan.min_runs, max(of_budget, rounds / plan.max_runs))
-            tell(Progress("timing", "", rounds, share))
+            self.tell(Progress("timing", "", rounds, share))
+
+    def _settled(self) -> bool:
+        """Whether all that waited for the first round were as fast in it as before; where not, they warm up and it is forgotten."""
+        waits, self.waits, restless = self.waits, {}, {}
+        for name, first_s in waits.items():
+            sample = self.samples[name]
+            if sample.error:
+                continue
+            value_s = (sample.cpu_s if self.device.kind == "cpu" else sample.wall_s)[0]
+            sample.steady = windows_agree([first_s], [value_s])
+            if not sample.steady:
+                restless[name] = value_s
+        if not restless:
+            return True
+        for sample in self.samples.values():
+            sample.forget_rounds()
+        for name, value_s in restless.items():
+            self.samples[name].warmup_runs += 1
+            with _caught(self.samples[name], name, self.device), _watched(self.samples[name], name, self.look, keep=False):
+                self._windows(name, [value_s])
+        _set_block_lengths(self.samples, self.call_s, self.clock_cost_s, self.plan.clock_share)
+        return False
 
     def _round(self, index: int, alive: list[str]) -> None:
         blocks = [(name, False) for name in alive]
@@ -248,14 +299,16 @@ def _first_call(call: Call, device: Device, sample: SpeedSample) -> float:
     return first.cpu_s if device.kind == "cpu" else first.wall_s
 
 
-def _warm_up(call: Call, device: Device, plan: TimingPlan, sample: SpeedSample, first_s: float, tell: Callable[[], None]) -> float:
-    """Windows until two in a row agree or a cap is reached. Returns the last window's seconds per forward.
+def _warm_up(
+    call: Call, device: Device, plan: TimingPlan, sample: SpeedSample, before: list[float] | None, tell: Callable[[], None]
+) -> float:
+    """Windows until two in a row agree, `before` counting as one, or a cap is reached. Returns the last window's seconds per forward.
 
     Windows are compared on wall time where the device works behind the host's back and on CPU time where it does not, which a busy
     neighbour disturbs less.
     """
     start_s = device.now_s() - sample.first_call_s
-    wall_s, before = sample.first_call_s, [first_s] if sample.first_call_s >= SLOW_S else None
+    wall_s = sample.first_call_s if before is None else before[0]
     for window in range(1, plan.warmup_max_windows + 1):
         timings, calls = _window(call, device, plan.warmup_window_s, wall_s)
         sample.warmup_runs += len(timings) * calls
@@ -285,10 +338,18 @@ def _calls_per_block(call_s: float, clock_cost_s: float, clock_share: float) -> 
     return min(max(1, math.ceil(clock_cost_s / clock_share / max(call_s, 1e-9))), MAX_CALLS_PER_BLOCK)
 
 
-def _even_out(samples: Mapping[str, SpeedSample]) -> None:
-    """Blocks of like length for like architectures: from the shortest block on, each that is at most twice its neighbour takes the
-    longest of its kind. Otherwise noise in the warm-up would give two equal architectures blocks of different length, and a block's
-    median depends on its length."""
+def _set_block_lengths(samples: Mapping[str, SpeedSample], call_s: Mapping[str, float], clock_cost_s: float, clock_share: float) -> None:
+    """Forwards per block: what the clocks ask for, and beside a slow architecture more, for one short forward a round says little.
+
+    Blocks of like length for like architectures: from the shortest block on, each that is at most twice its neighbour takes the longest of
+    its kind. Otherwise noise in the warm-up would give two equal architectures blocks of different length, and a block's median depends on
+    its length.
+    """
+    slowest_s = max(call_s.values(), default=0.0)
+    beside_s = BESIDE_SLOW * slowest_s if slowest_s >= SLOW_S else 0.0
+    for name, seconds in call_s.items():
+        calls = min(max(1, round(beside_s / max(seconds, 1e-9))), MAX_CALLS_PER_BLOCK)
+        samples[name].calls_per_block = max(calls, _calls_per_block(seconds, clock_cost_s, clock_share))
     alike: list[SpeedSample] = []
     for sample in sorted(samples.values(), key=lambda each: each.calls_per_block):
         if alike and sample.calls_per_block > 2 * alike[-1].calls_per_block:

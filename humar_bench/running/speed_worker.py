@@ -83,13 +83,12 @@ class Arm:
     # Timed ---------------------------------------------------------------------------------------------------------------------------
 
     def __call__(self) -> None:
-        if self.took_s and not (self.slow and self.inside is None):
-            with self.inference_mode():
-                outputs = called(self.forward, self.inputs)
-            if self.slow:
-                self.kept = outputs
-            return
-        self._caught(self._look_inside if self.took_s else self._first_call)
+        if not self.took_s:
+            return self._caught(self._first_call)
+        with self.inference_mode():
+            outputs = called(self.forward, self.inputs)
+        if self.slow:
+            self.kept = outputs
 
     def on_new(self) -> None:
         """A forward on new inputs."""
@@ -101,18 +100,19 @@ class Arm:
     def _first_call(self) -> None:
         self.started()
         start_s = time.perf_counter()
-        with self.inference_mode():
-            self.first = called(self.forward, self.inputs)
+        self.first = self._looking_inside()
         self.took_s = max(time.perf_counter() - start_s, 1e-9)
         overwrites = self.ready is not None and self.ready.prepared.overwrites  # then no outputs can be kept
         self.slow = self.took_s >= SLOW_S and not overwrites
 
-    def _look_inside(self) -> None:
+    def _looking_inside(self) -> Any:
+        """A forward's outputs; in what state the process is inside it is noted."""
         inside: dict[str, Any] = {}
         watched = isinstance(self.forward, torch.nn.Module)  # another runtime calls no modules, and hooks would make torch compile anew
         with watch_inside(inside) if watched else contextlib.nullcontext(), self.inference_mode():
-            self.kept = called(self.forward, self.inputs)
+            outputs = called(self.forward, self.inputs)
         self.inside = inside
+        return outputs
 
     def _caught(self, step: Callable[[], None]) -> None:
         try:
@@ -141,7 +141,7 @@ class Arm:
 
     def _check_last(self) -> None:
         if not self.slow:
-            self._look_inside()
+            self.kept = self._looking_inside()
         self.check(self.kept)
         if fault := agree(_copied(self.kept), self.first, self.dtype, tf32=self.tf32, parts=self.parts).fault:
             raise MeasurementError(f"the outputs of {self.name} changed between its first call and its last on the same inputs: {fault}.")

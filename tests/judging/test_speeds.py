@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
@@ -195,6 +196,8 @@ def test_an_early_look_decides_what_is_large_and_the_control_whatever_it_shows()
     assert [early.rows[name].detected.verdict for name in "bcd"] == ["faster", "undecided", "undecided"] and not early.finished
     usual = judge(a_run(*arms, processes=5, run=run, noise=1e-4), "a")
     assert [usual.rows[name].detected.verdict for name in "bcd"] == ["faster", "slower", "same"] and usual.finished
+    waiting = a_run({"name": "b", "seconds": 0.05, "cpu": 0.1}, {"name": "c", "cpu": 0.05}, processes=3, run=run, noise=1e-4)
+    assert [judge(waiting, "a").rows[name].detected.verdict for name in "bc"] == ["undecided", "undecided"]  # one clock alone
     uncontrolled = judge(a_run(arms[0], processes=3, run=run, noise=1e-4, control=1.1), "a")
     assert uncontrolled.control.detected.verdict == "slower" and uncontrolled.rows["b"].detected.verdict == "invalid"
 
@@ -398,6 +401,21 @@ def first_verdicts(cpu: float, wall: float, start_sd: float, wait_sd: float, tri
                 break
         told.append(said)
     return {verdict: told.count(verdict) / trials for verdict in ("slower", "same", "undecided", "faster")}
+
+
+@pytest.mark.parametrize(("cpu", "wall_sd"), [(1.0, 0.0), (1.0, 0.3), (3.0, 0.05)])
+def test_early_looks_keep_their_level_however_noisy_the_processes_are(cpu, wall_sd, say):
+    """At noise of this size the floor of 1.2x keeps hardly anything out; what is left is the level that both clocks have to pass."""
+    random, plan, trials = np.random.default_rng(4), LookPlan(3, 15), 2_000
+    said = []
+    for _ in range(trials):
+        shared, own = random.normal(0, cpu, 4), random.normal(0, wall_sd, 4)
+        arm = {(at, "c"): {"cpu_s": [math.exp(shared[at])], "wall_s": [math.exp(shared[at] + own[at])]} for at in range(4)}
+        rows = (_rows({"b": {key: arm[key] for key in list(arm)[:seen]}}, dict.fromkeys(arm, {"cpu_s": [1.0], "wall_s": [1.0]}), 0.02,
+                      plan.level(seen), True)["b"].detected.verdict for seen in (3, 4))
+        said.append(any(each != "undecided" for each in rows))
+    say(f"early looks, processes {cpu:.0%} apart: {np.mean(said):.2%} false alarms, {plan.level(3) + plan.level(4):.2%} allowed")
+    assert np.sum(said) <= stats.binom.ppf(0.9999, trials, plan.level(3) + plan.level(4))
 
 
 @pytest.mark.parametrize(("start_sd", "wait_sd"), [

@@ -11,7 +11,7 @@ import pytest
 from humar_bench.devices.device import Device
 from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.errors import UsageError
-from humar_bench.measures.speed import SpeedSample, TimingPlan, time_architectures
+from humar_bench.measures.speed import SpeedSample, TimingPlan, Varied, time_architectures
 
 MS = 1e-3
 US = 1e-6
@@ -200,11 +200,46 @@ def test_the_first_call_stands_apart():
     assert sample.steady and max(sample.wall_s) == pytest.approx(10 * MS)
 
 
-def test_a_very_slow_forward_is_warmed_up_by_two_calls():
+def test_a_very_slow_forward_is_warm_where_its_first_round_is_as_fast_as_its_first_call():
     device = VirtualCpu()
     model = Model(device, 8.0)
     sample = time_architectures({"a": model}, device, TimingPlan(min_runs=2, max_runs=2))["a"]
-    assert (sample.warmup_runs, sample.steady, model.calls) == (1, True, 1 + 1 + 2)
+    assert (sample.warmup_runs, sample.steady, model.calls, sample.rounds) == (1, True, 1 + 2, 2)
+
+
+@pytest.mark.parametrize("kind", [VirtualCpu, VirtualDevice])
+def test_where_the_first_round_is_not_it_is_forgotten_for_all(kind):
+    device = kind()
+    log: list[str] = []
+    slow = Model(device, lambda call: {1: 3.0, 2: 2.0}.get(call, 1.5), log, "slow")
+    other = Model(device, 1.5, log, "other")
+    varied = Varied({"slow": lambda: device.host(1.0), "other": lambda: device.host(1.0)}, lambda: None)
+    samples = time_architectures({"slow": slow, "other": other}, device, TimingPlan(min_runs=2, max_runs=2, varied_every=1), varied=varied)
+    for sample in samples.values():
+        assert sample.steady and sample.rounds == 2 and max(sample.wall_s) == pytest.approx(1.5, rel=1e-3)
+        assert sample.varied_rounds == [0, 1] and len(sample.varied_wall_s) == 2 and len(sample.preempted) == 2
+    assert samples["slow"].warmup_runs == 1 + 1 + 2 and samples["other"].warmup_runs == 1
+    blocks = 2 * (2 if kind is VirtualDevice else 1)  # a device with events times each block twice
+    assert samples["other"].spent_s == pytest.approx(blocks * 1.5 + 2 * blocks / 2, rel=0.35)
+
+
+def test_what_is_fast_after_a_slow_first_call_has_blocks_of_its_own_speed():
+    device = VirtualCpu()
+    slow_once = Model(device, lambda call: 5.0 if call == 1 else 20 * US)
+    sample = time_architectures({"a": slow_once}, device, TimingPlan(min_runs=3, max_runs=3))["a"]
+    always = time_architectures({"a": Model(device, 20 * US)}, device, TimingPlan(min_runs=3, max_runs=3))["a"]
+    assert sample.steady and sample.calls_per_block == always.calls_per_block
+
+
+def test_beside_a_slow_forward_a_fast_one_is_run_several_times_a_round():
+    device = VirtualCpu()
+    samples = time_architectures(
+        {"slow": Model(device, 2.0), "fast": Model(device, 0.1), "middle": Model(device, 0.9)}, device, TimingPlan(min_runs=1, max_runs=1)
+    )
+    assert {name: sample.calls_per_block for name, sample in samples.items()} == {"slow": 1, "fast": 5, "middle": 1}
+    assert samples["fast"].wall_s == [pytest.approx(0.1)]
+    alone = time_architectures({"fast": Model(device, 0.1)}, device, TimingPlan(min_runs=1, max_runs=1))["fast"]
+    assert alone.calls_per_block == 1
 
 
 def test_warm_up_lasts_until_the_times_have_settled():
@@ -218,7 +253,7 @@ def test_warm_up_lasts_until_the_times_have_settled():
 @pytest.mark.parametrize("kind", [VirtualCpu, VirtualDevice])
 def test_what_never_settles_is_said_and_timed_all_the_same(kind):
     device = kind()
-    restless = Model(device, lambda call: 2.0 if call % 2 else 1.0)
+    restless = Model(device, lambda call: 1.2**call)
     samples = time_architectures({"restless": restless, "calm": Model(device, 1.0)}, device, TimingPlan(min_runs=2, max_runs=2))
     assert not samples["restless"].steady and samples["restless"].rounds == 2
     assert samples["calm"].steady

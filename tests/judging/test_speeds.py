@@ -198,6 +198,10 @@ def test_an_early_look_decides_what_is_large_and_the_control_whatever_it_shows()
     assert [usual.rows[name].detected.verdict for name in "bcd"] == ["faster", "slower", "same"] and usual.finished
     waiting = a_run({"name": "b", "seconds": 0.05, "cpu": 0.1}, {"name": "c", "cpu": 0.05}, processes=3, run=run, noise=1e-4)
     assert [judge(waiting, "a").rows[name].detected.verdict for name in "bc"] == ["undecided", "undecided"]  # one clock alone
+    for spread, said in ((1e-4, "faster"), (0.4, "undecided")):  # the other clock shows it too, but not as surely
+        base = dict.fromkeys(range(3), {"cpu_s": [1.0], "wall_s": [1.0]})
+        own = {at: {"cpu_s": [0.5], "wall_s": [0.5 * math.exp(spread * (at - 1))]} for at in range(3)}
+        assert _rows({"b": own}, base, 0.02, LookPlan(3, 15).level(3), True)["b"].detected.verdict == said
     uncontrolled = judge(a_run(arms[0], processes=3, run=run, noise=1e-4, control=1.1), "a")
     assert uncontrolled.control.detected.verdict == "slower" and uncontrolled.rows["b"].detected.verdict == "invalid"
 

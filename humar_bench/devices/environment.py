@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,39 @@ def load_1min() -> float | None:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):
         return None
+
+
+def cores_busy_s(stat: Path = Path("/proc/stat")) -> float | None:
+    """Seconds in which the cores this process may run on did something, for whomever, since the machine started; None where the system
+    does not tell (only Linux does)."""
+    try:
+        lines = stat.read_text().splitlines()
+        mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        ticks = [line.split()[1:9] for line in lines if line.split(" ", 1)[0] in mine]
+        hertz = os.sysconf("SC_CLK_TCK")
+        # user nice system idle iowait irq softirq steal (proc(5)): all but the two in which nothing ran
+        return sum(int(tick) for each in ticks for at, tick in enumerate(each) if at not in (3, 4)) / hertz if ticks else None
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+class OthersWatch:
+    """How much of this process's cores other work takes, from now on."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def share(self) -> float | None:
+        """Of the cores' time, from 0 to 1; None where the system does not tell."""
+        (busy_s, own_s, now_s), (busy_0_s, own_0_s, start_s) = self._now(), self._start
+        if busy_s is None or busy_0_s is None or now_s <= start_s:
+            return None
+        others_s = busy_s - busy_0_s - (own_s - own_0_s)
+        return min(max(0.0, others_s / ((now_s - start_s) * usable_cores())), 1.0)
+
+    @staticmethod
+    def _now() -> tuple[float | None, float, float]:
+        return cores_busy_s(), time.process_time(), time.monotonic()
 
 
 def total_memory_bytes() -> int | None:

@@ -16,12 +16,20 @@ Measured = Mapping[str, Any]
 
 OUTLIER = 10.0  # times the median of its process
 LEVEL_ROUNDS = 8  # fewer rounds in a process show no level
+BUSY_SHARE = 0.1  # of the cores' time, taken by others
 STRAY_SHARE, STRAY_S = 0.01, 20e-6  # of the device time, and more than reading the clocks takes
 
 
 def oddities(processes: Sequence[Measured]) -> tuple[str, ...]:
     """Sentences without a name and a full stop about one architecture in all its processes."""
     return tuple(sentence for look in (_outliers, _levels, _collections) for sentence in look(processes))
+
+
+def busy_share(processes: Sequence[Measured]) -> float | None:
+    """Of the cores' time, what other work took while these were timed, in the middle process; None where no process could tell or it is
+    less than `BUSY_SHARE`."""
+    shares = [share for one in processes if (share := one.get("others_share")) is not None]
+    return middle if shares and (middle := median(shares)) >= BUSY_SHARE else None
 
 
 def stray_fault(name: str, processes: Sequence[Measured]) -> str:

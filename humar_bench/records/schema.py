@@ -216,6 +216,7 @@ class Fps:
     inside: dict[str, Any] = ABSENT
     child: str = ABSENT
     telemetry: dict[str, Telemetry | None] | None = ABSENT
+    others_share: Share | None = ABSENT
     threads: Positive = ABSENT
     dtype: str = ABSENT
     tf32: dict[str, Any] = ABSENT

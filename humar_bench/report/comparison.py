@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
+from humar_bench.judging.oddities import busy_share
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
 from humar_bench.records.record import COMPONENT_TIME, MEASURES, Record, Run, other_machine
 from humar_bench.report import breakdown
 from humar_bench.report.component_table import component_time_data, component_time_tables
 from humar_bench.report.speed_table import fps_data, fps_table
-from humar_bench.table import MIB, SUMMARY, Column, Table, fewer, joined, less, ratio
+from humar_bench.table import MIB, SUMMARY, Column, Table, fewer, joined, less, percent, ratio
 
 if TYPE_CHECKING:
     import pandas
+
+ESSENTIAL = ("Workload", "Scaled down", "Measured on", "Busy machine", "These records")  # how conditions begin that no figure stands without
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Comparison:
     @property
     def essentials(self) -> tuple[str, ...]:
         """The lines of `conditions` that no figure may stand without: the work and the machine."""
-        return tuple(line for line in self.conditions if line.startswith(("Workload", "Scaled down", "Measured on", "These records")))
+        return tuple(line for line in self.conditions if line.startswith(ESSENTIAL))
 
     @cached_property
     def conditions(self) -> tuple[str, ...]:
@@ -272,6 +275,11 @@ def _conditions(run: Run) -> Iterable[str]:
         yield f"{side}: {built_text(first.asked, built)}."
     for line in dict.fromkeys(environment_text(record) for record in run):
         yield line
+    if share := busy_share([record.measured for record in run.select(measure="fps") if record.ok]):
+        yield (
+            f"Busy machine: other work took {percent(share)} of its cores while speed was measured; threads that wait for each other then "
+            "cost more, small models most. Measure again when it is quiet."
+        )
     known = [record for record in run if record.environment]
     if mixed := dict.fromkeys(found[0] for record in known[1:] if (found := other_machine(known[0], record))):
         yield f"These records are of different machines or versions: they differ in {', '.join(mixed)}."

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from humar_bench.args import EAGER
 from humar_bench.devices.device import Device
+from humar_bench.devices.environment import OthersWatch
 from humar_bench.errors import MeasurementError, is_out_of_memory, one_line
 from humar_bench.measures.agreement import Agreement, Parts, agree, expected_outputs, shared_call
 from humar_bench.measures.call import called
@@ -59,7 +61,8 @@ class Arm:
 
     `check` raises for outputs that break the shared call; `expect` gives a float32 forward's outputs for some inputs, None for an arm that
     is held against nothing but its own first call (a control); `expect_at` the same with border cells let in, where some lie on the
-    threshold. Outputs of slow forwards are kept, so that checking costs no other one. `ready` is how its backend runs `model`; without
+    threshold; `same` that these would be the same computation as its own first call, which then tells nothing. Outputs of slow forwards are
+    kept, so that checking costs no other one. `ready` is how its backend runs `model`; without
     one it is called as it is.
     """
 
@@ -67,10 +70,10 @@ class Arm:
         self, name: str, model: Any, inputs: Any, new_inputs: NewInputs, *, check: Callable[[Any], None] = lambda outputs: None,
         expect: Callable[[Any], Any] | None = None, dtype: str = "float32", tf32: bool = False, check_s: float = 0.0,
         started: Callable[[], None] = lambda: None, expect_at: Callable[[Any, str], Any] | None = None, ready: Ready | None = None,
-        parts: Callable[[Any], Parts] = shared_call,
+        parts: Callable[[Any], Parts] = shared_call, same: bool = False,
     ) -> None:
         self.name, self.model, self.inputs, self.new_inputs = name, model, inputs, new_inputs
-        self.ready, self.expect_at, self.parts = ready, expect_at, parts
+        self.ready, self.expect_at, self.parts, self.same = ready, expect_at, parts, same
         self.forward = model if ready is None else ready.prepared.call
         self.check, self.expect, self.dtype, self.tf32, self.check_s, self.started = check, expect, dtype, tf32, check_s, started
         self.inference_mode = torch.inference_mode
@@ -136,7 +139,8 @@ class Arm:
         _without_gradients(self.name, self.first)
         if not self.skipped and 3 * self.took_s > self.check_s:
             self.skipped = "too slow for every process; the first one is checked"
-        self._hold(self.first, self.inputs)
+        if not self.same:
+            self._hold(self.first, self.inputs)
         self.first = _copied(self.first)
 
     def _check_last(self) -> None:
@@ -183,7 +187,8 @@ class Arm:
     def measured(self) -> dict[str, Any]:
         """What the checks found, for the record."""
         found = self.agreement
-        told = {"checked": "" if found is None else ("before" if self.skipped else "before and after"), "skipped": self.skipped}
+        when = "before" if self.skipped else "after" if self.same else "before and after"
+        told = {"checked": "" if found is None else when, "skipped": self.skipped}
         if found is not None:
             names = ("max_error", "worst", "tolerance", "same_selection", "common_share")
             told |= {name: getattr(found, name) for name in names}
@@ -218,13 +223,13 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
             results[name] = failure(error, name)
             continue
         arms[name] = _arm(task, architecture, ready, inputs, new_inputs, device, plan)
-    before = device.telemetry()
+    before, others = device.telemetry(), OthersWatch()
     samples = time_architectures(
         arms, device, plan, progress=_throttled(task), payers={name: name.removesuffix(AGAIN) for name in arms},
         varied=Varied({name: arm.on_new for name, arm in arms.items() if not name.endswith(AGAIN)}, new_inputs.renew),
         observe=lambda name: conditions(arms[name].model), first_done=lambda name: _first_done(arms[name]),
     ) if arms else {}
-    after = device.telemetry()
+    after, others_share = device.telemetry(), others.share()
     energies = _energies(task, device, arms, samples)
     missing = missing_instructions(task.run.dtype, device.kind)
     child = secrets.token_hex(8)  # rounds pair by index only within one child
@@ -233,7 +238,8 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
         results[name] = _result(task, arms[name], sample)
         if results[name]["status"] == "ok":
             telemetry = None if before is None and after is None else {"before": before, "after": after}
-            results[name]["measured"] |= {"child": child, "telemetry": telemetry, **_run_conditions(task)}
+            results[name]["measured"] |= {"child": child, "telemetry": telemetry, "others_share": others_share}
+            results[name]["measured"] |= _run_conditions(task)
             results[name]["measured"] |= {"energy": energies[name]} if name in energies else {}
             results[name]["measured"] |= {**arms[name].ready.measured(task.run.backend), "emulated": missing}
     return results
@@ -278,6 +284,7 @@ def _arm(
         tf32=device.kind == "cuda" and (allowed["matmul"] or allowed["cudnn"]),
         check_s=float("inf") if task.process == 0 else CHECK_SHARE * plan.budget_s, started=lambda: task.tell("first call", name),
         expect_at=expect_at if border else None, ready=ready, parts=_parts_of(task),
+        same=not architecture.foreign and task.run.backend == EAGER and task.run.dtype == "float32",
     )
 
 

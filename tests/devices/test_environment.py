@@ -95,3 +95,32 @@ def test_without_git_the_commit_is_missing(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", "")
     assert source_state(tmp_path) == (None, None)
+
+
+# Other work ------------------------------------------------------------------------------------------------------------------------
+
+
+def a_stat(path: Path, *cores: tuple[int, ...]) -> Path:
+    path.write_text("cpu  9 9 9 9 9 9 9 9 9 9\n" + "".join(f"cpu{at} {' '.join(map(str, ticks))} 7 7\n" for at, ticks in enumerate(cores)))
+    return path
+
+
+def test_busy_time_is_of_the_cores_this_process_may_use_and_without_idling(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2}, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    stat = a_stat(tmp_path / "stat", (1000,) * 8, (1, 2, 4, 5000, 6000, 8, 16, 32), (100, 0, 0, 9, 9, 0, 0, 0))
+    assert module.cores_busy_s(stat) == (1 + 2 + 4 + 8 + 16 + 32 + 100) / 100
+    assert module.cores_busy_s(tmp_path / "absent") is None
+    assert module.cores_busy_s(a_stat(tmp_path / "other", (1,) * 8)) is None  # none of its cores is listed
+    (tmp_path / "odd").write_text("cpu1 a b c d e f g h\n")
+    assert module.cores_busy_s(tmp_path / "odd") is None
+
+
+def test_others_have_what_the_cores_did_and_this_process_did_not(monkeypatch):
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    times = iter([(10.0, 1.0, 100.0), (16.0, 3.0, 105.0), (None, 3.0, 105.0), (10.5, 4.0, 105.0)])
+    monkeypatch.setattr(module.OthersWatch, "_now", staticmethod(lambda: next(times)))
+    watch = module.OthersWatch()
+    assert watch.share() == (6.0 - 2.0) / (5.0 * 2)
+    assert watch.share() is None
+    assert watch.share() == 0.0  # the clocks tick in steps

@@ -115,9 +115,9 @@ def _copies(patches: Any) -> None:
 
 
 def _no_warm_up(patches: Any) -> None:
-    def none(call: Any, device: Any, plan: Any, sample: Any, first_s: float, tell: Any) -> float:
+    def none(call: Any, device: Any, plan: Any, sample: Any, before: Any, tell: Any) -> float:
         sample.steady = True
-        return first_s
+        return sample.first_call_s
 
     patches.setattr(speed, "_warm_up", none)
 

@@ -383,6 +383,13 @@ def test_processes_of_different_machines_or_versions_are_no_replicates(fact, val
     assert not any("different machines" in line for line in compare(run).conditions)
 
 
+def test_other_work_beside_the_timing_is_said_where_it_was_more_than_a_little():
+    for shares, said in (((0.02, 0.5, 0.48), "48 % of its cores"), ((0.02, 0.09, 0.9), ""), ((None, None, None), "")):
+        arms = [fps(name, at, others_share=shares[at]) for at in range(3) for name in "ab"]
+        lines = [line for line in compare(Run(arms)).essentials if line.startswith("Busy machine")]
+        assert [said in line for line in lines] == ([True] if said else [])
+
+
 # Error rates of the whole row -----------------------------------------------------------------------------------------------------
 
 

@@ -242,6 +242,15 @@ def test_a_slow_model_is_checked_without_another_forward_and_outside_the_first_p
     assert later.measured()["agreement"] == {"checked": "", "skipped": "too slow for every process; the first one is checked"}
 
 
+def test_what_would_be_the_same_computation_is_held_once_after_the_timing(tiny_args, tiny_workload):
+    arm = an_arm(tiny_args, tiny_workload, honest, same=True)
+    asked = []
+    arm.expect, inner = lambda given: asked.append(given) or inner(given), arm.expect
+    assert run(arm).measured()["agreement"]["checked"] == "after" and len(asked) == 1 and asked[0] is arm.new_inputs.current
+    with pytest.raises(MeasurementError, match="differ from a float32 eager forward"):
+        run(an_arm(tiny_args, tiny_workload, wrong, same=True))
+
+
 def test_without_a_float32_forward_nothing_is_claimed(tiny_args, tiny_workload):
     def no_memory(given):
         raise MemoryError

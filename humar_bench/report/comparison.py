@@ -25,7 +25,8 @@ from humar_bench.table import MIB, SUMMARY, Column, Table, fewer, joined, less, 
 if TYPE_CHECKING:
     import pandas
 
-ESSENTIAL = ("Workload", "Scaled down", "Measured on", "Busy machine", "These records")  # how conditions begin that no figure stands without
+# How conditions begin that no figure may stand without.
+ESSENTIAL = ("Workload", "Scaled down", "Measured on", "Busy machine", "These records")
 
 
 @dataclass(frozen=True)

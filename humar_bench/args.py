@@ -243,6 +243,7 @@ BACKBONES = (
     "efficientformerv2_s1", "efficientformerv2_s2", "poolformer_s12", "poolformer_s24", "poolformer_s36",
 )
 TEXT_ENCODERS = ("roberta", "minilm", "distilbert", "tinybert", "albert", "mobilebert", "tite")
+SMALL_BACKBONES, SMALL_TEXT_ENCODERS = ("small_conv",), ("tiny",)  # nobody's published ones: small enough to train on a CPU
 
 WORKLOADS = {"speed-test": Workload.speed_test, "uniphd": Workload.uniphd, "large": Workload.large, "tiny": Workload.tiny}
 
@@ -297,8 +298,10 @@ BACKBONE_MAPS = (0, 1, 2, 3)  # strides 4, 8, 16, 32
 class UniphdArgs:
     """What the whole model is built from beside `ModelArgs`, by upstream's names. Raises UsageError when a value cannot work."""
 
-    backbone: str = _option(BACKBONES[0], "Backbone: the four maps of an image.", choices=BACKBONES)
-    text_encoder_type: str = _option(TEXT_ENCODERS[0], "Text encoder: the features of a caption.", choices=TEXT_ENCODERS)
+    backbone: str = _option(BACKBONES[0], "Backbone: the four maps of an image.", choices=(*BACKBONES, *SMALL_BACKBONES))
+    text_encoder_type: str = _option(
+        TEXT_ENCODERS[0], "Text encoder: the features of a caption.", choices=(*TEXT_ENCODERS, *SMALL_TEXT_ENCODERS)
+    )
     train_trigger: frozenset[str] = _option(frozenset(PROMPTS), "Prompts it is built for, as words: text, scribble, point.")
     no_mask: bool = _option(False, "No mask head; every mask is ones.")
     kps_visi_trigger: bool = _option(True, "Heads for the visibility of keypoints.")

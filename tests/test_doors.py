@@ -29,7 +29,7 @@ DOORS: dict[str, set[str]] = {
     "measures": {"devices", "judging", "torch", "numpy"},
     "report": {"records", "judging", "rich"},
     "data": {"torch", *ARITHMETIC},
-    "training": {"uniphd", "data", "records", "judging", "subjects", "torch", *ARITHMETIC},
+    "training": {"uniphd", "data", "records", "devices", "judging", "subjects", "torch", *ARITHMETIC},
     "running": {"records", "devices", "judging", "backends", "subjects", "measures", "torch", "numpy"},
     "studies": {
         *("records", "devices", "judging", "backends", "uniphd", "subjects", "measures", "report", "running", "torch", "rich"), *ARITHMETIC,
@@ -47,7 +47,7 @@ LATE: dict[str, set[str]] = {
     "measures": {"fvcore", "thop"},
     "report": {"pandas", "matplotlib"},
     "data": {"PIL", "faster_coco_eval"},
-    "training": {"faster_coco_eval"},
+    "training": {"faster_coco_eval", "accelerate", "safetensors", "huggingface_hub"},
     "cli": {"devices", "data", "rich"},
 }
 

@@ -146,7 +146,7 @@ class UniPHD(nn.Module):
         none, or later, with `masks_of`. Raises UsageError when the inputs do not fit each other or the model.
         """
         self._check(maps, padding, prompt, sizes, masks)
-        tokens, srcs, paddings, positions = self._fused(maps, padding, prompt)
+        tokens, srcs, paddings, positions = self.fused(maps, padding, prompt)
         query = tokens.sentence[:, None, None].expand(-1, self.queries, -1, -1)  # [B, Q, 1, C]
         hs_pose, refpoint_pose, mix_refpoint, mix_embedding, memory = self.transformer(srcs, paddings, positions, query)
 
@@ -171,7 +171,7 @@ class UniPHD(nn.Module):
             return instance.new_ones(()).expand(*instance.shape[:2], *inputs.padded_hw)
         return self.mask_refine(inputs.memory, inputs.fine, inputs.coarse, self.controller(instance), centres, inputs.sizes)
 
-    def _fused(self, maps: Sequence[Tensor], padding: Tensor, prompt: Prompt) -> tuple[PromptTokens, list, list, list]:
+    def fused(self, maps: Sequence[Tensor], padding: Tensor, prompt: Prompt) -> tuple[PromptTokens, list, list, list]:
         """The prompt's tokens, and what the transformer reads: each level's map, padding and position embedding."""
         paddings = [resized_padding(padding, each.shape[2:]) for each in maps[1:]]
         positions = [self._positions(each).to(maps[0].dtype) for each in paddings]

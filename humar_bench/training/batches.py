@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from humar_bench.args import SMALL_TEXT_ENCODERS, Size
 from humar_bench.data.datasets import EvaluationSet, TrainingSet
 from humar_bench.data.draws import Draws, key_of
+from humar_bench.data.people import ProceduralPeople
+from humar_bench.data.rendered import rendered
 from humar_bench.data.sources import Source, open_source
 from humar_bench.data.targets import Target, TargetBatch
 from humar_bench.errors import UsageError
@@ -98,7 +100,8 @@ class _Numbered(Dataset[tuple[Tensor, Target]]):
 
 def open_data(options: TrainArgs, split: str, *, length: int, seed: int) -> Source:
     """The examples that `options` name, procedural ones from the folder where they are kept drawn. Raises UsageError."""
-    return open_source(options.data, split, seed=seed, length=length, size=options.size)
+    source = open_source(options.data, split, seed=seed, length=length, size=options.size)
+    return rendered(source, options.rendered) if options.rendered and isinstance(source, ProceduralPeople) else source
 
 
 def training_source(options: TrainArgs) -> Source:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from humar_bench.errors import HumarBenchError, MeasurementError, UsageError, is_out_of_memory, one_line
 from humar_bench.training.batches import Steps, evaluation_source, prompt_of, tokens_of, training_batches, training_source
@@ -183,8 +182,8 @@ class _Run:
         if norm != norm or norm == float("inf"):
             if not accelerator.scaler:  # which skips such a step and lowers its scale
                 raise MeasurementError(
-                    f"the gradient of step {step + 1} is not finite: training has diverged; the last checkpoint is kept, lower the learning "
-                    "rate and train anew."
+                    f"the gradient of step {step + 1} is not finite: training has diverged; the last checkpoint is kept, lower the "
+                    "learning rate and train anew."
                 )
         self.optimizer.step()
         self.optimizer.zero_grad()

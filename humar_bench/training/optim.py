@@ -45,7 +45,9 @@ def build_optimizer(model: nn.Module, args: OptimArgs) -> torch.optim.AdamW:
         for name, parameter in model.named_parameters():
             if TEXT_ENCODER in name:
                 parameter.requires_grad_(False)
-    return torch.optim.AdamW(parameter_groups(model, args), lr=args.lr, weight_decay=args.weight_decay)
+    groups = parameter_groups(model, args)
+    fused = all(each.dtype == torch.float32 for group in groups for each in group["params"])  # a fifth of the time of small models
+    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay, fused=fused)
 
 
 def rate_factor(args: OptimArgs, step: int, steps_per_epoch: int) -> float:

@@ -58,7 +58,8 @@ class RunFolder:
         """An earlier run: its last checkpoint's state, None where it had none. Raises UsageError where it was of other options."""
         before = read_options(self.folder)
         if before != options:
-            raise UsageError(f"{self.folder} was trained with another {_difference(before, options)}; ask for the same, or for a new folder.")
+            other = _difference(before, options)
+            raise UsageError(f"{self.folder} was trained with another {other}; ask for the same, or for a new folder.")
         state = read_state(self.folder)
         self._open(0 if state is None else state["log_bytes"])
         return state

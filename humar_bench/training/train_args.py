@@ -101,7 +101,8 @@ class TrainArgs:
             parts = {name: kind(**_known(kind, values[name])) for name, kind in _PARTS.items()}
             return cls(**{**_known(cls, values), **parts})
         except (KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"these are no options of a training run ({shown(error)}); give a folder that `humar-bench train` wrote.") from None
+            said = f"these are no options of a training run ({shown(error)})"
+            raise UsageError(f"{said}; give a folder that `humar-bench train` wrote.") from None
 
 
 _PARTS = {"model": ModelArgs, "whole": UniphdArgs, "optim": OptimArgs, "loss": LossArgs}

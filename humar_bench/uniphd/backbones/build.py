@@ -14,8 +14,9 @@ from humar_bench.uniphd.backbones.swin import SwinTransformer
 
 
 def build_backbone(name: str, image_size: Size = (480, 640)) -> nn.Module:
-    """The backbone of a name of `BACKBONES` or `SMALL_BACKBONES`, random weights: `forward(images [B, 3, H, W])` gives four maps [B, C_i, H_i, W_i].
+    """The backbone of a name of `BACKBONES` or `SMALL_BACKBONES`, random weights.
 
+    `forward(images [B, 3, H, W])` gives four maps [B, C_i, H_i, W_i];
     `channels` are the C_i. Only EfficientFormerV2 reads `image_size`: its parameters depend on it. Images of any size work with all of
     them, from 32x32 with those of transformers. Raises UsageError for an unknown name and where transformers is missing.
     """

@@ -1,4 +1,5 @@
-"""Curves on logarithmic axes: as PNG or SVG through matplotlib (an optional extra), and as characters in the terminal.
+"""Curves on logarithmic axes, or linear ones from 0: as PNG or SVG through matplotlib (an optional extra), and as characters in the
+terminal.
 
 Colours are Okabe and Ito's, which colour-blind readers tell apart ("Color Universal Design", 2008); every curve also has a marker of its
 own and its name at its end. No torch.
@@ -43,12 +44,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One quantity: its curves, and for comparison a guide line of each order in `guides` (1 is proportional)."""
+    """One quantity: its curves, and for comparison a guide line of each order in `guides` (1 is proportional). `x_label` where it is not
+    the plot's."""
 
     title: str
     y_label: str
     series: tuple[Series, ...]
     guides: tuple[float, ...] = ()
+    x_label: str = ""
 
     @property
     def span(self) -> tuple[float, float, float, float]:
@@ -60,12 +63,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """Panels that share their x axis."""
+    """Panels that share their x axis. With `linear` both axes are, and begin at 0."""
 
     title: str
     x_label: str
     panels: tuple[Panel, ...]
     note: str = ""
+    linear: bool = False
 
     def look(self, series: Series) -> int:
         """Which colour and marker a curve has: the same in every panel."""
@@ -130,31 +134,33 @@ def _draw_panel(axis: Any, panel: Panel, plot: Plot) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     left, right, bottom, top = panel.span
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+    if not plot.linear:
+        axis.set_xscale("log")
+        axis.set_yscale("log")
     for series in panel.series:
         index = plot.look(series)
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5, "linewidth": 1.8}
         axis.plot(series.x, series.y, label=_drawn(series.name), **look)
-    axis.set_xlim(left / 1.15, right * 1.15)
-    axis.set_ylim(*_y_limits(bottom, top))
+    axis.set_xlim(*((0, right * 1.05) if plot.linear else (left / 1.15, right * 1.15)))
+    axis.set_ylim(*((0, top * 1.25 or 1) if plot.linear else _y_limits(bottom, top)))
     low, high = axis.get_ylim()
     for order in panel.guides:
         _draw_guide(axis, order, left, right, low, high)
-    for series, place in zip(panel.series, _label_places(panel.series, low, high), strict=True):
+    for series, place in zip(panel.series, _label_places(panel.series, low, high, linear=plot.linear), strict=True):
         axis.annotate(
             _drawn(series.label), (series.x[-1], place), xytext=(-2, 7), textcoords="offset points", ha="right", va="bottom", fontsize=9,
             color=COLOURS[plot.look(series) % len(COLOURS)], fontweight="bold",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
         )
     axis.set_title(_drawn(panel.title), fontsize=10, loc="left")
-    axis.set_xlabel(_drawn(plot.x_label), fontsize=9)
+    axis.set_xlabel(_drawn(panel.x_label or plot.x_label), fontsize=9)
     axis.set_ylabel(_drawn(panel.y_label), fontsize=9)
     ticks = sorted({each for one in panel.series for each in one.x})
     axis.set_xticks(_few(ticks, 6))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
+    if not plot.linear:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.tick_params(labelsize=8)
@@ -183,16 +189,17 @@ def _draw_guide(axis: Any, order: float, left: float, right: float, low: float, 
     )
 
 
-def _label_places(series: Sequence[Series], low: float, high: float) -> list[float]:
+def _label_places(series: Sequence[Series], low: float, high: float, *, linear: bool = False) -> list[float]:
     """Where each curve's name goes on the y axis: at its end, pushed apart where two would lie on each other."""
-    apart = (math.log10(high) - math.log10(low)) * 0.09
-    places = [math.log10(one.y[-1]) for one in series]
+    scaled = float if linear else math.log10
+    apart = (scaled(high) - scaled(low)) * 0.09
+    places = [scaled(one.y[-1]) for one in series]
     taken: list[float] = []
     for index in sorted(range(len(places)), key=lambda i: places[i]):
         if taken and places[index] < taken[-1] + apart:
             places[index] = taken[-1] + apart
         taken.append(places[index])
-    return [10**place for place in places]
+    return places if linear else [10**place for place in places]
 
 
 def _few(values: Sequence[float], most: int) -> list[float]:
@@ -219,9 +226,11 @@ def block_plot(plot: Plot, *, width: int = 64, height: int = 10) -> Text:
     for panel in plot.panels:
         text.append(f"{visible(panel.y_label)}\n", style="bold")
         left, right, bottom, top = panel.span
+        if plot.linear:
+            left, bottom = 0.0, 0.0
         labels = {0: short(top), height - 1: short(bottom)}
         wide = max(map(len, labels.values()))
-        cells = _cells(panel, width, height)
+        cells = _cells(panel, width, height, linear=plot.linear)
         for row in range(height):
             text.append(f"{labels.get(row, ''):>{wide}} │")
             for column in range(width):
@@ -233,7 +242,7 @@ def block_plot(plot: Plot, *, width: int = 64, height: int = 10) -> Text:
             text.append("\n")
         text.append(f"{'':>{wide}} └{'─' * width}\n")
         first, last = short(left), short(right)
-        text.append(f"{'':>{wide}}  {first}{plot.x_label:^{max(0, width - len(first) - len(last))}}{last}\n")
+        text.append(f"{'':>{wide}}  {first}{panel.x_label or plot.x_label:^{max(0, width - len(first) - len(last))}}{last}\n")
         for series in panel.series:
             index = plot.look(series)
             text.append(f"{'':>{wide}}  {SIGNS[index % len(SIGNS)]} ", STYLES[index % len(STYLES)])
@@ -242,13 +251,16 @@ def block_plot(plot: Plot, *, width: int = 64, height: int = 10) -> Text:
     return text
 
 
-def _cells(panel: Panel, width: int, height: int) -> dict[tuple[int, int], int]:
+def _cells(panel: Panel, width: int, height: int, *, linear: bool = False) -> dict[tuple[int, int], int]:
     """(row, column) -> which curve; between two points the curve is a straight line."""
-    left, right, bottom, top = (math.log(each) for each in panel.span)
+    scaled = float if linear else math.log
+    left, right, bottom, top = (scaled(each) for each in panel.span)
+    if linear:
+        left, bottom = 0.0, min(0.0, bottom)
     cells: dict[tuple[int, int], int] = {}
     for index, series in enumerate(panel.series):
         places = [
-            (round((math.log(x) - left) / ((right - left) or 1) * (width - 1)), (top - math.log(y)) / ((top - bottom) or 1) * (height - 1))
+            (round((scaled(x) - left) / ((right - left) or 1) * (width - 1)), (top - scaled(y)) / ((top - bottom) or 1) * (height - 1))
             for x, y in zip(series.x, series.y, strict=True)
         ]
         if top == bottom:

@@ -32,7 +32,8 @@ DOORS: dict[str, set[str]] = {
     "training": {"uniphd", "data", "records", "devices", "judging", "subjects", "torch", *ARITHMETIC},
     "running": {"records", "devices", "judging", "backends", "subjects", "measures", "torch", "numpy"},
     "studies": {
-        *("records", "devices", "judging", "backends", "uniphd", "subjects", "measures", "report", "running", "torch", "rich"), *ARITHMETIC,
+        *("records", "devices", "judging", "backends", "uniphd", "subjects", "measures", "report", "data", "training", "running", "torch"),
+        *("rich", *ARITHMETIC),
     },
     "saved": {"records", "judging", "report", "studies", *ARITHMETIC},
     "cli": {"records", "judging", "subjects", "report", "running", "studies", "saved", "typer"},

@@ -18,7 +18,7 @@ from typing import Any
 from humar_bench.args import ModelArgs, RunArgs, Workload, read_workload
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
 from humar_bench.records import schema
-from humar_bench.records.record import CEILINGS
+from humar_bench.records.record import CEILINGS, TRAINING
 
 Measured = Mapping[str, Any]
 Facts = Mapping[str, Any]
@@ -34,6 +34,7 @@ CONTEXT_BYTES = 4 * 2**30  # a driver's context and its libraries on a device ta
 SUM_SHARE, SUM_BYTES = 0.01, 4096  # parts of a peak add up to it within 1 % or a page
 FOOTPRINT_BYTES, FOOTPRINT_SHARE = 64 * 2**20, 0.25  # a forward that takes this much must show in the process's own footprint
 MOST_PROCESSES = 1_000_000
+OKS_SLACK = 1e-4  # OKS of pictures are kept with 6 digits
 PER_ROUND = ("cpu_s", "device_s", "preempted", "gate_held", "stray_s", "enqueue_s", "round_telemetry")
 
 
@@ -56,7 +57,10 @@ def impossible(record: Any) -> list[str]:
              for fault in schema.faults(getattr(record, place), kind)]
     if not 0 <= record.process <= MOST_PROCESSES:
         found.append(f"process is {record.process}; it must be a whole number from 0 to {MOST_PROCESSES}")
-    if record.measure != CEILINGS:  # of a machine alone: neither arguments nor a workload take part
+    if record.measure == TRAINING:
+        found += [*_asked(ModelArgs, record.asked, "asked")]
+        found += [f"workload: {fault}" for fault in schema.faults(record.workload, schema.TrainingWork)]
+    elif record.measure != CEILINGS:  # of a machine alone: neither arguments nor a workload take part
         found += [*_asked(ModelArgs, record.asked, "asked"), *_workload(record.workload)]
     found += _asked(RunArgs, record.run, "run")
     try:
@@ -354,6 +358,39 @@ def _on_device(measured: Measured, cuda: Measured) -> Iterator[str]:
         yield f"the driver says {process} bytes for a process that reserved {reserved}: another process is counted with it"
 
 
+# Training -------------------------------------------------------------------------------------------------------------------------
+
+
+def _training(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
+    """A curve goes on in pictures and seconds to the end of the run, and its last mean OKS is that of the pictures it lists."""
+    curve, score, oks = measured["curve"], measured["score"], measured["oks"]
+    if len(score) != len(oks) or not score:
+        yield f"it lists {len(score)} scores and {len(oks)} OKS; there must be one of each a picture"
+        return
+    if measured.get("picture") is not None and len(measured["picture"]) != len(oks):
+        yield f"it numbers {len(measured['picture'])} pictures for {len(oks)} entries"
+    if workload.get("evaluation_pictures") and len(oks) > workload["evaluation_pictures"]:
+        yield f"it lists {len(oks)} pictures and was to be evaluated on {workload['evaluation_pictures']}"
+    for name in ("pictures", "wall_s", "cpu_s"):
+        values = [each[name] for each in curve]
+        if any(after < before for before, after in zip(values, values[1:], strict=False)):
+            yield f"the {name} of its curve go back"
+    if not curve:
+        if measured["pictures"]:
+            yield f"it was trained on {measured['pictures']} pictures and has no curve"
+        return
+    last = curve[-1]
+    if last["pictures"] != measured["pictures"]:
+        yield f"its curve ends after {last['pictures']} pictures and it was trained on {measured['pictures']}"
+    mean = sum(oks) / len(oks)
+    if abs(mean - last["oks"]) > OKS_SLACK:
+        yield f"the OKS of its pictures have the mean {mean:.4f} and its curve ends at {last['oks']:.4f}"
+    cores = environment.get("cores")
+    if cores and last["cpu_s"] > CPU_SLACK * cores * last["wall_s"] + 1:
+        yield f"it used {last['cpu_s']:.4g} s of CPU time in {last['wall_s']:.4g} s on {cores} cores: a time has the wrong unit"
+
+
 _CHECKS: dict[str, Callable[[Measured, Facts, Facts], Iterator[str]]] = {
     "params": _params, "flops": _flops, "fps": _fps, "component_time": _component_time, "memory": _memory,
+    "training": _training,
 }

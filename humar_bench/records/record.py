@@ -33,6 +33,7 @@ AGAIN = " (again)"  # ends the name of a control arm: the architecture before it
 COMPONENT_TIME = "component_time"  # a breakdown: no verdict comes from it
 MEASURES = ("params", "flops", "fps", COMPONENT_TIME, "memory")
 CEILINGS, MACHINE = "ceilings", "this machine"  # a measure of no architecture: what the machine itself does at most
+TRAINING = "training"  # one training run of an architecture, and what it scored; the study of accuracy makes it
 STATUSES = ("ok", "failed")
 KINDS = ("", "out of memory", "crash", "timeout", "not finite", "error")
 # The RunArgs fields a measurement depends on: with the same ones it need not be made again.
@@ -43,6 +44,7 @@ RUN_FIELDS = {
     "fps": ("device", "dtype", "backend", "seed", "threads", "processes", "first_look", "min_runs", "max_runs", "budget"),
     COMPONENT_TIME: ("device", "dtype", "seed", "threads", "processes", "max_runs", "budget"),
     CEILINGS: ("device", "dtype", "threads"),
+    TRAINING: ("device", "dtype", "threads"),
 }
 BEFORE = {"backend": EAGER, "first_look": 5}  # what a field of RunArgs meant in the records that were written before it was there
 # What has to be equal for two records to be of the same machine and versions.
@@ -86,7 +88,7 @@ class Record:
     id: str = ""
 
     def __post_init__(self) -> None:
-        for name, known in (("measure", (*MEASURES, CEILINGS)), ("status", STATUSES), ("kind", KINDS)):
+        for name, known in (("measure", (*MEASURES, CEILINGS, TRAINING)), ("status", STATUSES), ("kind", KINDS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, known))}.")
         if (self.status == "failed") != bool(self.kind) or (self.status == "failed") != (self.measured is None):

@@ -318,8 +318,47 @@ class Ceilings:
     threads: Positive = ABSENT
 
 
+@dataclass
+class Evaluated:
+    """One evaluation of a run: after so many pictures and seconds of training, what it scored."""
+
+    pictures: Count
+    wall_s: Seconds
+    cpu_s: Seconds
+    ap: Share
+    oks: Share
+
+
+@dataclass
+class Training:
+    """studies/accuracy: one run, and of its last evaluation every picture's best-scored pose: its score and its OKS."""
+
+    pictures: Count
+    parameters: Count
+    curve: list[Evaluated]
+    score: list[Number]
+    oks: list[Share]
+    picture: list[Count] | None = ABSENT  # number of the picture an entry shows, where several show one
+    front_end: str = ABSENT  # digest of the weights it began with before the transformer
+    resumed: bool = ABSENT
+
+
+@dataclass
+class TrainingWork:
+    """What a run was trained and evaluated on (`TrainArgs` without the model, and what the study wants the run for)."""
+
+    role: str
+    data: str
+    seed: Count
+    data_seed: Count
+    pictures: Count
+    evaluation_pictures: Count
+    optim: dict[str, Any]
+
+
 MEASURED: dict[str, type] = {
     "params": Params, "flops": Flops, "fps": Fps, "component_time": ComponentTime, "memory": Memory, "ceilings": Ceilings,
+    "training": Training,
 }
 
 

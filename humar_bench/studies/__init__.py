@@ -10,6 +10,7 @@ MAKERS = {
     "claims": "humar_bench.studies.claims.tables:restore",
     "backends": "humar_bench.studies.backends.tables:restore",
     "variants": "humar_bench.studies.variants.variants:restore",
+    "accuracy": "humar_bench.studies.accuracy.tables:restore",
 }
 # Study -> the CSV files that its folder holds beside NAME.md, study.json and, where there are curves, NAME.png and NAME.svg.
 TABLES = {
@@ -19,6 +20,7 @@ TABLES = {
     "claims": ("claims",),
     "backends": ("backends",),
     "variants": ("variants", "parts"),
+    "accuracy": ("retention", "runs", "curves", "rates"),
 }
 
 

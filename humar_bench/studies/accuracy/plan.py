@@ -1,0 +1,290 @@
+"""What a study of accuracy trains: presets, architectures, learning rates, seeds, and the list of runs that follows. No torch.
+
+Seeds: learning rates are chosen on seed 0, which no other run has; reference and candidates are trained with 1 ... S, the control (the
+reference again) with S + 1 ... 2S. A seed decides initial weights, pictures and their order, alike for every architecture. What stands
+before the transformer is trained ahead once, and every run begins with those weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from humar_bench.args import ModelArgs, UniphdArgs
+from humar_bench.errors import UsageError
+from humar_bench.judging.retention import MARGIN
+from humar_bench.records.record import AGAIN, TRAINING, Record
+from humar_bench.studies.accuracy.rings import LEAST_SIDE, ORIGINAL, ring_of, ring_spec
+from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
+from humar_bench.training.options import LossArgs, OptimArgs
+from humar_bench.training.train_args import TrainArgs
+
+RATE, RUN, FLOOR = "rate", "run", "floor"  # what a run is for: choosing a learning rate, the comparison, the mean pose
+MEAN_POSE = "mean pose"
+RATE_SEED = 0
+EVALUATIONS = 5  # of a run: one each fifth of its schedule
+RINGS = ("both", "published", "scaled")
+WIDER = 2  # times the grid of learning rates may be widened by one where the reference's best lies at its edge
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A size of study. `title` is how its results are called wherever they are shown."""
+
+    name: str
+    title: str
+    base: TrainArgs
+    rates: tuple[float, ...]  # the grid of learning rates, rising by about one factor
+    rate_share: float  # of a run's pictures that a run for the learning rate sees
+    warm_pictures: int
+    seeds: int
+    minutes: float  # what it takes on the machine it is made for
+    machine: str
+    at_once: int = 0  # runs side by side; 0: as many as there are cores
+
+
+_SMALL = TrainArgs.small(
+    "original", evaluation_pictures=1000, evaluate_every=1, checkpoint_every=250, log_every=50, device="cpu", threads=1,
+)
+PRESETS = {
+    each.name: each
+    for each in (
+        Preset(
+            "cpu", "early accuracy on small models", dataclasses.replace(_SMALL, pictures=8000), (2.5e-4, 5e-4, 1e-3), 0.5, 8000, 3, 60,
+            "2 cores",
+        ),
+        Preset(
+            "gpu", "accuracy at full width, 256 px, procedural people",
+            TrainArgs.small(
+                "original", pictures=60_000, size=256, model=ModelArgs(num_feature_levels=3),
+                whole=UniphdArgs(backbone="small_conv", text_encoder_type="tiny", train_trigger=frozenset({"text"}), no_mask=True),
+                optim=OptimArgs.preset("small", batch_size=16), evaluation_pictures=2000, evaluate_every=1, device="cuda",
+                dtype="bfloat16", workers=4,
+            ),
+            (1e-4, 2e-4, 4e-4), 0.25, 20_000, 3, 20, "one H100", at_once=3,
+        ),
+        Preset(
+            "refhuman", "accuracy on RefHuman",
+            TrainArgs(data="RefHuman", augment=True, evaluation_pictures=0, evaluate_every=1, device="cuda", workers=4,
+                      loss=LossArgs(masks=True)),
+            (5e-5, 1e-4, 2e-4), 0.1, 0, 3, 60 * 24 * 14, "one H100", at_once=1,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One architecture in the study. `counts`: whether its verdict is the command's; one that is only shown beside does not."""
+
+    architecture: Architecture
+    counts: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.architecture.name
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what for, of which architecture, with which options. The control's name ends in AGAIN."""
+
+    role: str
+    name: str
+    architecture: Architecture
+    options: TrainArgs
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder, from its role, architecture, seed and learning rate."""
+        safe = "".join(each if each.isalnum() else "-" for each in self.name)
+        return f"{self.role}-{safe}-seed{self.options.seed}-lr{self.options.optim.lr:g}"
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """The record's workload: everything that decides the run, without the model and without paths of this machine."""
+        options = self.options.to_json()
+        kept = {name: value for name, value in options.items() if name not in _ELSEWHERE}
+        return {"role": self.role, "name": TRAINING, **kept}
+
+    @property
+    def weight(self) -> float:
+        """About how long it takes, in pictures."""
+        return self.options.pictures or 1.0
+
+    def record(self, result: Mapping[str, Any], environment: Mapping[str, Any], command: str = "") -> Record:
+        own = self.architecture
+        run = {"device": self.options.device, "dtype": self.options.dtype, "threads": self.options.threads}
+        return Record(
+            measure=TRAINING, architecture=self.name, spec=own.spec, foreign=own.foreign, asked=dataclasses.asdict(self.options.model),
+            workload=self.work, run=run, process=self.options.seed, environment=dict(environment), command=command, **result,
+        )
+
+    @property
+    def key(self) -> str:
+        """The key of its record, whether it exists or not."""
+        return self.record({"measured": {}}, {}).key
+
+
+_ELSEWHERE = (  # stand elsewhere in the record, or are of this machine alone
+    "model", "arch", "front_end", "rendered", "tokenizer", "device", "dtype", "threads", "workers", "checkpoint_every", "log_every",
+)
+
+
+@dataclass(frozen=True)
+class AccuracyPlan:
+    """Everything a study trains. The first arm is the reference."""
+
+    preset: Preset
+    arms: tuple[Arm, ...]
+    base: TrainArgs  # of every run, but for architecture, seeds, learning rate and front end
+    rates: tuple[float, ...]
+    seeds: int
+    margin: float = MARGIN
+
+    @property
+    def reference(self) -> Arm:
+        return self.arms[0]
+
+    @property
+    def again(self) -> str:
+        """Name of the control."""
+        return f"{self.reference.name}{AGAIN}"
+
+    def rate_jobs(self, rates: Sequence[float]) -> list[Job]:
+        """The runs that choose learning rates: every arm with every one of `rates`."""
+        pictures = _whole_steps(self.base, round(self.base.pictures * self.preset.rate_share))
+        base = dataclasses.replace(self.base, pictures=pictures, evaluate_every=0)
+        return [self._job(RATE, arm.name, arm, rate, RATE_SEED, base) for arm in self.arms for rate in rates]
+
+    def run_jobs(self, chosen: Mapping[str, float]) -> list[Job]:
+        """The runs that are compared, with each arm's learning rate: every arm's, and the control's."""
+        base = dataclasses.replace(self.base, evaluate_every=self.base.pictures // EVALUATIONS)
+        jobs = [self._job(RUN, arm.name, arm, chosen[arm.name], seed, base) for seed in self.own_seeds for arm in self.arms]
+        reference = self.reference
+        return jobs + [self._job(RUN, self.again, reference, chosen[reference.name], seed, base) for seed in self.control_seeds]
+
+    @property
+    def own_seeds(self) -> range:
+        return range(1, self.seeds + 1)
+
+    @property
+    def control_seeds(self) -> range:
+        return range(self.seeds + 1, 2 * self.seeds + 1)
+
+    @property
+    def floor_job(self) -> Job:
+        """The mean pose at the right place and scale."""
+        options = dataclasses.replace(self.base, pictures=0)
+        return Job(FLOOR, MEAN_POSE, Architecture(MEAN_POSE, "", foreign=False), options)
+
+    @property
+    def warm_options(self) -> TrainArgs | None:
+        """Of the training ahead of what stands before the transformer; None where there is none."""
+        pictures = self.preset.warm_pictures
+        return dataclasses.replace(self.base, arch=self.reference.architecture.spec, pictures=pictures) if pictures else None
+
+    def _job(self, role: str, name: str, arm: Arm, rate: float, seed: int, base: TrainArgs) -> Job:
+        options = dataclasses.replace(base, arch=arm.architecture.spec, seed=seed, data_seed=seed, optim=base.optim.with_lr(rate))
+        return Job(role, name, arm.architecture, options)
+
+    def wider(self, rates: Sequence[float], *, lower: bool) -> float:
+        """The rate beyond an end of the grid, as far from it as its neighbour."""
+        ordered = sorted(rates)
+        pair = (ordered[0], ordered[1]) if lower else (ordered[-1], ordered[-2])
+        return float(f"{pair[0] ** 2 / pair[1]:.3g}")
+
+
+def _whole_steps(base: TrainArgs, pictures: int) -> int:
+    """So many pictures, as whole fifths of whole steps, so that evaluations come exactly at them."""
+    step = base.optim.batch_size * base.accumulate * EVALUATIONS
+    return max(step, pictures // step * step)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked beside the preset; None: as the preset has it."""
+
+    arch: tuple[str, ...]
+    reference: str | None = None
+    level: int | None = None
+    data: str | None = None
+    ring: str | None = None
+    seeds: int | None = None
+    pictures: int | None = None
+    evaluation_pictures: int | None = None
+    rates: tuple[float, ...] | None = None
+    size: int | None = None
+    warm: int | None = None
+    keeps: float = MARGIN
+    at_once: int | None = None
+
+
+def plan_of(preset: Preset, asked: Asked) -> AccuracyPlan:
+    """Raises UsageError with one sentence for what cannot be."""
+    base = _base(preset, asked)
+    rates = tuple(sorted(asked.rates or preset.rates))
+    if len(rates) < 3 or len(set(rates)) < len(rates):
+        raise UsageError(f"--rates names {', '.join(f'{each:g}' for each in rates)}; name at least three different learning rates.")
+    for rate in rates:
+        base.optim.with_lr(rate)
+    seeds = preset.seeds if asked.seeds is None else asked.seeds
+    if not 2 <= seeds <= 1000:
+        raise UsageError(f"--seeds is {seeds}; it must be from 2 to 1000, since one run says nothing about another seed.")
+    if not 0 < asked.keeps <= 1:
+        raise UsageError(f"--keeps is {asked.keeps:g}; it must be a share above 0 and at most 1, such as 0.95.")
+    if asked.warm is not None:
+        if asked.warm < 0:
+            raise UsageError(f"--warm is {asked.warm}; it must be a number of pictures, or 0 for no training ahead.")
+        preset = dataclasses.replace(preset, warm_pictures=asked.warm)
+    if asked.at_once is not None:
+        if not 0 <= asked.at_once <= 1024:
+            raise UsageError(f"--at-once is {asked.at_once}; it must be from 1 to 1024, or 0 for one run a core.")
+        preset = dataclasses.replace(preset, at_once=asked.at_once)
+    return AccuracyPlan(preset, _arms(base, asked), base, rates, seeds, asked.keeps)
+
+
+def _base(preset: Preset, asked: Asked) -> TrainArgs:
+    base = preset.base
+    if asked.data is not None and asked.level is not None:
+        raise UsageError(f"--data is {asked.data} and --level is {asked.level}; give one of the two.")
+    data = asked.data if asked.data is not None else None if asked.level is None else f"procedural:{asked.level}"
+    if not base.is_procedural and data is None:
+        raise UsageError("the preset refhuman needs the folder with RefHuman_train.json and images; name it with --data.")
+    given = {"data": data, "size": asked.size, "pictures": asked.pictures, "evaluation_pictures": asked.evaluation_pictures}
+    base = dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
+    if base.is_procedural and base.level not in (0, 1, 2):
+        raise UsageError(f"--level is {base.data.partition(':')[2]}; choose 0 (one person), 1 (several) or 2 (everything).")
+    if not base.is_procedural and not base.pictures:
+        raise UsageError(f"the data is {base.data}, whose length is not known before it is read; say with --pictures how many a run sees.")
+    if base.evaluation_pictures and base.evaluation_pictures < 20:
+        raise UsageError(f"--val is {base.evaluation_pictures}; at least 20 pictures are needed to draw any from.")
+    return dataclasses.replace(base, pictures=_whole_steps(base, base.pictures))
+
+
+def _arms(base: TrainArgs, asked: Asked) -> tuple[Arm, ...]:
+    """The arms, the reference first; on small maps the original stands with its ring as published and scaled."""
+    parsed = parse_architectures(asked.arch)
+    for each in parsed:
+        check_architecture(each)
+    names = [each.name for each in parsed]
+    reference = names[0] if asked.reference is None else asked.reference
+    if reference not in names:
+        raise UsageError(f"reference is {reference!r}; choose one of the architectures trained: {', '.join(names)}.")
+    if asked.ring is not None and asked.ring not in RINGS:
+        raise UsageError(f"--ring is {asked.ring!r}; choose one of {', '.join(RINGS)}.")
+    ring = asked.ring or ("both" if base.is_procedural and base.size // 8 < LEAST_SIDE else "published")
+    factor = ring_of((base.size, base.size)) if base.is_procedural else 1.0
+    arms: list[Arm] = []
+    for each in sorted(parsed, key=lambda each: each.name != reference):
+        if each.spec != ORIGINAL or ring == "published" or factor == 1:
+            arms.append(Arm(each))
+            continue
+        arms.append(Arm(Architecture(f"{each.name}, ring scaled", ring_spec(factor), foreign=True)))
+        if ring == "both":
+            arms.append(Arm(each, counts=False))
+    if len(arms) < 2:
+        raise UsageError(f"only {arms[0].name} would be trained; name at least two with --arch.")
+    return tuple(arms)

@@ -336,7 +336,7 @@ def _prompts(words: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-SHOWN_MASKS = ("all", "best", "none")
+SHOWN_MASKS = ("all", "best", "none", "looped")  # looped: all, in one pass a query, as the published code makes them
 IMAGE_MULTIPLE = 16  # both sides of a padded image are multiples of it
 LONGEST_CAPTION = 512  # tokens; what every text encoder takes
 WHOLE_LEVELS = 3  # the fewest: one for each backbone map at strides 8, 16 and 32
@@ -356,7 +356,9 @@ class WholeWorkload(Workload):
     text_encoder: str = _option(TEXT_ENCODERS[0], "Text encoder of the whole model.", choices=TEXT_ENCODERS)
     prompt: str = _option("text", "What says whom to find: text, point or scribble.", choices=PROMPTS)
     caption_tokens: int = _option(12, "Tokens of each caption.", low=1)
-    masks: str = _option("all", "Masks that are made: of all queries, of the best-scored alone, none.", choices=SHOWN_MASKS)
+    masks: str = _option(
+        "all", "Masks that are made: of all queries, of the best-scored alone, none; looped: one by one.", choices=SHOWN_MASKS
+    )
     subject: str = "uniphd"
 
     def __post_init__(self) -> None:
@@ -376,12 +378,22 @@ class WholeWorkload(Workload):
         height, width = (math.ceil(side / IMAGE_MULTIPLE) * IMAGE_MULTIPLE for side in self.image_size)
         return height, width
 
+    def own(self, settings: Mapping[str, str], name: str) -> WholeWorkload:
+        """The workload of an architecture that has parts of its own (`ARM_SETTINGS`); images and prompts stay. Raises UsageError."""
+        try:
+            return dataclasses.replace(self, **settings)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from None
+
     @property
     def image_sizes(self) -> tuple[Size, ...]:
         """(height, width) of every image of the batch, without padding."""
         height, width = self.image_size
         smaller = (math.ceil(0.75 * height), math.ceil(0.6 * width)) if self.padded else self.image_size
         return (self.image_size, *(smaller,) * (self.batch - 1))
+
+
+ARM_SETTINGS = ("backbone", "text_encoder", "masks")  # what one architecture may have otherwise: NAME=ARCH[masks=best]
 
 
 _WORKLOADS_OF: dict[str, type[Workload]] = {"": Workload, "uniphd": WholeWorkload}  # subject -> its workload

@@ -29,7 +29,7 @@ class Selection:
 
     arch: tuple[str, ...] = option(
         "original, original-fused, efficient, efficient-fused, package.module:builder or path/file.py:builder; "
-        "NAME=... names it. Repeatable.",
+        "NAME=... names it, ...[masks=best,backbone=NAME] gives it parts of its own in the whole model. Repeatable.",
         default=DEFAULT_ARCHITECTURES, metavar="[NAME=]ARCH", words=tuple(BUILT_IN),
     )
     reference: str | None = option("Architecture that ratios and verdicts are against; the first by default.", metavar="NAME")
@@ -55,7 +55,7 @@ class Whole:
     prompt: str | None = option(f"{', '.join(PROMPTS)}: what says whom to find; text by default.", metavar="KIND", words=PROMPTS)
     caption_tokens: int | None = option(help_of(WholeWorkload, "caption_tokens"), metavar="T")
     masks: str | None = option(
-        f"{', '.join(SHOWN_MASKS)}: queries whose masks are made; all by default.", metavar="WHICH", words=SHOWN_MASKS
+        f"{', '.join(SHOWN_MASKS)}: queries whose masks are made; all by default; looped: one by one.", metavar="WHICH", words=SHOWN_MASKS
     )
 
     def __post_init__(self) -> None:

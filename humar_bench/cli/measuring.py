@@ -153,7 +153,7 @@ def measure_and_show(
     say_shadowed(plan.architectures)
     for each in plan.architectures:
         if each.foreign:
-            say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.spec.rpartition(':')[0]}.")
+            say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.builder.rpartition(':')[0]}.")
     with readable(done or ()):
         run, lost = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet, early=whole and not output.quiet)
     folder = output.resume or out if whole else None

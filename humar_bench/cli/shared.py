@@ -49,7 +49,7 @@ def small_batch(selection: Selection, run: RunArgs) -> Selection:
 
 def say_shadowed(architectures: Iterable[Architecture] = ()) -> None:
     """One line for each folder, the current one and those of foreign files, that holds modules which Python alone would have run."""
-    files = [each.spec.rpartition(":")[0] for each in architectures if each.foreign]
+    files = [each.builder.rpartition(":")[0] for each in architectures if each.foreign]
     for folder in dict.fromkeys([".", *(os.path.dirname(each) or "." for each in files if each.endswith(".py"))]):
         if names := shadowed(folder):
             where = "the current folder" if folder == "." else folder
@@ -89,7 +89,7 @@ def check_paths(
             held = (*own, RECORDS_NAME) if flag == "-o" else own
             written |= {flag: folder} if flag == "-o" else {}
             written |= {f"{name} of {flag} {folder}": os.path.join(folder, name) for name in held}
-    files = {f"--arch {each.name}": each.spec.rpartition(":")[0] for each in architectures if each.foreign}
+    files = {f"--arch {each.name}": each.builder.rpartition(":")[0] for each in architectures if each.foreign}
     read = {flag: path for flag, path in ((reads or {}) | files).items() if path is not None and not os.path.isdir(path)}
     refuse_shared(written | _streams(output), read)
     for flag, path in formats_and_plot.items():

@@ -27,7 +27,7 @@ class VariantsOptions:
     prompt: str | None = option(f"{', '.join(PROMPTS)}: what says whom to find; text by default.", metavar="KIND", words=PROMPTS)
     caption_tokens: int | None = option(help_of(WholeWorkload, "caption_tokens"), metavar="T")
     masks: str | None = option(
-        f"{', '.join(SHOWN_MASKS)}: queries whose masks are made; all by default.", metavar="WHICH", words=SHOWN_MASKS
+        f"{', '.join(SHOWN_MASKS)}: queries whose masks are made; all by default; looped: one by one.", metavar="WHICH", words=SHOWN_MASKS
     )
 
     def __post_init__(self) -> None:

@@ -162,7 +162,8 @@ def _in_order(run: Run) -> tuple[str, ...]:
     """The built-in architectures first, then as they came: two that were measured side by side come in either order."""
     specs = {record.architecture: record.spec for record in run}
     known = list(BUILT_IN)
-    return tuple(sorted(run.architectures, key=lambda name: known.index(specs[name]) if specs[name] in known else len(known)))
+    base = {name: spec.partition("[")[0] for name, spec in specs.items()}
+    return tuple(sorted(run.architectures, key=lambda name: known.index(base[name]) if base[name] in known else len(known)))
 
 
 def _refuse_mixture(run: Run) -> None:
@@ -273,7 +274,7 @@ def _conditions(run: Run) -> Iterable[str]:
     yield f"Asked: {asked_text(first.asked)}."
     for side in _in_order(run):
         built = next((record.built for record in run.select(architecture=side) if record.built), {})
-        yield f"{side}: {built_text(first.asked, built)}."
+        yield f"{side}: {_own_parts(run, side)}{built_text(first.asked, built)}."
     for line in dict.fromkeys(environment_text(record) for record in run):
         yield line
     if share := busy_share([record.measured for record in run.select(measure="fps") if record.ok]):
@@ -286,6 +287,13 @@ def _conditions(run: Run) -> Iterable[str]:
         yield f"These records are of different machines or versions: they differ in {', '.join(mixed)}."
     yield from made_by(run)
     yield from run.notes
+
+
+def _own_parts(run: Run, side: str) -> str:
+    """'parts of its own: masks best; ' for an architecture that was asked for with some."""
+    spec = run.select(architecture=side)[0].spec
+    inside = spec.removesuffix("]").rpartition("[")[2] if spec.endswith("]") else ""
+    return f"parts of its own: {inside.replace('=', ' ').replace(',', ', ').replace('_encoder', ' encoder')}; " if inside else ""
 
 
 def work_text(work: Mapping[str, Any]) -> str:

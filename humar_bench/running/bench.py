@@ -21,7 +21,7 @@ from humar_bench.records.record import AGAIN, COMPONENT_TIME, MEASURES, Record, 
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import NOTHING, PEAK, Count, Point, count_all
 from humar_bench.running.messages import check_results
-from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
+from humar_bench.subjects.registry import Architecture, check_architecture, check_settings, parse_architectures
 
 WARMUP_MAX_S = 10.0
 TIMED = ("fps", COMPONENT_TIME)  # measures that build all architectures in one process
@@ -138,6 +138,7 @@ class _Bench:
             )
         for architecture in self.architectures:
             check_architecture(architecture)
+            check_settings(architecture, self.workload)
         self.have = {record.key for record in self.done if record.ok}
 
     def measure(self, measures: Sequence[str]) -> Run:

@@ -53,7 +53,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def _meets_a_namesake(architecture: Architecture, loaded: set[str]) -> bool:
     """Whether a file's neighbours are called like modules that an earlier item brought in from elsewhere."""
-    where = architecture.spec.rpartition(":")[0]
+    where = architecture.builder.rpartition(":")[0]
     if not architecture.foreign or not where.endswith(".py"):
         return False
     folder = Path(where).resolve().parent

@@ -17,7 +17,7 @@ from humar_bench.args import WHOLE_IMAGES, WORKLOADS, ModelArgs, RunArgs, Size, 
 from humar_bench.errors import UsageError
 from humar_bench.options import DEFAULT_ARCHITECTURES, Selection, Whole
 from humar_bench.reading import parse_json, read_bytes
-from humar_bench.subjects.registry import Architecture, parse_architectures
+from humar_bench.subjects.registry import Architecture, check_settings, parse_architectures
 from humar_bench.table import well_formed
 
 MOST_ARGS = 2**20  # bytes of an --args file
@@ -42,6 +42,8 @@ def resolve(selection: Selection, run: RunArgs | None = None, whole: Whole | Non
     if is_whole and run is not None and run.backend != "eager":
         raise UsageError(f"backend is {run.backend!r} and the whole model is timed as it is; leave --backend out.")
     args, workload = resolve_whole(selection, whole) if is_whole else resolve_work(selection)
+    for each in architectures:
+        check_settings(each, workload)
     names = [architecture.name for architecture in architectures]
     reference = names[0] if selection.reference is None else well_formed(selection.reference)
     if reference not in names:

@@ -268,8 +268,9 @@ def _arm(
     def expect(inputs: Any) -> Any:
         task.tell("check", name)
         model = task.model(architecture, device.name) if ready.dropped else ready.model
+        own = task.subject.of(architecture)
         return expected_outputs(
-            lambda: task.subject.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs
+            lambda: own.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs
         )
 
     def expect_at(inputs: Any, side: str) -> Any:

@@ -69,14 +69,14 @@ class Task:
         return subject_of(self.args, self.workload)
 
     def model(self, architecture: Architecture, device: str) -> torch.nn.Module:
-        return self.subject.build(architecture, device=device, dtype=self.dtype, seed=self.run.seed)
+        return self.subject.of(architecture).build(architecture, device=device, dtype=self.dtype, seed=self.run.seed)
 
     def inputs(self, device: str, *, other: int = 0) -> Any:
         """The inputs of the run; with `other` 1, 2, ... other ones of the same shapes."""
         return self.subject.inputs(device=device, dtype=self.dtype, seed=self.run.seed + other)
 
     def check(self, architecture: Architecture, outputs: Any) -> None:
-        self.subject.check(outputs, name=architecture.name)
+        self.subject.of(architecture).check(outputs, name=architecture.name)
 
 
 def failure(error: BaseException, architecture: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import BUILT_IN, EFFICIENT_PREFIX, ModelArgs
+from humar_bench.args import ARM_SETTINGS, BUILT_IN, EFFICIENT_PREFIX, ModelArgs, WholeWorkload, Workload
 from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
 from humar_bench.reading import read_bytes
 from humar_bench.subjects.sources import own_first, stranger
@@ -34,24 +34,47 @@ _FORMS = f"choose {', '.join(BUILT_IN)}, package.module:builder or path/file.py:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is measured: the name it has in tables and the spec it is loaded by."""
+    """What is measured: the name it has in tables and the spec it is loaded by, which may end in parts of its own around it, as in
+    'efficient[backbone=mobilevit_s,masks=best]'."""
 
     name: str
     spec: str
     foreign: bool
 
+    @property
+    def builder(self) -> str:
+        """The spec without parts of its own."""
+        return _cut(self.spec)[0]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The parts of its own, by the names of `ARM_SETTINGS`."""
+        return dict(pair.split("=") for pair in filter(None, _cut(self.spec)[1].split(",")))
+
+
+def _cut(spec: str) -> tuple[str, str]:
+    """'efficient[masks=best]' -> ('efficient', 'masks=best')."""
+    builder, opened, inside = spec.removesuffix("]").rpartition("[") if spec.endswith("]") else (spec, "", "")
+    return (builder, inside) if opened else (spec, "")
+
 
 def parse_architecture(text: str | Architecture) -> Architecture:
-    """'original', 'package.module:builder', 'path/file.py:builder', each with an optional 'NAME=' before it. Raises UsageError."""
+    """'original', 'package.module:builder', 'path/file.py:builder', each with an optional 'NAME=' before it and, in the whole model, an
+    optional '[backbone=...,text_encoder=...,masks=...]' after it. Raises UsageError."""
     if isinstance(text, Architecture):
         return text
     if not isinstance(text, str):
         raise UsageError(f"the architecture {text!r} is not text; {_FORMS}.")
-    name, spec = "", text.strip()
+    name, (spec, inside) = "", _cut(text.strip())
     if named := re.fullmatch(r"([^=/\\:]*)=(.*)", spec):
         name, spec = well_formed(named[1].strip()), named[2].strip()
         if not name:
             raise UsageError(f"the architecture {text!r} has an empty name before its =; write NAME={spec or 'original'}.")
+    if inside or text.strip().endswith("[]"):
+        own = _settings(inside, text)
+        found = parse_architecture(spec)
+        ending = f"[{','.join(f'{key}={value}' for key, value in own.items())}]"
+        return Architecture(name or found.name + ending, found.spec + ending, found.foreign)
     if spec in BUILT_IN:
         return Architecture(name or spec, spec, foreign=False)
     where, colon, builder = spec.rpartition(":")
@@ -66,6 +89,29 @@ def parse_architecture(text: str | Architecture) -> Architecture:
     if not all(part.isidentifier() for part in where.split(".")):
         raise UsageError(f"the architecture {spec!r} names no module; {_FORMS}.")
     return Architecture(name or spec, spec, foreign=True)
+
+
+def _settings(inside: str, text: str) -> dict[str, str]:
+    """'masks=best,backbone=mobilevit_s' -> its pairs. Raises UsageError."""
+    found: dict[str, str] = {}
+    for pair in inside.split(","):
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or key not in ARM_SETTINGS or key in found or "=" in value:
+            raise UsageError(
+                f"the architecture {text!r} has {pair.strip()!r} in its brackets; write each of {', '.join(ARM_SETTINGS)} at most once, "
+                "as in efficient[masks=best,backbone=mobilevit_s]."
+            )
+        found[key] = value
+    return found
+
+
+def check_settings(architecture: Architecture, workload: Workload) -> None:
+    """Raises UsageError for parts of its own that do not exist, or around a transformer that is measured alone."""
+    if architecture.settings:
+        if not isinstance(workload, WholeWorkload):
+            name = next(iter(architecture.settings))
+            raise UsageError(f"{architecture.name} sets {name}, and only the whole model has one; add --whole.")
+        workload.own(architecture.settings, architecture.name)
 
 
 def parse_architectures(texts: Iterable[str | Architecture]) -> list[Architecture]:
@@ -88,7 +134,7 @@ def check_architecture(architecture: str | Architecture) -> None:
     architecture = parse_architecture(architecture)
     if not architecture.foreign:
         return
-    where, _, name = architecture.spec.rpartition(":")
+    where, _, name = architecture.builder.rpartition(":")
     if not _is_file(where):
         top = where.partition(".")[0]
         if top not in sys.modules and not (importlib.util.find_spec(top) or PathFinder.find_spec(top, [os.getcwd()])):
@@ -122,7 +168,7 @@ def _words(tree: ast.AST) -> Iterator[str]:
 def load_builder(architecture: str | Architecture) -> Callable[[ModelArgs], torch.nn.Module]:
     """The builder function of an architecture. Raises UsageError when it cannot be loaded."""
     architecture = parse_architecture(architecture)
-    spec = BUILT_IN.get(architecture.spec, architecture.spec)
+    spec = BUILT_IN.get(architecture.builder, architecture.builder)
     where, _, name = spec.rpartition(":")
     if architecture.foreign:
         module = _load_file(Path(where)) if _is_file(where) else _import_module(where)

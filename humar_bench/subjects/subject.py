@@ -35,6 +35,10 @@ class Subject:
     def __init__(self, args: ModelArgs, workload: Workload) -> None:
         self.args, self.workload = args, workload
 
+    def of(self, architecture: Architecture) -> Subject:
+        """The subject for one architecture: another one where it has parts of its own around it."""
+        return self
+
     def build(self, architecture: Architecture, *, device: str, dtype: torch.dtype, seed: int) -> torch.nn.Module:
         """The model in eval mode, weights drawn from `seed`; nothing is allocated on meta and under a fake tensor mode."""
         raise NotImplementedError

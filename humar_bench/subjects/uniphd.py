@@ -18,6 +18,7 @@ from humar_bench.subjects.registry import Architecture, load_builder, made
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject
 from humar_bench.uniphd import Captions, Points, Scribbles, UniPHD, UniphdOutput, build_uniphd, padded_batch
 from humar_bench.uniphd.heads import LayerOutput
+from humar_bench.uniphd.masks import MaskHead
 from humar_bench.uniphd.text_encoders.tokens import benchmark_ids
 
 SCRIBBLE_POINTS = 12  # as RefHuman's
@@ -32,13 +33,16 @@ class WholeInputs(NamedTuple):
     padding: Tensor  # [B, H, W], bool, True = padding
     prompt: Captions | Points | Scribbles
     sizes: Tensor  # [B, 2], (height, width) of each image without padding
-    masks: str
 
 
 class UniphdSubject(Subject):
     """The whole model around a pose transformer; what stands around it is the same for every architecture."""
 
     workload: WholeWorkload
+
+    def of(self, architecture: Architecture) -> UniphdSubject:
+        own = architecture.settings
+        return UniphdSubject(self.args, self.workload.own(own, architecture.name)) if own else self
 
     def build(self, architecture: Architecture, *, device: str, dtype: torch.dtype, seed: int) -> UniPHD:
         """Under a fake tensor mode it is built on the meta device first: drawing truncated normals looks at values."""
@@ -80,9 +84,29 @@ def whole_model(args: ModelArgs, workload: WholeWorkload, transformer: Any, **pa
     """The whole model that a workload names around a transformer (its builder, or the module); `parts` as in `build_uniphd`."""
     options = UniphdArgs(backbone=workload.backbone, text_encoder_type=workload.text_encoder, no_mask=workload.masks == "none")
     model = build_uniphd(args, transformer, options=options, image_size=workload.padded_size, **parts)
+    if workload.masks == "looped":
+        model.mask_refine = OnePassAQuery(model.mask_refine)
+    model.shown = "all" if workload.masks == "looped" else workload.masks
     model.components = components_around(model.transformer)
     model.built = getattr(model.transformer, "built", None)
     return model
+
+
+class OnePassAQuery(nn.Module):
+    """A mask head that makes one mask after the other, as the published code does, so that a comparison can be against it. The masks are
+    the same; the sum of the memory's levels is made once, as there."""
+
+    def __init__(self, head: MaskHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, memory: list[Tensor], fine: Tensor, coarse: Tensor, parameters: Tensor, centres: Tensor, sizes: Tensor
+    ) -> Tensor:
+        """As `MaskHead`."""
+        image = [self.head.summed(memory)]
+        each = (slice(query, query + 1) for query in range(parameters.shape[1]))
+        return torch.cat([self.head(image, fine, coarse, parameters[:, one], centres[:, one], sizes) for one in each], dim=1)
 
 
 def components_around(transformer: nn.Module) -> tuple[tuple[str, str], ...]:
@@ -123,8 +147,7 @@ def make_whole_inputs(
     images, padding, sizes = padded_batch([drawn(torch.randn, 3, *size) for size in workload.image_sizes])
     prompt = _prompt(workload, sizes, lambda *shape: drawn(torch.rand, *shape), seed)
     return WholeInputs(
-        images.to(device=device, dtype=dtype), padding.to(device), type(prompt)(*(each.to(device) for each in prompt)), sizes.to(device),
-        workload.masks,
+        images.to(device=device, dtype=dtype), padding.to(device), type(prompt)(*(each.to(device) for each in prompt)), sizes.to(device)
     )
 
 
@@ -140,7 +163,7 @@ def check_whole_outputs(outputs: Any, args: ModelArgs, workload: WholeWorkload, 
     """Hold outputs against what the whole model gives: shapes, and every number finite.
 
     pred_logits [B, Q, classes], pred_boxes [B, Q, 4], pred_keypoints [B, Q, 3K], pred_keypoints_visi [B, Q, K], pred_masks [B, M, H, W]
-    with M = Q for all masks and 1 for the best, D - 1 layers in aux_outputs. On the meta device only shapes are checked.
+    with M = Q for all masks, also looped, and 1 for the best, D - 1 layers in aux_outputs. On the meta device only shapes are checked.
     Raises MeasurementError, for NaN and infinity its subclass NotFiniteOutputs.
     """
     if not isinstance(outputs, UniphdOutput):
@@ -168,5 +191,5 @@ def check_whole_outputs(outputs: Any, args: ModelArgs, workload: WholeWorkload, 
 
 
 def _masks_shown(workload: WholeWorkload) -> tuple[int, ...] | None:
-    shown = {"all": workload.num_queries, "best": 1}.get(workload.masks)
+    shown = {"all": workload.num_queries, "looped": workload.num_queries, "best": 1}.get(workload.masks)
     return None if shown is None else (workload.batch, shown, *workload.padded_size)

@@ -87,6 +87,7 @@ class UniPHD(nn.Module):
     """
 
     components: ClassVar = COMPONENTS
+    shown = "all"  # masks of a forward that does not say which
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class UniPHD(nn.Module):
         decoder.class_embed, decoder.pose_embed, decoder.bbox_embed = self.class_embed, self.pose_embed, self.bbox_embed
 
     def forward(
-        self, images: Tensor, padding: Tensor, prompt: Prompt, sizes: Tensor | Sequence[Size], masks: str = "all"
+        self, images: Tensor, padding: Tensor, prompt: Prompt, sizes: Tensor | Sequence[Size], masks: str | None = None
     ) -> UniphdOutput:
         """From a padded batch: images [B, 3, H, W]; the rest as in `from_maps`. Raises UsageError."""
         if images.dim() != 4 or images.shape[1] != 3:
@@ -137,14 +138,15 @@ class UniPHD(nn.Module):
         return self.from_maps(self.backbone[0](images), padding, prompt, sizes, masks)
 
     def from_maps(
-        self, maps: Sequence[Tensor], padding: Tensor, prompt: Prompt, sizes: Tensor | Sequence[Size], masks: str = "all"
+        self, maps: Sequence[Tensor], padding: Tensor, prompt: Prompt, sizes: Tensor | Sequence[Size], masks: str | None = None
     ) -> UniphdOutput:
         """From the backbone's maps on, without waiting for the device anywhere.
 
         maps: four of [B, C_i, h_i, w_i], strides 4, 8, 16, 32; padding: [B, H, W] of the images, bool, True = padding; prompt: one kind for
         the batch; sizes: (height, width) of each image without padding, [B, 2] or pairs; masks: of all queries, of the best-scored alone,
-        none, or later, with `masks_of`. Raises UsageError when the inputs do not fit each other or the model.
+        none, or later, with `masks_of`; left out, as `shown` says. Raises UsageError when the inputs do not fit each other or the model.
         """
+        masks = self.shown if masks is None else masks
         self._check(maps, padding, prompt, sizes, masks)
         tokens, srcs, paddings, positions = self.fused(maps, padding, prompt)
         query = tokens.sentence[:, None, None].expand(-1, self.queries, -1, -1)  # [B, Q, 1, C]

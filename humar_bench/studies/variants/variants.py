@@ -33,6 +33,8 @@ def points_of(plan: Plan, backbones: Sequence[str], text_encoders: Sequence[str]
     """One point a variant. An empty list of names means all. Raises UsageError for a name that does not exist, or stands twice."""
     if not isinstance(plan.workload, WholeWorkload):
         raise UsageError(f"the workload {plan.workload.name} is of a transformer alone; variants are of the whole model.")
+    if own := next((each for each in plan.architectures if each.settings), None):
+        raise UsageError(f"{own.name} has parts of its own, and variants go through all of them; leave out its brackets.")
     for flag, names, known in (("--backbone", backbones, BACKBONES), ("--text-encoder", text_encoders, TEXT_ENCODERS)):
         for name in names:
             if name not in known:

@@ -19,6 +19,7 @@ from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
 from humar_bench.records.record import COMPONENT_TIME, MEASURES, Record, Run, other_machine
 from humar_bench.report import breakdown
 from humar_bench.report.component_table import component_time_data, component_time_tables
+from humar_bench.report.share_table import Shares, read_shares
 from humar_bench.report.speed_table import fps_data, fps_table
 from humar_bench.table import MIB, SUMMARY, Column, Table, fewer, joined, less, percent, ratio
 
@@ -67,7 +68,7 @@ class Comparison:
             "flops": lambda *given: breakdown.flops_tables(*given, all_operators=self.all_operators),
             "memory": breakdown.memory_tables,
             "fps": lambda sides, reasons, reference: [fps_table(self.speeds, reference)],
-            COMPONENT_TIME: component_time_tables,
+            COMPONENT_TIME: lambda *given: [*component_time_tables(*given), *self.shares.tables],
         }
         tables = [table for name in self.measures for table in make[name](self.sides[name], self.reasons[name], self.reference)]
         return (summary_table(self), *tables) if self.summarised else tuple(tables)
@@ -87,6 +88,12 @@ class Comparison:
         if not self.best or self.best not in self.speeds:
             return Speeds({})
         return read_speeds(self.run.select(measure="fps"), self.best, self.architectures)
+
+    @cached_property
+    def shares(self) -> Shares:
+        """What the transformer is of the whole model; without rows for a transformer alone."""
+        whole = COMPONENT_TIME in self.sides and self.run[0].workload.get("subject") == "uniphd"
+        return read_shares(self.sides[COMPONENT_TIME] if whole else {}, self.speeds, self.reference)
 
     @property
     def essentials(self) -> tuple[str, ...]:

@@ -60,6 +60,8 @@ def _print_summary(comparison: Comparison, console: Console) -> None:
     print_table(summary, console)
     for line in verdict_lines(comparison.speeds, comparison.best_speeds):
         print_line(line, console)
+    for line in comparison.shares.lines:
+        print_line(line, console)
     for line in comparison.essentials:
         print_line(line, console, "dim")
 

@@ -374,8 +374,8 @@ def _conditions(study: Accuracy) -> Iterable[str]:
     )
     if settings["warm_pictures"]:
         yield (
-            f"What stands before the transformer was trained ahead once, on {settings['warm_pictures']:,} pictures, and is the same in every "
-            "run at its start: what another one would do is not in the interval."
+            f"What stands before the transformer was trained ahead once, on {settings['warm_pictures']:,} pictures, and is the same in "
+            "every run at its start: what another one would do is not in the interval."
         )
     yield f"Preset {settings['preset']}, for {settings['machine']} and {settings['minutes']:g} minutes: {settings['title']}."
     yield f"Asked: {asked_text(first.asked)}."

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from humar_bench.judging.statistics import steady_state
+from humar_bench.judging.steadiness import steady_state
 from humar_bench.table import times
 
 Measured = Mapping[str, Any]

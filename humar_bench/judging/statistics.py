@@ -45,8 +45,6 @@ USUAL_FIRST, EARLY_RATIO = 5, 1.2  # a look after fewer processes is an early on
 FASTER, SLOWER, SAME, UNDECIDED, INVALID = "faster", "slower", "same", "undecided", "invalid"
 DECIDED = (FASTER, SLOWER, SAME)
 
-AGREE_SHARE = 0.05  # two warm-up windows agree when their medians differ by at most this share of the smaller
-AGREE_SHARE_SINGLE = 0.10  # the same where a window is a single value, which has no median to calm it
 MAX_CLOCK_GAP = MAX_THROTTLED_SHARE = 0.01
 
 
@@ -261,77 +259,6 @@ class LookPlan:
 def all_decided(rows: Sequence[Comparison]) -> bool:
     """Whether another process could change nothing: every row is faster, slower or same."""
     return all(row.verdict in DECIDED for row in rows)
-
-
-# Warm-up and steady state ---------------------------------------------------------------------------------------------------------
-
-
-def windows_agree(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two warm-up windows show the same speed: their medians differ by at most 5 %, by 10 % where one holds a single value."""
-    low, high = sorted((median(first), median(second)))
-    share = AGREE_SHARE if min(len(first), len(second)) > 1 else AGREE_SHARE_SINGLE
-    return high - low <= share * low
-
-
-@dataclass(frozen=True)
-class SteadyState:
-    """Where a series of times settles. `start` is the first round of its last level; not steady when that level is too short."""
-
-    steady: bool
-    start: int
-    changes: tuple[int, ...]
-    reason: str
-
-
-STEP_SHARE = 0.02  # a smaller change of level is no change
-STEP_SIGMAS = 5.0  # of the noise, correlation allowed for
-LAG = 3  # rounds between values whose differences tell noise from correlated noise
-MAX_CORRELATION = 0.8  # more than this is a change of level, not noise
-STEADY_SHARE = 0.5  # the last level must hold at least this share of the rounds
-
-
-def steady_state(values: Sequence[float]) -> SteadyState:
-    """Levels by repeated splitting at the strongest change of mean (binary segmentation on logs, outliers clipped)."""
-    logs = np.log(np.asarray(values, dtype=float))
-    if len(logs) < 8:
-        return SteadyState(False, 0, (), f"{len(logs)} rounds are too few to see a level; 8 are needed.")
-    marginal, long_run = _noise(logs)
-    smooth = np.array([np.median(logs[max(0, i - 2) : i + 3]) for i in range(len(logs))])
-    smooth[0] = logs[0]  # a first slow round is a level of its own, anywhere else one outlier is none
-    clipped = np.clip(logs, smooth - 3 * marginal, smooth + 3 * marginal)
-    changes = tuple(sorted(_splits(clipped, 0, long_run)))
-    start = changes[-1] if changes else 0
-    steady = len(logs) - start >= STEADY_SHARE * len(logs)
-    if not steady:
-        return SteadyState(False, start, changes, f"never steady: the level changed {len(changes)} times, last at round {start}.")
-    return SteadyState(True, start, changes, f"steady from {f'round {start}' if changes else 'the start'}.")
-
-
-def _noise(logs: np.ndarray) -> tuple[float, float]:
-    """Standard deviation of one value, and the one that a mean of correlated neighbours behaves as if it had; changes of level left out.
-
-    From differences of neighbours and of values `LAG` apart, which of AR(1) noise have variances in the ratio (1 - r) / (1 - r^LAG).
-    """
-    steps = (logs[lag:] - logs[:-lag] for lag in (1, LAG))
-    near, far = (1.4826 * float(np.median(np.abs(step - np.median(step)))) / math.sqrt(2) for step in steps)
-    marginal = max(near, far, 1e-4)
-    correlation = min(max(0.0, 1 - (near / marginal) ** 2), MAX_CORRELATION)
-    return marginal, marginal * math.sqrt((1 + correlation) / (1 - correlation))
-
-
-def _splits(logs: np.ndarray, offset: int, sigma: float) -> list[int]:
-    rounds = len(logs)
-    if rounds < 2:
-        return []
-    left = np.arange(1, rounds)
-    sums = np.cumsum(logs)
-    gap = np.abs(sums[:-1] / left - (sums[-1] - sums[:-1]) / (rounds - left))
-    strength = gap * np.sqrt(left * (rounds - left) / rounds) / sigma
-    at = int(np.argmax(strength))
-    if strength[at] < STEP_SIGMAS or gap[at] < STEP_SHARE:
-        return []
-    cut = at + 1
-    return [offset + cut, *_splits(logs[:cut], offset, sigma), *_splits(logs[cut:], offset + cut, sigma)]
 
 
 # Percentiles and proportions ------------------------------------------------------------------------------------------------------

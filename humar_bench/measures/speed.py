@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from humar_bench.devices.device import Device
 from humar_bench.errors import UsageError
-from humar_bench.judging.statistics import windows_agree
+from humar_bench.judging.steadiness import windows_agree
 
 Call = Callable[[], Any]
 BLOCKS_PER_WINDOW = 5  # a warm-up window is up to this many blocks; a forward longer than the whole window is one block of one call
@@ -33,7 +33,7 @@ class TimingPlan:
     """How long and how carefully to time. Raises UsageError when a value cannot work.
 
     Rounds go on until one architecture has used `budget_s` seconds of timed forwards or `max_runs` rounds are done, and always to
-    `min_runs` rounds. Warm-up goes on until two windows in a row agree (`statistics.windows_agree`), at least two windows, at most
+    `min_runs` rounds. Warm-up goes on until two windows in a row agree (`steadiness.windows_agree`), at least two windows, at most
     `warmup_max_windows`, and none is begun after `warmup_max_s`. Where a first call takes `SLOW_S` and more it counts as one window and
     the first round as the next: where they agree nothing else is run, where not the round is forgotten for all. A block
     holds as many forwards as it takes for reading the clocks to cost at most `clock_share` of it, and as many as those of architectures

@@ -27,6 +27,7 @@ from torch import nn
 from humar_bench.devices.device import Device, Timing
 from humar_bench.measures.components import component_of
 from humar_bench.measures.speed import garbage_held
+from humar_bench.measures.untouched import left_untouched
 
 MIN_ROUNDS, MAX_ROUNDS = 1, 50
 WARM_UP_RUNS, WARM_UP_S = 5, 0.25  # forwards before the first round: so many or so long, whichever ends first
@@ -83,7 +84,7 @@ def _warm_up(model: nn.Module, call: Callable[[], Any], device: Device, check: C
     """The first forwards, not kept; the first of them says where components begin."""
     start_s = device.now_s()
     explorer = _Explorer(model)
-    with _wrapped(explorer.modules, explorer.wrap):
+    with left_untouched(), _wrapped(explorer.modules, explorer.wrap):
         outputs = call()
     device.synchronize()
     check(outputs)

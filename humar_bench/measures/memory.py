@@ -23,6 +23,7 @@ from humar_bench.errors import HumarBenchError, MeasurementError
 from humar_bench.measures.allocator import allocation_trace, allocator_peak, replay
 from humar_bench.measures.call import called
 from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
+from humar_bench.measures.untouched import left_untouched
 
 if TYPE_CHECKING:
     from humar_bench.devices.device import Device
@@ -199,7 +200,8 @@ def measure_peak(
         return _step(model, inputs, training, torch.inference_mode)  # as it is timed
 
     with _mode(model, training):
-        outputs = step()
+        with left_untouched():
+            outputs = step()
         if check is not None:
             check(outputs)
         del outputs

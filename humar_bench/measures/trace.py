@@ -26,6 +26,7 @@ from humar_bench.errors import HumarBenchError, MeasurementError
 from humar_bench.measures.call import called
 from humar_bench.measures.flop_formulas import counted_whole
 from humar_bench.measures.meta import result_on_meta
+from humar_bench.measures.untouched import left_untouched
 
 HOST_NUMBERS = 4096  # a host tensor up to this many elements keeps its values; a larger one goes to meta
 aten = torch.ops.aten
@@ -184,7 +185,8 @@ def _run(model: nn.Module, inputs: tuple, mode: _Watch, more: tuple) -> Any:
         for extra in more:
             stack.enter_context(extra)
         stack.enter_context(mode)
-        return called(model, inputs)
+        with left_untouched():
+            return called(model, inputs)
 
 
 @contextlib.contextmanager

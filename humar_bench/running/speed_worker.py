@@ -24,6 +24,7 @@ from humar_bench.measures.call import called
 from humar_bench.measures.conditions import conditions, watch_inside
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
 from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
+from humar_bench.measures.untouched import left_untouched
 from humar_bench.records.record import AGAIN
 from humar_bench.running.preparation import Ready, make_ready, missing_instructions, set_formats
 from humar_bench.running.task import Task, failure, success
@@ -112,7 +113,7 @@ class Arm:
         """A forward's outputs; in what state the process is inside it is noted."""
         inside: dict[str, Any] = {}
         watched = isinstance(self.forward, torch.nn.Module)  # another runtime calls no modules, and hooks would make torch compile anew
-        with watch_inside(inside) if watched else contextlib.nullcontext(), self.inference_mode():
+        with left_untouched(), watch_inside(inside) if watched else contextlib.nullcontext(), self.inference_mode():
             outputs = called(self.forward, self.inputs)
         self.inside = inside
         return outputs

@@ -36,6 +36,7 @@ IN_ORDER = (
     r"(More|Less) is better", r"Speed is the batch", r"[^:]*: (faster|slower|same): (within|\d)", r"Ratios are ", r"Looked at after",
     r"Control: .*: same\.$", r"[^:]*: outputs as a float32 eager forward's, the same",
     r"[^:]*: on inputs it had not seen .*: agrees\.$", r"p90 needs", r"One multiply or one add", r"Every operator was counted",
+    r"A component's time is its own", r"Medians over rounds of one forward",
     r"The peak is the most", r"[^:]*: live storages .*differs by 0\.$", r"[^:]*: 1 tensor has several names and is counted once",
 )
 

@@ -65,6 +65,17 @@ def side_stream_joined(args: Any) -> nn.Module:
     )
 
 
+def wraps(args: Any) -> nn.Module:
+    """Puts one more wrapper around a function of torch at each call."""
+    def forward(model: Timed, *inputs: Any) -> Any:
+        before = nn.functional.relu
+        nn.functional.relu = lambda *given, **more: before(*given, **more)
+        work()
+        return model.answer(*inputs)
+
+    return Timed(args, forward)
+
+
 class LazyTensor(Tensor):
     """Stands for a tensor that is computed when somebody looks at it."""
 

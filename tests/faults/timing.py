@@ -10,7 +10,8 @@ from typing import Any
 
 from humar_bench.devices.device import Timing
 from humar_bench.devices.virtual import _Event
-from humar_bench.measures import speed
+from humar_bench.measures import component_time, speed
+from humar_bench.records.record import COMPONENT_TIME
 from humar_bench.running import speed_worker
 from tests.faults import models
 from tests.faults.fault import Fault
@@ -164,6 +165,23 @@ def _undivided(patches: Any) -> None:
     patches.setattr(speed, "_keep", whole)
 
 
+def _given_twice(patches: Any) -> None:
+    """What a component calls in others is counted as its own as well."""
+    keep = component_time._keep_stamped
+
+    def twice(found: Any, watch: Any, spans: Any, held: Any) -> None:
+        keep(found, watch, spans, held)
+        first = next(iter(found.components.values()))
+        for clock, times in first.items():
+            times[-1] += found.instrumented[clock][-1]
+
+    patches.setattr(component_time, "_keep_stamped", twice)
+
+
+def _by_component(patch: Patch | None = None) -> list[str]:
+    return flags(measured(["plain"], [COMPONENT_TIME], patch=patch))
+
+
 FAULTS = (
     fault("no end sync", "the wall clock is read right after the last launch", "40 ms read as 2 ms; 4x to 45x in the field", AUDIT,
           r"the clock was read before the work was done", make=functools.partial(NoEndSync, launch_s=2e-3)),
@@ -184,6 +202,11 @@ FAULTS = (
           "time on the same inputs is held against time on new ones", r"times as long on inputs it has not seen", "memoised"),
     fault("zero warm-up", "the harness times from the first call on and calls that steady", "first rounds up to 2.3x too slow", AUDIT,
           r"called steady and no warm-up run was made", "warms_up", patch=_no_warm_up, clean="warms_up"),
+    fault("a function of torch replaced", "a model puts one more wrapper around a function of torch at each call",
+          "everything beside it runs something else, and ever longer", "torch's functions are held against those before a first forward",
+          r"replaces torch\.nn\.functional\.relu for everything", "wraps"),
+    Fault("a component's time given twice", "timing", "the time of what a component calls in others stays its own as well",
+          "shares that add up to more than the forward", AUDIT, r"its components take", lambda: _by_component(_given_twice), _by_component),
     fault("recompile in the window", "a model compiles again while it is being timed", "7 of 10 rounds 4x too slow",
           "a level that changes inside a process is noted", r"its speed changed while it was timed", "recompiles"),
     fault("one 100x outlier", "one call takes 100 times as long", "the mean is 10x too high, the median the same",

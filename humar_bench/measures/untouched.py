@@ -1,0 +1,55 @@
+"""A forward leaves what everybody in its process calls as it found it: torch's functions and the clocks.
+
+A model that replaces one of them, with a version of its own or with one more wrapper at each call, changes what every other model and the
+measuring itself runs from then on: it may make them slower, wrong or endless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from humar_bench.errors import MeasurementError
+
+SHARED = {  # how it is called -> whose names are held; a new name replaces nothing
+    "torch": torch, "torch.Tensor": torch.Tensor, "torch.nn.functional": torch.nn.functional, "torch.nn.Module": torch.nn.Module,
+    "torch.linalg": torch.linalg, "torch.fft": torch.fft, "torch.autograd": torch.autograd, "torch.cuda": torch.cuda, "time": time,
+    **{f"torch.nn.{name}": each for name, each in vars(torch.nn).items() if isinstance(each, type) and issubclass(each, torch.nn.Module)},
+}
+
+
+@contextlib.contextmanager
+def left_untouched() -> Iterator[None]:
+    """Around a forward that is not timed. What it replaced is put back, and MeasurementError raised that names it.
+
+    Costs about a millisecond.
+    """
+    before = {owner: dict(vars(where)) for owner, where in SHARED.items()}
+    try:
+        yield
+    finally:
+        replaced = [name for owner, names in before.items() for name in _put_back(owner, names)]
+    if replaced:
+        more = f" and {len(replaced) - 1} more" if len(replaced) > 1 else ""
+        raise MeasurementError(
+            f"its forward replaces {replaced[0]}{more} for everything in its process, so that nothing can be measured beside it; call a "
+            "function of its own instead."
+        )
+
+
+def _put_back(owner: str, before: dict[str, Any]) -> list[str]:
+    """The functions that are no longer what they were, each as it was again."""
+    where = SHARED[owner]
+    now = dict(vars(where))
+    replaced = [name for name, each in before.items() if callable(each) and now.get(name) is not each]
+    for name in replaced:
+        setattr(where, name, before[name])
+    inherited = {name for base in getattr(where, "__mro__", ())[1:] for name in vars(base)}  # a name of its own hides that one
+    hidden = [name for name in now.keys() - before.keys() if name in inherited and callable(now[name])]
+    for name in hidden:
+        delattr(where, name)
+    return [f"{owner}.{name}" for name in (*replaced, *sorted(hidden))]

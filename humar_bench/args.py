@@ -359,10 +359,16 @@ class WholeWorkload(Workload):
     masks: str = _option(
         "all", "Masks that are made: of all queries, of the best-scored alone, none; looped: one by one.", choices=SHOWN_MASKS
     )
+    backbone_weights: str = _option("", "Folder with the backbone's weights (model.safetensors); random without.")
+    text_weights: str = _option("", "Folder with the text encoder's weights, and its tokenizer; random without.")
+    pretrained: bool = _option(False, "Published weights of both, from the Hugging Face hub or its cache.")
     subject: str = "uniphd"
 
     def __post_init__(self) -> None:
         _check_fields(self)
+        for name in ("backbone_weights", "text_weights"):
+            if self.pretrained and getattr(self, name):
+                raise UsageError(f"{name} is {shown(getattr(self, name))} and pretrained was asked for; give one of the two.")
         if self.caption_tokens > LONGEST_CAPTION:
             raise UsageError(f"caption_tokens is {self.caption_tokens}; the text encoders take at most {LONGEST_CAPTION}.")
         if len(self.feature_sizes) < WHOLE_LEVELS:
@@ -380,6 +386,9 @@ class WholeWorkload(Workload):
 
     def own(self, settings: Mapping[str, str], name: str) -> WholeWorkload:
         """The workload of an architecture that has parts of its own (`ARM_SETTINGS`); images and prompts stay. Raises UsageError."""
+        for part, weights in (("backbone", self.backbone_weights), ("text_encoder", self.text_weights)):
+            if weights and settings.get(part, getattr(self, part)) != getattr(self, part):
+                raise UsageError(f"{name} has the {part} {settings[part]}, and the weights in {weights} are of {getattr(self, part)}.")
         try:
             return dataclasses.replace(self, **settings)
         except UsageError as error:
@@ -393,6 +402,7 @@ class WholeWorkload(Workload):
         return (self.image_size, *(smaller,) * (self.batch - 1))
 
 
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 ARM_SETTINGS = ("backbone", "text_encoder", "masks")  # what one architecture may have otherwise: NAME=ARCH[masks=best]
 
 

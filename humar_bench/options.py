@@ -58,6 +58,10 @@ class Whole:
         f"{', '.join(SHOWN_MASKS)}: queries whose masks are made; all by default; looped: one by one.", metavar="WHICH", words=SHOWN_MASKS
     )
 
+    backbone_weights: str | None = option(help_of(WholeWorkload, "backbone_weights"), metavar="DIR")
+    text_weights: str | None = option(help_of(WholeWorkload, "text_weights"), metavar="DIR")
+    pretrained: bool = option(help_of(WholeWorkload, "pretrained"), default=False)
+
     def __post_init__(self) -> None:
         if given := [name for name in self.parts if not self.whole]:
             raise UsageError(f"{given[0].replace('_', '-')} is {self.parts[given[0]]!r} and only the whole model has one; add --whole.")
@@ -66,7 +70,7 @@ class Whole:
     def parts(self) -> dict[str, Any]:
         """What was typed, by the names of `WholeWorkload`."""
         typed = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "whole"}
-        return {name: value for name, value in typed.items() if value is not None}
+        return {name: value for name, value in typed.items() if value not in (None, False)}
 
 
 @dataclass(frozen=True)

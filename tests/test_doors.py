@@ -30,7 +30,7 @@ DOORS: dict[str, set[str]] = {
     "report": {"records", "judging", "rich"},
     "data": {"torch", *ARITHMETIC},
     "training": {"uniphd", "data", "records", "devices", "judging", "subjects", "torch", *ARITHMETIC},
-    "running": {"records", "devices", "judging", "backends", "subjects", "measures", "torch", "numpy"},
+    "running": {"records", "devices", "judging", "backends", "subjects", "measures", "uniphd", "data", "torch", "numpy"},
     "studies": {
         *("records", "devices", "judging", "backends", "uniphd", "subjects", "measures", "report", "data", "training", "running", "torch"),
         *("rich", *ARITHMETIC),
@@ -44,11 +44,12 @@ LATE: dict[str, set[str]] = {
     "devices": {"pynvml"},
     "backends": {"onnx", "onnxruntime", "openvino"},
     "subjects": {"baselines", "efficient", "safetensors", "huggingface_hub"},
-    "uniphd": {"baselines", "efficient", "transformers"},
+    "uniphd": {"baselines", "efficient", "transformers", "tokenizers"},
     "measures": {"fvcore", "thop"},
     "report": {"pandas", "matplotlib"},
     "data": {"PIL", "faster_coco_eval"},
     "training": {"faster_coco_eval", "accelerate", "safetensors", "huggingface_hub"},
+    "running": {"PIL"},
     "cli": {"devices", "data", "rich"},
 }
 

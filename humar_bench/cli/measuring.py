@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +13,31 @@ from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import EAGER, RunArgs
 from humar_bench.cli.app import command, command_text, say
-from humar_bench.cli.shared import TIMING, check_device, check_paths, records_place, say_shadowed, small_batch, write_and_show
+from humar_bench.cli.shared import (
+    TIMING,
+    check_device,
+    check_paths,
+    check_weights,
+    records_place,
+    say_shadowed,
+    small_batch,
+    write_and_show,
+)
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageError
 from humar_bench.options import Output, Selection, Whole, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.audit import readable
-from humar_bench.records.record import COMPONENT_TIME, MEASURES, RUN_FIELDS, RecordWriter, Run, measures_with, plain, records_in
+from humar_bench.records.record import (
+    COMPONENT_TIME,
+    END_TO_END,
+    MEASURES,
+    RUN_FIELDS,
+    RecordWriter,
+    Run,
+    measures_with,
+    plain,
+    records_in,
+)
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.subjects.registry import check_architecture
 
@@ -24,6 +45,7 @@ if TYPE_CHECKING:
     from humar_bench.report.comparison import Comparison
 
 REPORT_FILES = (*(f"{measure}.csv" for measure in MEASURES), "report.md")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 COUNTERS = ("fvcore", "thop", "profiler", "flop_counter")
 
 
@@ -43,11 +65,39 @@ class FlopsOptions:
                 raise UsageError(f"counter is {name!r}; choose one of {', '.join(COUNTERS)}.")
 
 
+_WAY = ("pictures", "caption", "point", "cache_text")  # what only --end-to-end has
+
+
 @dataclass(frozen=True)
 class FpsOptions:
     """What only `fps` asks."""
 
     by_component: bool = option("Also say how much of a forward each component takes for itself.", default=False)
+    end_to_end: bool = option("Time the whole way from picture files to people, stage by stage (needs --whole).", default=False)
+    pictures: str | None = option("Folder of the pictures; without, made-up people as JPEG files.", metavar="DIR")
+    caption: tuple[str, ...] = option(
+        "Sentence about the pictures, in turn; without, made-up ones. Repeatable.", default=(), metavar="TEXT"
+    )
+    point: str | None = option("Point prompt in pixels of every picture; without, its middle.", metavar="X,Y")
+    cache_text: bool = option("Compute the text features of a repeated caption once.", default=False)
+
+    def __post_init__(self) -> None:
+        if not self.end_to_end and (given := next((name for name in _WAY if getattr(self, name)), None)):
+            raise UsageError(f"--{given.replace('_', '-')} is of the way from pictures to people; add --end-to-end.")
+        if self.end_to_end and self.by_component:
+            raise UsageError("--end-to-end times stages and --by-component times components; give one of the two.")
+        if empty := [each for each in self.caption if not each.strip()]:
+            raise UsageError(f"--caption is {empty[0]!r}; write what the person looks like, such as 'the person in red'.")
+
+    @property
+    def place(self) -> tuple[float, float] | None:
+        """The point (x, y). Raises UsageError."""
+        if self.point is None:
+            return None
+        found = re.fullmatch(r"\s*(\d{1,6}(?:\.\d+)?)\s*,\s*(\d{1,6}(?:\.\d+)?)\s*", self.point)
+        if not found:
+            raise UsageError(f"--point is {self.point!r}; write two numbers of pixels from the upper left corner, such as 320,240.")
+        return float(found[1]), float(found[2])
 
 
 @dataclass(frozen=True)
@@ -101,11 +151,38 @@ def fps(selection: Selection, whole: Whole, options: FpsOptions, trust: TrustOpt
     Example:
       humar-bench fps --device cuda --batch 2
       humar-bench fps --workload speed-test --budget 60 --by-component
+      humar-bench fps --whole --end-to-end --pictures photos --cache-text
     """
+    if options.end_to_end:
+        return _from_pictures(selection, whole, options, run, output)
     if options.by_component and run.backend != EAGER:
         raise UsageError(f"backend is {run.backend} and --by-component was given; only eager calls a model's components, leave out one.")
     measures = ("fps", COMPONENT_TIME) if options.by_component else ("fps",)
     return measure_and_show(measures, resolve(selection, run, whole), output, certificate=trust.certificate, args_file=selection.args)
+
+
+def _from_pictures(selection: Selection, whole: Whole, options: FpsOptions, run: RunArgs, output: Output) -> int:
+    """fps --end-to-end: at batch 1 unless another is asked for. Returns the exit code."""
+    if not whole.whole:
+        raise UsageError("--end-to-end goes from pictures to people, and only the whole model does; add --whole.")
+    plan = resolve(selection if selection.batch is not None else dataclasses.replace(selection, batch=1), run, whole)
+    prompt = plan.workload.prompt
+    for name, kind in (("caption", "text"), ("cache_text", "text"), ("point", "point")):
+        if getattr(options, name) and prompt != kind:
+            raise UsageError(f"--{name.replace('_', '-')} is of the prompt {kind} and --prompt is {prompt}; make the two agree.")
+    if options.pictures is not None and not os.path.isdir(options.pictures):
+        raise UsageError(f"--pictures {options.pictures!r} is no folder; name one that holds pictures.")
+    pictures = {
+        "pictures": options.pictures, "captions": list(options.caption), "point": options.place, "cache_text": options.cache_text,
+        "tokenizer": _tokenizer_of(whole),
+    }
+    return measure_and_show((END_TO_END,), plan, output, args_file=selection.args, pictures=pictures)
+
+
+def _tokenizer_of(whole: Whole) -> str | None:
+    """The folder of the text encoder's weights, where it holds a tokenizer too."""
+    folder = whole.text_weights
+    return folder if folder and any(os.path.exists(os.path.join(folder, name)) for name in TOKENIZER_FILES) else None
 
 
 @command("memory", Selection, Whole, RunArgs, Output, leave_out=TIMING)
@@ -138,6 +215,7 @@ def report(selection: Selection, whole: Whole, options: ReportOptions, trust: Tr
 def measure_and_show(
     measures: Sequence[str], plan: Plan, output: Output, *, counters: Sequence[str] = (), all_operators: bool = False,
     out: str | None = None, whole: bool = False, details: bool = True, certificate: str | None = None, args_file: str | None = None,
+    pictures: Mapping[str, Any] | None = None,
 ) -> int:
     """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too. Returns the exit code."""
     from humar_bench import report as writers
@@ -148,6 +226,7 @@ def measure_and_show(
     check_paths(output, out=out, own=REPORT_FILES if whole else (), reads={"--args": args_file, "--certificate": certificate},
                 architectures=plan.architectures)
     check_device(plan.run.device)
+    check_weights(plan)
     cited = None if certificate is None else _cited(certificate, plan.run.device)
     done, records = _places(measures, plan, output, out, cited)
     say_shadowed(plan.architectures)
@@ -155,7 +234,9 @@ def measure_and_show(
         if each.foreign:
             say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.builder.rpartition(':')[0]}.")
     with readable(done or ()):
-        run, lost = _measure(measures, plan, counters, records, done, cited, quiet=output.quiet, early=whole and not output.quiet)
+        run, lost = _measure(
+            measures, plan, counters, records, done, cited, quiet=output.quiet, early=whole and not output.quiet, pictures=pictures
+        )
     folder = output.resume or out if whole else None
     if folder is not None:
         run = Run(run.records)  # what was odd about a file that is mended now is none of its tables'
@@ -164,11 +245,12 @@ def measure_and_show(
         writes = [] if folder is None or lost else [lambda: writers.write_report(run, folder, plan.reference)]
         shown = details or lost is not None  # then no file has the rest
         failed = _write(comparison, output, writes, lost, details=shown, folder=folder if writes else None)
-    for failure in comparison.failures:
+    unread = [each["reason"] for record in list(run.select(measure=END_TO_END, status="ok"))[:1] for each in record.measured["unreadable"]]
+    for failure in (*comparison.failures, *unread):
         say(failure)
     if failed is not None:
         raise failed
-    return EXIT_FAILED if comparison.failures else EXIT_DONE
+    return EXIT_FAILED if comparison.failures or unread else EXIT_DONE
 
 
 def _cited(certificate: str, device: str) -> dict[str, Any]:
@@ -216,7 +298,7 @@ def _refuse_other_certificate(cited: Mapping[str, Any] | None, done: Run, place:
 
 def _measure(
     measures: Sequence[str], plan: Plan, counters: Sequence[str], records: str | None, done: Run | None,
-    cited: Mapping[str, Any] | None, *, quiet: bool, early: bool = False,
+    cited: Mapping[str, Any] | None, *, quiet: bool, early: bool = False, pictures: Mapping[str, Any] | None = None,
 ) -> tuple[Run, OutputLost | None]:
     """The records of the run, and what happened to their file, if something did; raised where not one record is known. With `early`,
     what is known is said as soon as it is."""
@@ -233,6 +315,7 @@ def _measure(
             run = bench.benchmark(
                 plan.architectures, plan.args, plan.workload, measures=list(measures), run=plan.run, sink=sink, progress=progress,
                 done=done, counters=tuple(counters), command=command_text(), reference=plan.reference, certificate=cited,
+                pictures=pictures,
             )
     except OutputLost as lost:
         known = run or Run(tuple(record for record in records_in(lost.content) if record.measure in measures)).latest()

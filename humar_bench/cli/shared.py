@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from humar_bench.args import RunArgs
+from humar_bench.args import RunArgs, WholeWorkload
 from humar_bench.cli.app import say
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
 from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load, records_in, records_path
-from humar_bench.running.plan import scaled_for_cpu
+from humar_bench.running.plan import Plan, scaled_for_cpu
 from humar_bench.subjects.registry import Architecture
 from humar_bench.subjects.sources import shadowed
 from humar_bench.table import joined
@@ -55,6 +55,16 @@ def say_shadowed(architectures: Iterable[Architecture] = ()) -> None:
             where = "the current folder" if folder == "." else folder
             say(f"note: {joined(names)} in {where} {'is' if len(names) == 1 else 'are'} not used; humar-bench runs its own files and the "
                 "installed ones.")
+
+
+def check_weights(plan: Plan) -> None:
+    """Refuse weights that cannot be read, or are of another model, before anything is measured; without torch where none are named."""
+    work = plan.workload
+    if isinstance(work, WholeWorkload) and (work.backbone_weights or work.text_weights or work.pretrained):
+        from humar_bench.subjects.weights import check_parts
+
+        for own in dict.fromkeys(work.own(each.settings, each.name) for each in plan.architectures):
+            check_parts(own)
 
 
 def check_device(name: str) -> None:

@@ -259,8 +259,36 @@ def _component_time(measured: Measured, workload: Facts, environment: Facts) -> 
             if abs(parts - whole) > SUM_SHARE * whole + SLACK_S:
                 yield f"in round {index} its components take {1e3 * parts:.4g} ms by {clock} and the whole forward {1e3 * whole:.4g} ms"
                 return
+    yield from _other_batch(measured, workload)
+
+
+def _other_batch(measured: Measured, workload: Facts) -> Iterator[str]:
     if "batch" in measured and workload.get("batch") not in (None, measured["batch"]):
         yield f"it was timed on a batch of {measured['batch']} and the workload's is {workload['batch']}"
+
+
+def _end_to_end(measured: Measured, workload: Facts, environment: Facts) -> Iterator[str]:
+    """Every stage has one time a round and is in a line, and the stages of a round are its latency."""
+    stages, latency_s = measured["stages"], measured["latency_s"]
+    if not latency_s or not measured["overlapped_s"]:
+        yield "it holds no time"
+        return
+    if set(stages) != set(measured["lines"]):
+        yield f"its stages are {', '.join(stages)} and its lines name {', '.join(measured['lines'])}"
+    for name, times in stages.items():
+        if len(times) != len(latency_s):
+            yield f"{name} holds {len(times)} values for {len(latency_s)} rounds"
+            return
+    for index, whole in enumerate(latency_s):
+        parts = sum(times[index] for times in stages.values())
+        if abs(parts - whole) > SUM_SHARE * whole + SLACK_S:
+            yield f"in round {index} its stages take {1e3 * parts:.4g} ms and the whole {1e3 * whole:.4g} ms"
+            return
+    longest_s = max(sum(min(stages[name]) for name, own in measured["lines"].items() if own == line) for line in measured["lines"].values())
+    if min(measured["overlapped_s"]) < UNSPENT_SHARE * longest_s:
+        fastest_s = min(measured["overlapped_s"])
+        yield f"overlapped, a picture takes {1e3 * fastest_s:.4g} ms, and one of the lines alone {1e3 * longest_s:.4g} ms"
+    yield from _other_batch(measured, workload)
 
 
 # Parameters -----------------------------------------------------------------------------------------------------------------------
@@ -391,6 +419,7 @@ def _training(measured: Measured, workload: Facts, environment: Facts) -> Iterat
 
 
 _CHECKS: dict[str, Callable[[Measured, Facts, Facts], Iterator[str]]] = {
-    "params": _params, "flops": _flops, "fps": _fps, "component_time": _component_time, "memory": _memory,
+    "params": _params, "flops": _flops, "fps": _fps, "component_time": _component_time, "end_to_end": _end_to_end,
+    "memory": _memory,
     "training": _training,
 }

@@ -24,14 +24,16 @@ from humar_bench.records.appending import Appender
 from humar_bench.table import is_unseen, well_formed
 
 # History of the format, newest first; a change of a field's meaning raises the number.
-# 1: measures params, flops, fps, memory and, since, component_time; one record per (measure, architecture), for fps per (architecture,
-# process).
+# 1: measures params, flops, fps, memory and, since, component_time and end_to_end; one record per (measure, architecture), for fps per
+# (architecture, process).
 FORMAT = 1
 
 RECORDS_NAME = "records.jsonl"
 AGAIN = " (again)"  # ends the name of a control arm: the architecture before it, built and timed a second time
 COMPONENT_TIME = "component_time"  # a breakdown: no verdict comes from it
+END_TO_END = "end_to_end"  # pictures as files in, people out, stage by stage: no verdict either, and only where it is asked for
 MEASURES = ("params", "flops", "fps", COMPONENT_TIME, "memory")
+ALL_MEASURES = (*MEASURES, END_TO_END)
 CEILINGS, MACHINE = "ceilings", "this machine"  # a measure of no architecture: what the machine itself does at most
 TRAINING = "training"  # one training run of an architecture, and what it scored; the study of accuracy makes it
 STATUSES = ("ok", "failed")
@@ -43,6 +45,7 @@ RUN_FIELDS = {
     "memory": ("device", "dtype", "seed", "threads"),
     "fps": ("device", "dtype", "backend", "seed", "threads", "processes", "first_look", "min_runs", "max_runs", "budget"),
     COMPONENT_TIME: ("device", "dtype", "seed", "threads", "processes", "max_runs", "budget"),
+    END_TO_END: ("device", "dtype", "seed", "threads", "max_runs", "budget"),
     CEILINGS: ("device", "dtype", "threads"),
     TRAINING: ("device", "dtype", "threads"),
 }
@@ -88,7 +91,7 @@ class Record:
     id: str = ""
 
     def __post_init__(self) -> None:
-        for name, known in (("measure", (*MEASURES, CEILINGS, TRAINING)), ("status", STATUSES), ("kind", KINDS)):
+        for name, known in (("measure", (*ALL_MEASURES, CEILINGS, TRAINING)), ("status", STATUSES), ("kind", KINDS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, known))}.")
         if (self.status == "failed") != bool(self.kind) or (self.status == "failed") != (self.measured is None):

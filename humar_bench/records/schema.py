@@ -243,6 +243,34 @@ class ComponentTime:
 
 
 @dataclass
+class Unreadable:
+    name: str
+    reason: str
+
+
+@dataclass
+class EndToEnd:
+    """measures/pipeline.py, and what running/end_to_end.py adds. Stages have one value a round, `overlapped_s` one a burst."""
+
+    stages: dict[str, list[Seconds]]
+    lines: dict[str, str]
+    latency_s: list[Time]
+    overlapped_s: list[Time]
+    burst: Positive
+    batch: Positive
+    pictures: Positive
+    threads: Positive = ABSENT
+    source: str = ABSENT
+    longest: Positive = ABSENT
+    original_sizes: list[list[Positive]] = ABSENT
+    unreadable: list[Unreadable] = ABSENT
+    cached_text: bool = ABSENT
+    encoded_captions: Count = ABSENT
+    tokenizer: str = ABSENT
+    tokens: list[Positive] = ABSENT
+
+
+@dataclass
 class LiveTensor:
     shape: list[Count]
     dtype: str
@@ -359,6 +387,7 @@ class TrainingWork:
 MEASURED: dict[str, type] = {
     "params": Params, "flops": Flops, "fps": Fps, "component_time": ComponentTime, "memory": Memory, "ceilings": Ceilings,
     "training": Training,
+    "end_to_end": EndToEnd,
 }
 
 

@@ -16,9 +16,10 @@ from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, 
 from humar_bench.errors import UsageError
 from humar_bench.judging.oddities import busy_share
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
-from humar_bench.records.record import COMPONENT_TIME, MEASURES, Record, Run, other_machine
+from humar_bench.records.record import ALL_MEASURES, COMPONENT_TIME, END_TO_END, Record, Run, other_machine
 from humar_bench.report import breakdown
 from humar_bench.report.component_table import component_time_data, component_time_tables
+from humar_bench.report.pipeline_table import end_to_end_data, end_to_end_tables
 from humar_bench.report.share_table import Shares, read_shares
 from humar_bench.report.speed_table import fps_data, fps_table
 from humar_bench.table import MIB, SUMMARY, Column, Table, fewer, joined, less, percent, ratio
@@ -46,12 +47,12 @@ class Comparison:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        return tuple(measure for measure in MEASURES if measure in self.sides)
+        return tuple(measure for measure in ALL_MEASURES if measure in self.sides)
 
     @property
     def summarised(self) -> bool:
         """Whether there is more to sum up than one table says."""
-        return len(set(self.measures) - {COMPONENT_TIME}) > 1
+        return len(set(self.measures) - {COMPONENT_TIME, END_TO_END}) > 1
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ class Comparison:
             "flops": lambda *given: breakdown.flops_tables(*given, all_operators=self.all_operators),
             "memory": breakdown.memory_tables,
             "fps": lambda sides, reasons, reference: [fps_table(self.speeds, reference)],
-            COMPONENT_TIME: lambda *given: [*component_time_tables(*given), *self.shares.tables],
+            COMPONENT_TIME: lambda *given: [*component_time_tables(*given), *self.shares.tables], END_TO_END: end_to_end_tables,
         }
         tables = [table for name in self.measures for table in make[name](self.sides[name], self.reasons[name], self.reference)]
         return (summary_table(self), *tables) if self.summarised else tuple(tables)
@@ -79,6 +80,7 @@ class Comparison:
         make = {
             "params": breakdown.params_data, "flops": breakdown.flops_data, "memory": breakdown.memory_data,
             "fps": lambda sides, reasons, reference: fps_data(self.speeds, reference), COMPONENT_TIME: component_time_data,
+            END_TO_END: end_to_end_data,
         }
         return {name: make[name](self.sides[name], self.reasons[name], self.reference) for name in self.measures}
 
@@ -150,7 +152,7 @@ def compare(run: Run | Iterable[Record], reference: str | None = None, *, all_op
     _refuse_mixture(run)
     sides: dict[str, dict[str, Any]] = {}
     reasons: dict[str, dict[str, str]] = {}
-    for measure in MEASURES:
+    for measure in ALL_MEASURES:
         chosen = run.select(measure=measure)
         if not len(chosen):
             continue
@@ -316,8 +318,16 @@ def _whole_text(work: Mapping[str, Any]) -> str:
     tokens = f" of {work['caption_tokens']} tokens" if work["prompt"] == "text" else ""
     return (
         f"The whole model: images {height}x{width}, backbone {work['backbone']}, text encoder {work['text_encoder']}, "
-        f"prompt {work['prompt']}{tokens}, masks {work['masks']}."
+        f"prompt {work['prompt']}{tokens}, masks {work['masks']}{_weights_text(work)}."
     )
+
+
+def _weights_text(work: Mapping[str, Any]) -> str:
+    """Where weights come from, where they are not random."""
+    if work.get("pretrained"):
+        return ", published weights"
+    named = {part: work.get(f"{name}_weights") for part, name in (("backbone", "backbone"), ("text encoder", "text"))}
+    return "".join(f", weights of the {part} from {folder}" for part, folder in named.items() if folder)
 
 
 def sizes_text(work: Mapping[str, Any]) -> str:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from humar_bench.args import EAGER, ModelArgs, RunArgs, Workload
+from humar_bench.args import EAGER, ModelArgs, RunArgs, WholeWorkload, Workload
 from humar_bench.backends import check_installed
 from humar_bench.errors import UsageError
 from humar_bench.judging.verdicts import judge
 from humar_bench.records.audit import audited
-from humar_bench.records.record import AGAIN, COMPONENT_TIME, MEASURES, Record, Run, measures_with, other_machine
+from humar_bench.records.record import AGAIN, ALL_MEASURES, COMPONENT_TIME, END_TO_END, Record, Run, measures_with, other_machine
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import NOTHING, PEAK, Count, Point, count_all
 from humar_bench.running.messages import check_results
@@ -59,6 +59,7 @@ def benchmark(
     limit_bytes: int | None = None,
     reference: str | None = None,
     certificate: Mapping[str, Any] | None = None,
+    pictures: Mapping[str, Any] | None = None,
 ) -> Run:
     """Measure `architectures`, built from the same `args`, on the same `workload`: all `MEASURES` by default, component_time only where the
     backend is eager, since no other one calls a model's modules.
@@ -67,7 +68,8 @@ def benchmark(
     status (started, running, done, failed), share, reason. Measurements that `done` holds with status ok are not made again.
     `counters` are cross-checks of the FLOPs. `limit_bytes` bounds a child's address space. Speed is compared with `reference`, the first
     architecture by default: it is timed a second time as a control, and no process is started once every verdict against it is made.
-    Speed records carry `certificate` (`calibrate.cited_here`), so that their tables can cite it.
+    Speed records carry `certificate` (`calibrate.cited_here`), so that their tables can cite it. `pictures` says what the measure
+    end_to_end is given: pictures (a folder), captions, point, cache_text, tokenizer (a folder), each as the command line has it.
 
     Raises UsageError when nothing can be measured; a measurement that fails is a record. After Ctrl-C the children are gone and what
     `sink` took is complete.
@@ -85,6 +87,7 @@ def benchmark(
         limit_bytes=limit_bytes,
         reference=reference or "",
         certificate=certificate,
+        pictures=pictures or {},
     )
     return bench.measure(measures_with(bench.run.backend) if measures is None else measures)
 
@@ -119,6 +122,7 @@ class _Bench:
     limit_bytes: int | None
     reference: str
     certificate: Mapping[str, Any] | None
+    pictures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.made: list[Record] = []
@@ -144,10 +148,12 @@ class _Bench:
     def measure(self, measures: Sequence[str]) -> Run:
         measures = [measures] if isinstance(measures, str) else list(measures)
         for name in measures:
-            if name not in MEASURES:
-                raise UsageError(f"the measure {name!r} does not exist; choose from {', '.join(MEASURES)}.")
+            if name not in ALL_MEASURES:
+                raise UsageError(f"the measure {name!r} does not exist; choose from {', '.join(ALL_MEASURES)}.")
             if name != "fps" and self.run.dtype == "int8":
                 raise UsageError(f"dtype is int8 and {name} was asked for; int8 layers are made by what runs a forward, only time them.")
+        if END_TO_END in measures and not isinstance(self.workload, WholeWorkload):
+            raise UsageError(f"the workload {self.workload.name} is of a transformer alone; only the whole model finds people in pictures.")
         if COMPONENT_TIME in measures and self.run.backend != EAGER:
             raise UsageError(f"backend is {self.run.backend} and time by component was asked for; only eager calls a model's components.")
         check_installed(self.run.backend)
@@ -161,6 +167,8 @@ class _Bench:
         if COMPONENT_TIME in measures:
             missing = tuple(each for each in self.architectures if not self._is_done(Job(COMPONENT_TIME, (each,))))
             self._run_together(Job(COMPONENT_TIME, missing))
+        if END_TO_END in measures:
+            self._run_together(Job(END_TO_END, self.architectures))  # its key does not say of which pictures it is: always anew
         return self.done.plus(self.made).latest()
 
     def _alone(self, measure: str) -> list[Job]:
@@ -324,7 +332,7 @@ class _Bench:
             "workload": dataclasses.asdict(self.workload),
             "run": dataclasses.asdict(self.run),
             "process": job.process,
-            "plan": timing_plan(self.run, job.process) if job.measure == "fps" else {},
+            "plan": {"fps": timing_plan(self.run, job.process), END_TO_END: dict(self.pictures)}.get(job.measure, {}),
             "limit_bytes": self.limit_bytes,
             **more,
         }

@@ -22,7 +22,7 @@ from humar_bench.args import RunArgs
 from humar_bench.backends import why_not
 from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.reading import check_json
-from humar_bench.records.record import COMPONENT_TIME, plain
+from humar_bench.records.record import COMPONENT_TIME, END_TO_END, plain
 from humar_bench.running import leftovers
 from humar_bench.running.task import Task, failure, success
 from humar_bench.subjects.registry import Architecture
@@ -103,6 +103,13 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             results = measure_fps(task, device)
         except HumarBenchError as error:  # of the device or the clock, not of one architecture
             results = {each.name: failure(error, each.name) for each in task.architectures}
+    elif task.measure == END_TO_END:
+        from humar_bench.running.end_to_end import measure_end_to_end
+
+        try:
+            results = measure_end_to_end(task, device)
+        except UsageError as error:
+            return {"usage_error": str(error)}
     else:
         results = {}
         for architecture in task.architectures:

@@ -49,7 +49,7 @@ class UniphdSubject(Subject):
         builder = load_builder(architecture)
 
         def make() -> UniPHD:
-            return whole_model(self.args, self.workload, builder)
+            return _weighted(whole_model(self.args, self.workload, builder), self.workload)
 
         with unset_fake_temporarily() as fake:
             if fake is None:
@@ -89,6 +89,16 @@ def whole_model(args: ModelArgs, workload: WholeWorkload, transformer: Any, **pa
     model.shown = "all" if workload.masks == "looped" else workload.masks
     model.components = components_around(model.transformer)
     model.built = getattr(model.transformer, "built", None)
+    return model
+
+
+def _weighted(model: UniPHD, workload: WholeWorkload) -> UniPHD:
+    """The model with the weights that its workload names; a model without numbers as it is."""
+    named = workload.backbone_weights or workload.text_weights or workload.pretrained
+    if named and not next(model.parameters()).is_meta:
+        from humar_bench.subjects.weights import load_parts
+
+        load_parts(model, workload)
     return model
 
 

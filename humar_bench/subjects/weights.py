@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from humar_bench.args import WEIGHT_FILES, WholeWorkload
 from humar_bench.errors import UsageError
 from humar_bench.subjects.checkpoint import load_checkpoint, other_types, refuse_odd
+from humar_bench.uniphd import UniPHD
+from humar_bench.uniphd.backbones import build_backbone
 from humar_bench.uniphd.backbones.efficientformer import EfficientFormerV2
 from humar_bench.uniphd.backbones.hugging_face import HuggingFaceBackbone
 from humar_bench.uniphd.backbones.swin import SwinTransformer
 from humar_bench.uniphd.library import EXTRA, quiet
+from humar_bench.uniphd.text_encoders import build_text_encoder
 from humar_bench.uniphd.text_encoders.hugging_face import HuggingFaceTextEncoder
 
 # Repositories of the hub, by our names.
@@ -43,7 +47,7 @@ HUB = {
     "mobilebert": "google/mobilebert-uncased",
     "tite": "webis/tite-2-late-msmarco",
 }
-FILES = ("model.safetensors", "pytorch_model.bin")
+FILES = WEIGHT_FILES
 # Swin in the files of transformers -> in the published checkpoints and here; q, k and v are joined afterwards.
 SWIN_NAMES = (
     (r"^swin\.", ""),
@@ -88,8 +92,39 @@ def load_text_weights(module: nn.Module, folder: str | Path) -> None:
         _load(module.text_backbone, _read(Path(folder)), folder, left=r"^$")
 
 
-def pretrained(name: str) -> Path:
+def load_parts(model: UniPHD, workload: WholeWorkload) -> None:
+    """Fill the backbone and the text encoder of a whole model as its workload says; random weights stay where it says nothing.
+
+    Raises UsageError.
+    """
+    backbone, text = workload.backbone_weights, workload.text_weights
+    if workload.pretrained:
+        backbone, text = (pretrained(name, ask=False) for name in (workload.backbone, workload.text_encoder))
+    if backbone:
+        load_backbone_weights(model.backbone[0], backbone)
+    if text:
+        load_text_weights(model.text_encoder, text)
+
+
+def check_parts(workload: WholeWorkload) -> None:
+    """Load what a workload names once and forget it, before anything is measured; what is asked of the hub comes into its cache.
+
+    Raises UsageError.
+    """
+    if workload.pretrained:
+        for name in (workload.backbone, workload.text_encoder):
+            pretrained(name)
+    if workload.backbone_weights:
+        _file_of(Path(workload.backbone_weights))
+        load_backbone_weights(build_backbone(workload.backbone, workload.padded_size), workload.backbone_weights)
+    if workload.text_weights:
+        _file_of(Path(workload.text_weights))
+        load_text_weights(build_text_encoder(workload.text_encoder), workload.text_weights)
+
+
+def pretrained(name: str, *, ask: bool = True) -> Path:
     """Ask the Hugging Face hub for the weights and tokenizer of one of our names: the folder they are in, kept in the hub's own cache.
+    Without `ask`, only that cache.
 
     The only function here that uses the network. Raises UsageError when it cannot be had.
     """
@@ -100,7 +135,7 @@ def pretrained(name: str) -> Path:
     except ImportError as error:
         raise UsageError(f"published weights are fetched by the package huggingface_hub, which is not installed; run {EXTRA}.") from error
     try:
-        return Path(snapshot_download(HUB[name], allow_patterns=["*.json", "*.txt", "*.model", *FILES]))
+        return Path(snapshot_download(HUB[name], allow_patterns=["*.json", "*.txt", "*.model", *FILES], local_files_only=not ask))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"the weights of {name} cannot be had from the hub ({HUB[name]}): it does not answer or is switched off; download the folder "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from humar_bench.errors import UsageError
-from humar_bench.uniphd.library import from_transformers, quiet
+from humar_bench.uniphd.library import EXTRA, from_transformers, quiet
 
 TRUNCATED = {"roberta": None, "minilm": 128}  # tokens a caption is cut to, as upstream; the others: 512
 LONGEST = 512
@@ -30,9 +30,7 @@ class Tokenizer:
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """B captions -> ids [B, T] int64, attention [B, T] with 1 = token. Raises UsageError for an empty caption."""
-        for i, caption in enumerate(captions):
-            if not caption.strip():
-                raise UsageError(f"caption {i} is empty; write what the person looks like, such as 'the person in red'.")
+        refuse_empty(captions)
         cut = {} if self.longest is None else {"truncation": True, "max_length": self.longest}
         found = self.tokenizer(list(captions), padding="longest", return_tensors="pt", **cut)
         return found["input_ids"], found["attention_mask"]
@@ -57,6 +55,41 @@ def load_tokenizer(folder: str | Path, name: str) -> Tokenizer:
             "tokenizer.json, or a vocabulary and tokenizer_config.json."
         ) from error
     return Tokenizer(tokenizer, name)
+
+
+class WordPieceTokenizer:
+    """Captions -> token ids, by a word-piece tokenizer whose vocabulary is the words of some captions: what tokenising costs can be
+    measured with it where no published vocabulary is at hand. Ids are words of every text encoder."""
+
+    def __init__(self, captions: Sequence[str], pad_id: int = 0) -> None:
+        """Raises UsageError where the package tokenizers is missing."""
+        try:
+            from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+        except ImportError as error:
+            raise UsageError(f"captions are tokenised by the package tokenizers, which is not installed; run {EXTRA}.") from error
+        split = pre_tokenizers.BertPreTokenizer()
+        words = {word for caption in captions for word, _ in split.pre_tokenize_str(caption.lower())}
+        names = ["[UNK]", "[CLS]", "[SEP]", *sorted(words)]
+        ids = {name: PLAIN + index % (VOCABULARY - PLAIN) for index, name in enumerate(names)}
+        self.pad_id, self.tokenizer = pad_id, Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+        self.tokenizer.normalizer, self.tokenizer.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), split
+        self.tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+        self.tokenizer.enable_truncation(LONGEST)
+
+    def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """B captions -> ids [B, T] int64, attention [B, T] with 1 = token. Raises UsageError for an empty caption."""
+        refuse_empty(captions)
+        found = [each.ids for each in self.tokenizer.encode_batch(list(captions))]
+        longest = max(map(len, found))
+        ids = torch.tensor([each + [self.pad_id] * (longest - len(each)) for each in found])
+        return ids, torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in found])
+
+
+def refuse_empty(captions: Sequence[str]) -> None:
+    """Raises UsageError for a caption without a word."""
+    for i, caption in enumerate(captions):
+        if not caption.strip():
+            raise UsageError(f"caption {i} is empty; write what the person looks like, such as 'the person in red'.")
 
 
 def benchmark_ids(

@@ -18,6 +18,20 @@ def option(help: str, *, default: Any = None, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
 
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def parse_value(name: str, text: str, kind: type) -> Any:
+    """The value of --set NAME=TEXT. Raises UsageError."""
+    if kind is str:
+        return text
+    try:
+        return _TRUTH[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise UsageError(f"--set {name} is {text!r}; it must be {_KINDS[kind]}.") from None
+
+
 def help_of(owner: type, name: str) -> str:
     """The sentence of one field."""
     return next(each.metadata["help"] for each in dataclasses.fields(owner) if each.name == name)

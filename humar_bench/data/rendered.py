@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,7 +59,8 @@ def rendered(people: ProceduralPeople, folder: str | Path, progress: Callable[[f
         return _First(RenderedPeople(min(kept, key=_length)), people.length)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{stem}.", dir=folder))
+        part = folder / f".{stem}.{os.getpid()}"
+        part.mkdir(exist_ok=True)
         try:
             _draw(people, part, progress)
             with contextlib.suppress(OSError):  # somebody else was first

@@ -15,7 +15,7 @@ from typing import Any
 
 from humar_bench.args import WHOLE_IMAGES, WORKLOADS, ModelArgs, RunArgs, Size, WholeWorkload, Workload, parse_size, pyramid
 from humar_bench.errors import UsageError
-from humar_bench.options import DEFAULT_ARCHITECTURES, Selection, Whole
+from humar_bench.options import DEFAULT_ARCHITECTURES, Selection, Whole, parse_value
 from humar_bench.reading import parse_json, read_bytes
 from humar_bench.subjects.registry import Architecture, check_settings, parse_architectures
 from humar_bench.table import well_formed
@@ -136,7 +136,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             raise UsageError(f"--set is {setting!r}; write FIELD=VALUE, such as enc_layers=4.")
         if name not in fields:
             raise UsageError(f"--set {name}: {_unknown_field(name)}")
-        value = _parse_value(name, text, type(fields[name]))
+        value = parse_value(name, text, type(fields[name]))
         if name in values and values[name] != value:
             raise UsageError(f"--set gives {name} twice, {values[name]} and {value}; give it once.")
         values[name] = value
@@ -148,19 +148,6 @@ def _unknown_field(name: str) -> str:
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`humar-bench list` names them all."
     return f"ModelArgs has no field {name!r}; {hint}"
-
-
-_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
-
-
-def _parse_value(name: str, text: str, kind: type) -> Any:
-    if kind is str:
-        return text
-    try:
-        return _TRUTH[text.lower()] if kind is bool else kind(text)
-    except (KeyError, ValueError):
-        raise UsageError(f"--set {name} is {text!r}; it must be {_KINDS[kind]}.") from None
 
 
 def read_args_file(path: str) -> dict[str, Any]:

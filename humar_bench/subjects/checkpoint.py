@@ -55,6 +55,13 @@ def load_checkpoint(path: str | os.PathLike, prefix: str = PREFIX) -> dict[str, 
     return chosen
 
 
+def checkpoint_arguments(path: str | os.PathLike) -> argparse.Namespace | None:
+    """What the training script kept of its own arguments beside the weights, under `args`; None where it kept none. Raises UsageError."""
+    loaded = _read(Path(path))
+    found = loaded.get("args") if isinstance(loaded, Mapping) else None
+    return found if isinstance(found, argparse.Namespace) else None
+
+
 def refuse_odd(entries: Mapping[str, torch.Tensor], said: str) -> None:
     """Raises UsageError for an entry that is no plain tensor with numbers and memory of its own."""
     spans: dict[int, list[tuple[int, int, str]]] = {}

@@ -18,13 +18,16 @@ import torch
 
 from humar_bench.errors import HumarBenchError, MeasurementError, UsageError, is_out_of_memory, one_line
 from humar_bench.training.batches import Steps, evaluation_source, prompt_of, tokens_of, training_batches, training_source
+from humar_bench.training.distillation import Distillation
 from humar_bench.training.evaluate import Evaluation, logged
 from humar_bench.training.losses import Criterion, Losses
 from humar_bench.training.optim import build_ema, build_optimizer, build_schedule, clip_gradients
 from humar_bench.training.run_folder import RunFolder, read_checkpoint
+from humar_bench.training.saved_model import load_run
 from humar_bench.training.state import restore, state_tensors
 from humar_bench.training.step import TrainingStep, build_model, load_front_end, stream
 from humar_bench.training.train_args import TrainArgs
+from humar_bench.uniphd import UniPHD
 
 OF_THE_STEPS = 3  # what is drawn from a seed, after those of `step`
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -120,7 +123,8 @@ class _Run:
         model = build_model(self.options)
         if self.options.front_end and state is None:
             load_front_end(model, self.options.front_end)
-        self.training_step = TrainingStep(model, Criterion(self.options.loss)).train()
+        criterion = Criterion(self.options.loss)
+        self.training_step = TrainingStep(model, criterion, self._distillation(model, criterion)).train()
         optimizer = build_optimizer(self.training_step, self.options.optim)
         self.module, self.optimizer = self.accelerator.prepare(self.training_step, optimizer)
         self.model, optim = model, self.options.optim
@@ -136,6 +140,12 @@ class _Run:
         if scaler := self.accelerator.scaler:
             scaler.load_state_dict(state["scaler"])
         return state["step"]
+
+    def _distillation(self, model: UniPHD, criterion: Criterion) -> Distillation | None:
+        if not self.options.teacher:
+            return None
+        teacher_options, teacher = load_run(self.options.teacher)
+        return Distillation(self.options, teacher_options, teacher.to(self.accelerator.device), model, criterion)
 
     def _open(self, resume: bool) -> dict[str, Any] | None:
         """Start the folder or go on with it; only the first process writes."""

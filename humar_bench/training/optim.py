@@ -6,7 +6,7 @@ Everything that torch has is torch's. What is ours is which parameter learns how
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,19 @@ def build_schedule(optimizer: torch.optim.Optimizer, args: OptimArgs, steps_per_
 
 def build_ema(model: nn.Module, args: OptimArgs) -> AveragedModel | None:
     """The moving average of the model's weights, its buffers the model's own; None when it is off. `update_parameters` after a step."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay)) if args.use_ema else None
+    if not args.use_ema:
+        return None
+    return AveragedModel(model, multi_avg_fn=_warming(args.ema_decay) if args.ema_warmup else get_ema_multi_avg_fn(args.ema_decay))
+
+
+def _warming(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+    """After n steps the decay is at most (1 + n) / (10 + n), as TensorFlow has it: a short run's average is not its first weights."""
+
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], number: Tensor) -> None:
+        steps = int(number)  # a tensor of the host
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averages, current, number)
+
+    return update
 
 
 def clip_gradients(parameters: Iterable[Tensor], args: OptimArgs) -> Tensor:

@@ -69,6 +69,7 @@ class OptimArgs:
     clip_max_norm: float = _option(0.1, "Largest norm of the gradient; 0: no clipping.", low=0)
     use_ema: bool = _option(False, "Keep an exponential moving average of the weights and evaluate that.")
     ema_decay: float = _option(0.9997, "Its decay per step.", low=0)
+    ema_warmup: bool = _option(False, "The decay rises to that: at most (1 + n) / (10 + n) after n steps.")
     freeze_text_encoder: bool = _option(False, "Do not train the text encoder.")
 
     def __post_init__(self) -> None:
@@ -105,6 +106,7 @@ PRESETS = {
         warmup_steps=100,
         clip_max_norm=1.0,
         use_ema=True,
-        ema_decay=0.998,
+        ema_decay=0.995,
+        ema_warmup=True,
     ),
 }

@@ -35,7 +35,7 @@ def build_model(options: TrainArgs) -> UniPHD:
         torch.manual_seed(stream(options.seed, AROUND_IT))
         size = (options.size, options.size) if options.is_procedural else (480, 640)
         model = build_uniphd(options.model, transformer, options=options.whole, image_size=size)
-    if not options.dropout:
+    if options.no_dropout:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -57,11 +57,11 @@ def front_end_of(model: UniPHD) -> dict[str, Tensor]:
 
 
 class TrainingStep(nn.Module):
-    """A batch and its prompt -> `Losses`. Masks are made of the matched queries alone."""
+    """A batch and its prompt -> `Losses`. Masks are made of the matched queries alone; `distillation` adds the losses against a teacher."""
 
-    def __init__(self, model: UniPHD, criterion: Criterion) -> None:
+    def __init__(self, model: UniPHD, criterion: Criterion, distillation: Any = None) -> None:
         super().__init__()
-        self.model, self.criterion = model, criterion
+        self.model, self.criterion, self.distillation = model, criterion, distillation
 
     def forward(self, batch: Batch, prompt: Captions | Points | Scribbles) -> Losses:
         """Raises MeasurementError where the outputs are not finite."""
@@ -69,7 +69,11 @@ class TrainingStep(nn.Module):
         outputs = self.model(batch.images, batch.padding, prompt, batch.sizes, masks="later" if trains_masks else "none")
         matches = self.criterion.match(outputs, batch.targets)
         masks = self._masks(outputs, matches.layers) if trains_masks else None
-        return self.criterion(outputs, batch.targets, matches=matches, masks=masks)
+        losses = self.criterion(outputs, batch.targets, matches=matches, masks=masks)
+        if self.distillation is None:
+            return losses
+        imitated = self.distillation(outputs, matches.layers, batch, prompt)
+        return Losses(losses.total + self.distillation.weighted(imitated), losses.named | imitated)
 
     def _masks(self, outputs: Any, pairs: Match) -> Tensor:
         """Masks [P, H, W] of the last layer's pairs, in their order."""

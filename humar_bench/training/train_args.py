@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from humar_bench.args import EXACT_INT, SMALL_BACKBONES, SMALL_TEXT_ENCODERS, ModelArgs, UniphdArgs, _check_fields, _option, shown
 from humar_bench.errors import UsageError
+from humar_bench.options import parse_value
 from humar_bench.training.options import LossArgs, OptimArgs
 
 NUMBER_TYPES = ("float32", "bfloat16", "float16")
@@ -40,7 +42,7 @@ class TrainArgs:
     augment: bool = _option(False, "Flip, crop and resize as published (to 360 pixels and more).")
     seed: int = _option(0, "Seed of the initial weights and of dropout.", low=0, high=EXACT_INT)
     data_seed: int = _option(0, "Seed of pictures, their order, augmentation and prompts.", low=0, high=EXACT_INT)
-    dropout: bool = _option(True, "Dropout where the model has it; false: none anywhere.")
+    no_dropout: bool = _option(False, "No dropout anywhere in the model.")
     front_end: str = _option("", "Weights from `warm_start` for all that stands before the transformer.")
     teacher: str = _option("", "Run whose model is imitated too.")
     teacher_keypoints: float = _option(5.0, "Weight of the distance to the teacher's keypoints.", low=0)
@@ -110,3 +112,27 @@ _PARTS = {"model": ModelArgs, "whole": UniphdArgs, "optim": OptimArgs, "loss": L
 
 def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {option.name: values[option.name] for option in dataclasses.fields(kind) if option.name in values}
+
+
+def with_settings(options: TrainArgs, settings: Iterable[str]) -> TrainArgs:
+    """The options with every FIELD=VALUE, a field of `TrainArgs` or of one of its parts. Raises UsageError."""
+    changes: dict[str, dict[str, Any]] = {part: {} for part in ("", *_PARTS)}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not name or not text:
+            raise UsageError(f"--set is {setting!r}; write FIELD=VALUE, such as enc_layers=4.")
+        owners = [part for part in changes if name in _settable(part)]
+        if not owners:
+            near = difflib.get_close_matches(name, [each for part in changes for each in _settable(part)], n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "docs/training.md says where they are listed."
+            raise UsageError(f"--set {name}: training has no option {name!r}; {hint}")
+        for part in owners:
+            changes[part][name] = frozenset(text.split()) if name == "train_trigger" else parse_value(name, text, _settable(part)[name])
+    parts = {part: dataclasses.replace(getattr(options, part), **changes[part]) for part in _PARTS}
+    return dataclasses.replace(options, **changes[""], **parts)
+
+
+def _settable(part: str) -> dict[str, type]:
+    """Fields of a part that one word can be, and their types."""
+    fields = dataclasses.fields(_PARTS[part] if part else TrainArgs)
+    return {each.name: type(each.default) for each in fields if type(each.default) in (bool, int, float, str, frozenset)}

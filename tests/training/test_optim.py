@@ -132,6 +132,19 @@ def test_the_moving_average_follows_weights_and_takes_buffers(tiny_args):
     assert shared.class_embed is shared.transformer.decoder.class_embed
 
 
+def test_the_moving_average_of_a_short_run_is_not_its_first_weights():
+    model = nn.Linear(1, 1, bias=False)
+    ema = build_ema(model, OptimArgs(use_ema=True, ema_decay=0.999, ema_warmup=True))
+    wanted = None
+    for step, value in enumerate((0.0, 1.0, 2.0, 4.0)):
+        nn.init.constant_(model.weight, value)
+        ema.update_parameters(model)
+        share = (1 + step) / (10 + step)
+        wanted = value if wanted is None else share * wanted + (1 - share) * value
+    assert ema.module.weight.item() == pytest.approx(wanted, rel=1e-6)
+    assert share < 0.999
+
+
 def test_options_that_cannot_work_are_refused():
     for make, sentence in (
         (lambda: OptimArgs(ema_decay=1.0), "ema_decay is 1.0; it must be below 1"),

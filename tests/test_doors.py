@@ -36,7 +36,7 @@ DOORS: dict[str, set[str]] = {
         *("rich", *ARITHMETIC),
     },
     "saved": {"records", "judging", "report", "studies", *ARITHMETIC},
-    "cli": {"records", "judging", "subjects", "report", "running", "studies", "saved", "typer"},
+    "cli": {"records", "judging", "subjects", "report", "training", "running", "studies", "saved", "typer"},
 }
 # What a room may import beside that inside a function: what has to wait until it is used, or may not be installed.
 LATE: dict[str, set[str]] = {

@@ -74,13 +74,16 @@ class Evaluation:
 
     def __call__(
         self, model: UniPHD, device: torch.device, *, rank: int = 0, of: int = 1, gather: Callable[[Any], list[Any]] | None = None,
-        tell: Callable[[int], None] = lambda done: None,
+        prompt: str | None = None, masks: bool = True, tell: Callable[[int], None] = lambda done: None,
     ) -> PictureStatistics | None:
-        """Evaluate; with several processes each takes its share, `gather` brings them together, and all but the first get None."""
-        masks = not self.options.whole.no_mask
+        """Evaluate, by text where the model reads it unless `prompt` says otherwise, with masks where it makes them.
+
+        With several processes each takes its share, `gather` brings them together, and all but the first get None.
+        """
+        masks = masks and not self.options.whole.no_mask
         evaluator = Evaluator(self.truth)
         batches = evaluation_batches(self.options, self.source, self.tokens, masks=masks, rank=rank, of=of)
-        run_model(model, batches, evaluator, device=device, prompt=evaluation_prompt(self.options), masks=masks, tell=tell)
+        run_model(model, batches, evaluator, device=device, prompt=prompt or evaluation_prompt(self.options), masks=masks, tell=tell)
         if gather is not None:
             for parts in gather([evaluator.parts()]):
                 evaluator.merge(parts)

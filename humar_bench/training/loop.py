@@ -22,7 +22,7 @@ from humar_bench.training.distillation import Distillation
 from humar_bench.training.evaluate import Evaluation, logged
 from humar_bench.training.losses import Criterion, Losses
 from humar_bench.training.optim import build_ema, build_optimizer, build_schedule, clip_gradients
-from humar_bench.training.run_folder import RunFolder, read_checkpoint
+from humar_bench.training.run_folder import RunFolder, read_checkpoint, read_state
 from humar_bench.training.saved_model import load_run
 from humar_bench.training.state import restore, state_tensors
 from humar_bench.training.step import TrainingStep, build_model, load_front_end, stream
@@ -118,8 +118,8 @@ class _Run:
             self.folder.close()
 
     def _prepare(self, resume: bool) -> int:
-        """Model, optimiser and what an earlier part of the run left; the first step to be done."""
-        state = self._open(resume)
+        """Model, optimiser and what an earlier part of the run left; the first step to be done. A new folder is made once it works."""
+        state = self._go_on() if resume else None
         model = build_model(self.options)
         if self.options.front_end and state is None:
             load_front_end(model, self.options.front_end)
@@ -133,6 +133,9 @@ class _Run:
         else:
             self.schedule = build_schedule(optimizer, optim, max(self.steps // optim.epochs, 1))
         self.ema = build_ema(model, optim)
+        if not resume and self.rank == 0:
+            self.folder.start(self.options, _environment(self.accelerator.device))
+        self.accelerator.wait_for_everyone()
         if state is None:
             return 0
         restore(read_checkpoint(self.folder.folder, state), state, model, optimizer, self.ema, self.schedule)
@@ -147,17 +150,11 @@ class _Run:
         teacher_options, teacher = load_run(self.options.teacher)
         return Distillation(self.options, teacher_options, teacher.to(self.accelerator.device), model, criterion)
 
-    def _open(self, resume: bool) -> dict[str, Any] | None:
-        """Start the folder or go on with it; only the first process writes."""
-        from humar_bench.training.run_folder import read_state
-
-        state = None
-        if self.rank == 0 and resume:
-            state = self.folder.go_on(self.options)
-        elif self.rank == 0:
-            self.folder.start(self.options, _environment(self.accelerator.device))
-        self.accelerator.wait_for_everyone()
-        return read_state(self.folder.folder) if resume and self.rank else state
+    def _go_on(self) -> dict[str, Any] | None:
+        """The state of the last checkpoint; only the first process holds the log."""
+        if self.rank == 0:
+            return self.folder.go_on(self.options)
+        return read_state(self.folder.folder)
 
     def _step(self, step: int, batches: Iterator) -> None:
         """Step `step`, counted from 0, and what is due after it."""

@@ -30,7 +30,7 @@ from humar_bench.records.record import json_text, plain
 from humar_bench.training.picture_statistics import PictureStatistics
 from humar_bench.training.train_args import TrainArgs
 
-RUN, LOG, CHECKPOINT, EVALUATIONS = "run.json", "log.jsonl", "checkpoint.json", "evaluations"
+RUN, LOG, CHECKPOINT, EVALUATIONS, CURVE = "run.json", "log.jsonl", "checkpoint.json", "evaluations", "curve.png"
 WEIGHTS = "checkpoint-{:08d}.safetensors"
 FORMAT = 1  # of the folder; another number is another layout
 MOST_JSON = 2**24

@@ -93,7 +93,7 @@ class _Run:
         self.options, self.tell, self.folder = options, tell, RunFolder(folder)
         self.accelerator = _accelerator(options)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.tokens, self.source = tokens_of(options), training_source(options)
+        self.source, self.tokens = training_source(options), tokens_of(options)
         self.step_pictures = options.optim.batch_size * options.accumulate * self.processes
         self.order = Steps(len(self.source), self.step_pictures, options.data_seed)
         asked = options.pictures or options.optim.epochs * self.order.an_epoch * self.step_pictures

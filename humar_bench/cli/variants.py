@@ -30,31 +30,38 @@ class VariantsOptions:
         f"{', '.join(SHOWN_MASKS)}: queries whose masks are made; all by default; looped: one by one.", metavar="WHICH", words=SHOWN_MASKS
     )
 
+    plot: str | None = option("Draw time against parameters and FLOPs into a .png or .svg file (needs matplotlib).", metavar="PATH")
+
     def __post_init__(self) -> None:
         if self.most is not None and not 0 < self.most < float("inf"):
             raise UsageError(f"--most is {self.most:g}; it must be a number of million parameters above 0.")
 
 
-@command("variants", Selection, VariantsOptions, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference", "seconds"))
+@command("variants", Selection, VariantsOptions, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
 def variants(selection: Selection, options: VariantsOptions, study: StudyOptions, run: RunArgs, output: Output) -> int:
-    """Count every backbone, text encoder and transformer together.
+    """Count, and time, every backbone, text encoder and transformer together.
 
-    Parameters, FLOPs and predicted peak memory of each whole model, exact; parts are counted once.
+    Parameters, FLOPs and predicted peak memory of each whole model, exact; parts are counted once. Times of those with the fewest FLOPs
+    first, in turn, as far as the budget reaches.
 
     \b
     Example:
       humar-bench variants --no-time
+      humar-bench variants --budget 600 --text-encoder minilm --plot variants.png
       humar-bench variants --no-time --most 60 --text-encoder minilm -o variants
     """
+    from humar_bench.report.plot import check_plot
     from humar_bench.studies.variants import variants as rooms
 
-    if study.time:
-        raise UsageError("variants are counted, not timed; add --no-time, and time one with report --whole.")
+    if options.plot is not None:
+        check_plot(options.plot)
     whole = Whole(whole=True, prompt=options.prompt, caption_tokens=options.caption_tokens, masks=options.masks)
     plan = resolve(scaled_for_cpu(selection), run, whole)
     rooms.points_of(plan, options.backbone, options.text_encoder)  # refuses before anything is counted
 
     def measure(*, timed: bool, budget_s: float, **given: object) -> rooms.Variants:
-        return rooms.measure_variants(plan, options.backbone, options.text_encoder, most=options.most, **given)
+        return rooms.measure_variants(
+            plan, options.backbone, options.text_encoder, most=options.most, timed=timed, budget_s=budget_s, **given
+        )
 
-    return run_study("variants", plan, study, output, measure, args_file=selection.args)
+    return run_study("variants", plan, study, output, measure, args_file=selection.args, plot=options.plot)

@@ -63,13 +63,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """Panels that share their x axis. With `linear` both axes are, and begin at 0."""
+    """Panels that share their x axis. With `linear` both axes are, and begin at 0; with `scatter` points are not joined."""
 
     title: str
     x_label: str
     panels: tuple[Panel, ...]
     note: str = ""
     linear: bool = False
+    scatter: bool = False
 
     def look(self, series: Series) -> int:
         """Which colour and marker a curve has: the same in every panel."""
@@ -139,7 +140,8 @@ def _draw_panel(axis: Any, panel: Panel, plot: Plot) -> None:
         axis.set_yscale("log")
     for series in panel.series:
         index = plot.look(series)
-        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5, "linewidth": 1.8}
+        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5}
+        look["linewidth"] = 0 if plot.scatter else 1.8
         axis.plot(series.x, series.y, label=_drawn(series.name), **look)
     axis.set_xlim(*((0, right * 1.05) if plot.linear else (left / 1.15, right * 1.15)))
     axis.set_ylim(*((0, top * 1.25 or 1) if plot.linear else _y_limits(bottom, top)))
@@ -230,7 +232,7 @@ def block_plot(plot: Plot, *, width: int = 64, height: int = 10) -> Text:
             left, bottom = 0.0, 0.0
         labels = {0: short(top), height - 1: short(bottom)}
         wide = max(map(len, labels.values()))
-        cells = _cells(panel, width, height, linear=plot.linear)
+        cells = _cells(panel, width, height, linear=plot.linear, joined=not plot.scatter)
         for row in range(height):
             text.append(f"{labels.get(row, ''):>{wide}} │")
             for column in range(width):
@@ -251,8 +253,8 @@ def block_plot(plot: Plot, *, width: int = 64, height: int = 10) -> Text:
     return text
 
 
-def _cells(panel: Panel, width: int, height: int, *, linear: bool = False) -> dict[tuple[int, int], int]:
-    """(row, column) -> which curve; between two points the curve is a straight line."""
+def _cells(panel: Panel, width: int, height: int, *, linear: bool = False, joined: bool = True) -> dict[tuple[int, int], int]:
+    """(row, column) -> which curve; between two points the curve is a straight line, unless points are not `joined`."""
     scaled = float if linear else math.log
     left, right, bottom, top = (scaled(each) for each in panel.span)
     if linear:
@@ -265,7 +267,9 @@ def _cells(panel: Panel, width: int, height: int, *, linear: bool = False) -> di
         ]
         if top == bottom:
             places = [(column, (height - 1) / 2) for column, _ in places]
-        for (x0, y0), (x1, y1) in zip(places, places[1:] or places, strict=False):
+        for column, row in () if joined else places:
+            cells[round(row), column] = index
+        for (x0, y0), (x1, y1) in zip(places, places[1:] or places, strict=False) if joined else ():
             steps = max(1, abs(x1 - x0))
             for step in range(steps + 1):
                 share = step / steps

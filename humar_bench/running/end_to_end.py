@@ -220,9 +220,8 @@ class Pipeline:
             own = task.subject.of(architecture).workload.text_encoder
             encoder = model.text_encoder
             self.tokenizer_name = PUBLISHED if folder else OWN_WORDS
-            self.tokenizer = (
-                load_tokenizer(folder, own) if folder else WordPieceTokenizer([each.caption for each in pictures], encoder.pad_id)
-            )
+            words = [each.caption for each in pictures]
+            self.tokenizer = load_tokenizer(folder, own) if folder else WordPieceTokenizer(words, encoder.pad_id)
             if folder and self.tokenizer.vocabulary > encoder.vocabulary:
                 raise UsageError(
                     f"the tokenizer in {folder} has {self.tokenizer.vocabulary:,} tokens and {own} takes {encoder.vocabulary:,}; give its "

@@ -17,11 +17,12 @@ from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import predict_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.audit import contradictions
+from humar_bench.records.record import AGAIN, Record
 from humar_bench.report.study import read_study, write_study
 from humar_bench.running.plan import Plan
 from humar_bench.running.task import Task
 from humar_bench.studies import MAKERS
-from humar_bench.studies.variants import worker
+from humar_bench.studies.variants import timing, worker
 from humar_bench.studies.variants.parts import Parts
 from humar_bench.studies.variants.stand_in import Layout
 from humar_bench.studies.variants.variants import Variants, measure_variants, pareto_front, points_of
@@ -178,7 +179,7 @@ def test_a_folder_gives_the_same_tables_again(tmp_path):
     found = measure_variants(a_plan("efficient"), ("segformer_mit_b0",), ("tite", "minilm"), most=25, exact=made_up)
     write_study(found, tmp_path)
     again = read_study(tmp_path, found.run, MAKERS)
-    assert isinstance(again, Variants) and again.rows == found.rows and again.settings == {"most": 25}
+    assert isinstance(again, Variants) and again.rows == found.rows and again.settings == {"most": 25, "reference": ""}
     assert (tmp_path / "variants.csv").exists() and (tmp_path / "parts.csv").exists()
 
 
@@ -212,7 +213,109 @@ def raises(args: ModelArgs):
     raise ValueError("no")
 
 
+# Times ----------------------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Every process of the bench takes as many seconds as its architectures' forwards say."""
+
+    def __init__(self) -> None:
+        self.at_s, self.asked, self.written = 0.0, [], 0
+
+    def now(self) -> float:
+        return self.at_s
+
+    def bench(self, architectures, args, workload, measures, run, *, sink, progress, done, command, reference):
+        """Stands in for bench.benchmark: a forward takes 1 ms a million FLOPs, exactly."""
+        self.asked.append((tuple(each.name for each in architectures), run, reference))
+        for process in range(run.processes):
+            progress({"process": process, "of": run.processes, "architecture": "", "status": "started"})
+            again = [dataclasses.replace(architectures[0], name=architectures[0].name + AGAIN)]
+            for each in [*architectures, *again]:
+                at = BACKBONES.index(each.settings["backbone"]) + 1
+                text = TEXT_ENCODERS.index(each.settings["text_encoder"]) + 1
+                wall_s = 1e-9 * (1_000_000 * (20 - at) + 10 * text)
+                self.at_s += 3.0
+                measured = {"wall_s": [wall_s * (1 + 0.001 * k) for k in range(4)], "cpu_s": [wall_s] * 4, "batch": 1, "process": process,
+                            "child": f"{run.seed}-{process}", "first_call_s": wall_s}
+                record = Record("fps", each.name, each.spec, False, dataclasses.asdict(args), dataclasses.asdict(workload),
+                                dataclasses.asdict(run), process=process, measured=measured, environment={"torch": "2"})
+                if record.key not in {earlier.key for earlier in done}:
+                    self.written += 1
+                    sink.write(record)
+
+
+def timed(budget_s=1e9, backbones=BACKBONES[:6], **more):
+    clock = Clock()
+    found = measure_variants(a_plan("efficient"), backbones, ("minilm",), timed=True, budget_s=budget_s, exact=made_up,
+                             bench=clock.bench, now=clock.now, **more)
+    return found, clock
+
+
+def test_variants_are_timed_beside_the_same_reference_the_cheapest_first():
+    found, clock = timed()
+    names = [[name.split(" + ")[0] for name in asked] for asked, _, _ in clock.asked]
+    assert names == [[*BACKBONES[5:0:-1]], [BACKBONES[5], BACKBONES[0]]]
+    assert {reference for _, _, reference in clock.asked} == {found.reference} == {f"{BACKBONES[5]} + minilm + efficient"}
+    assert [run.seed for _, run, _ in clock.asked] == [0, 1] and all(run.control and run.processes >= 3 for _, run, _ in clock.asked)
+    rows = {row["backbone"]: row for row in found.rows}
+    assert all("median_s" in row for row in rows.values()) and rows[BACKBONES[5]]["time_ratio"] == 1
+    assert rows[BACKBONES[0]]["time_ratio"] == pytest.approx(19 / 14, rel=1e-3)
+    assert rows[BACKBONES[0]]["time_low"] <= rows[BACKBONES[0]]["time_ratio"] <= rows[BACKBONES[0]]["time_high"]
+    assert "6 of 6 variants were timed" in found.tables[0].feet[1]
+
+
+def test_a_comparison_that_would_not_end_within_the_budget_is_not_begun():
+    found, clock = timed(budget_s=60.0)
+    assert len(clock.asked) == 1
+    assert [row["backbone"] for row in found.rows if "median_s" not in row] == [BACKBONES[0]]
+    assert "5 of 6 variants were timed" in found.tables[0].feet[1]
+
+
+def test_the_next_comparisons_budget_follows_from_the_rate_of_the_one_before():
+    slow = dict.fromkeys(("a", "b"), 10)
+    assert timing._needed_s([10, 10], 0.0) == timing.ROW_S * 2
+    assert timing._needed_s([10, 10], 1.0) == 3 * (timing.START_S + 3 * timing.BUILD_S + timing.FORWARDS * 30)
+    run = RunArgs(seed=3)
+    records = [Record("fps", name, "x", False, {}, {}, {"seed": seed}, measured={"wall_s": [s, s], "batch": 1})
+               for name, seed, s in (("a", 3, 2.0), ("b", 3, 5.0), ("b", 2, 50.0))]
+    assert timing._rate(records, run, slow) == 0.5
+
+
+def test_what_is_timed_already_is_not_timed_again():
+    found, first = timed()
+    again, second = timed(done=found.run)
+    assert again.rows == found.rows and (first.written > 0, second.written) == (True, 0)
+
+
+def test_times_are_drawn_and_come_back_from_a_folder(tmp_path):
+    found, _ = timed()
+    assert [len(panel.series[0].x) for panel in found.plot.panels] == [6, 6] and found.plot.scatter
+    write_study(found, tmp_path)
+    again = read_study(tmp_path, found.run, MAKERS)
+    assert again.rows == found.rows and (tmp_path / "variants.png").exists()
+    [header, *lines] = (tmp_path / "variants.csv").read_text().splitlines()
+    assert "median_s" in header and "pareto_timed" in header and len(lines) == 6
+    untimed = measure_variants(a_plan("efficient"), BACKBONES[:2], ("minilm",), exact=made_up)
+    assert [panel.y_label for panel in untimed.plot.panels] == ["matmul and conv FLOPs"]
+
+
+def test_published_numbers_that_do_not_hold_are_named():
+    found = measure_variants(a_plan("efficient"), ("segformer_mit_b0",), ("tite",), exact=made_up)
+    assert "segformer_mit_b0 3.7 M for 20 M" in found.tables[1].feet[1] and "tite 1 M for" in found.tables[1].feet[1]
+
+
 # The command ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_times_what_its_budget_reaches(capsys, tmp_path):
+    typed = ("--backbone", "mobilevit_xxs", "--text-encoder", "tinybert", "--arch", "efficient", "--workload", "tiny", "--budget", "5")
+    code = cli.main(["variants", *typed, "--threads", "1", "--csv", str(tmp_path / "v.csv"), "--records", str(tmp_path / "r.jsonl")])
+    shown, said = capsys.readouterr()
+    assert code == 0, said
+    [row] = csv.DictReader(io.StringIO((tmp_path / "v.csv").read_text().split("\n\n")[0]))
+    assert float(row["median_s"]) > 0 and float(row["time_ratio"]) == 1
+    assert "1 of 1 variants were timed" in shown
 
 
 def test_the_command_counts_one_variant(capsys):
@@ -225,7 +328,8 @@ def test_the_command_counts_one_variant(capsys):
 
 
 @pytest.mark.parametrize(("typed", "says"), [
-    ((), "variants are counted, not timed; add --no-time"),
+    (("--budget", "0"), "--budget is 0; it must be a number of seconds above 0"),
+    (("--no-time", "--plot", "x.txt"), "--plot is 'x.txt'; it must end in .png or .svg"),
     (("--no-time", "--backbone", "vgg"), "--backbone is 'vgg'; choose from swin_T_224_1k"),
     (("--no-time", "--text-encoder", "albert", "--text-encoder", "albert"), "--text-encoder names albert twice"),
     (("--no-time", "--most", "0"), "--most is 0; it must be a number of million parameters above 0"),

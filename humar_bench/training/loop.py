@@ -25,7 +25,7 @@ from humar_bench.training.optim import build_ema, build_optimizer, build_schedul
 from humar_bench.training.run_folder import RunFolder, read_checkpoint, read_state
 from humar_bench.training.saved_model import load_run
 from humar_bench.training.state import restore, state_tensors
-from humar_bench.training.step import TrainingStep, build_model, load_front_end, stream
+from humar_bench.training.step import TrainingStep, build_model, load_start, stream
 from humar_bench.training.train_args import TrainArgs
 from humar_bench.uniphd import UniPHD
 
@@ -121,8 +121,8 @@ class _Run:
         """Model, optimiser and what an earlier part of the run left; the first step to be done. A new folder is made once it works."""
         state = self._go_on() if resume else None
         model = build_model(self.options)
-        if self.options.front_end and state is None:
-            load_front_end(model, self.options.front_end)
+        if state is None:
+            load_start(model, self.options)
         criterion = Criterion(self.options.loss)
         self.training_step = TrainingStep(model, criterion, self._distillation(model, criterion)).train()
         optimizer = build_optimizer(self.training_step, self.options.optim)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from humar_bench.args import SMALL_BACKBONES, SMALL_TEXT_ENCODERS
 from humar_bench.errors import UsageError
 from humar_bench.subjects.registry import load_builder, parse_architecture
 from humar_bench.training.batches import Batch
@@ -82,6 +83,24 @@ class TrainingStep(nn.Module):
         place = torch.cat([torch.arange(number) for number in pairs.pairs]).to(queries.device)
         queries[pairs.picture, place] = pairs.query[-1]
         return self.model.masks_of(outputs.mask_inputs, queries)[pairs.picture, place]
+
+
+def load_start(model: UniPHD, options: TrainArgs) -> None:
+    """Fill a new model from the weights that `options` name for its start. Raises UsageError where they are of another model."""
+    from humar_bench.subjects.weights import load_backbone_weights, load_text_weights
+
+    parts = {"backbone_weights": options.whole.backbone, "text_weights": options.whole.text_encoder_type}
+    for name, part in parts.items():
+        if getattr(options, name) and part in (*SMALL_BACKBONES, *SMALL_TEXT_ENCODERS):
+            raise UsageError(f"{name} is {getattr(options, name)!r}, and nobody publishes weights of {part}; leave it out.")
+    if options.backbone_weights:
+        load_backbone_weights(model.backbone[0], options.backbone_weights)
+    if options.text_weights:
+        if "text" not in options.whole.train_trigger:
+            raise UsageError("text_weights names weights of a text encoder, and a model without text prompts has none; leave it out.")
+        load_text_weights(model.text_encoder, options.text_weights)
+    if options.front_end:
+        load_front_end(model, options.front_end)
 
 
 def load_front_end(model: UniPHD, path: str) -> None:

@@ -43,6 +43,8 @@ class TrainArgs:
     seed: int = _option(0, "Seed of the initial weights and of dropout.", low=0, high=EXACT_INT)
     data_seed: int = _option(0, "Seed of pictures, their order, augmentation and prompts.", low=0, high=EXACT_INT)
     no_dropout: bool = _option(False, "No dropout anywhere in the model.")
+    backbone_weights: str = _option("", "Folder of published weights the backbone starts from, as the hub lays it out.")
+    text_weights: str = _option("", "The same for the text encoder.")
     front_end: str = _option("", "Weights from `warm_start` for all that stands before the transformer.")
     teacher: str = _option("", "Run whose model is imitated too.")
     teacher_keypoints: float = _option(5.0, "Weight of the distance to the teacher's keypoints.", low=0)

@@ -203,6 +203,9 @@ def test_a_dead_worker_is_one_sentence(tmp_path, monkeypatch):
     (dict(data="procedural:9"), "level"),
     (dict(data="nowhere"), "which is no folder"),
     (dict(front_end="nowhere.safetensors"), "nowhere.safetensors cannot be read as weights"),
+    (dict(backbone_weights="nowhere"), "nobody publishes weights of small_conv"),
+    (dict(whole=dataclasses.replace(SMALL_WHOLE, text_encoder_type="tite"), text_weights="nowhere", tokenizer="nowhere"),
+     "the tokenizer folder nowhere does not exist"),
     (dict(teacher="nowhere"), "nowhere/run.json cannot be read"),
     (dict(device="tpu"), "device is 'tpu'; choose one of auto, cpu, cuda"),
 ])

@@ -174,6 +174,7 @@ def evaluate(options: EvaluateOptions, output: Output) -> int:
       humar-bench evaluate run --data procedural:2 --pictures 2000 --csv -
       humar-bench evaluate uniphd.pth --data path/to/RefHuman
     """
+    from humar_bench.records.record import json_text, plain
     from humar_bench.report import make_console, print_table, to_csv
     from humar_bench.report.markdown import table_to_markdown
     from humar_bench.report.training import evaluation_tables
@@ -196,8 +197,6 @@ def evaluate(options: EvaluateOptions, output: Output) -> int:
     def show_all() -> None:
         for table in tables:
             print_table(table, make_console(sys.stdout))
-
-    from humar_bench.records.record import json_text, plain
 
     formats: dict[str, Callable[[], str]] = {
         "csv": lambda: "\n".join(to_csv(table) for table in tables),

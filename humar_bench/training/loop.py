@@ -7,6 +7,7 @@ holds no state of a random generator, and a run that was resumed has the same lo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ from humar_bench.uniphd import UniPHD
 
 OF_THE_STEPS = 3  # what is drawn from a seed, after those of `step`
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+IN_A_WORKER = "in DataLoader worker process"
 Tell = Callable[[Mapping[str, Any]], None]
 
 
@@ -57,7 +59,9 @@ def train(options: TrainArgs, folder: str | Path, *, resume: bool = False, tell:
         torch.set_num_threads(options.threads)
     try:
         return _Run(options, folder, tell).run(resume)
-    except HumarBenchError:
+    except HumarBenchError as error:
+        if IN_A_WORKER in str(error):  # torch tells it with the worker's traceback
+            raise type(error)(str(error).strip().splitlines()[-1].partition("Error: ")[2]) from error
         raise
     except RuntimeError as error:
         if is_out_of_memory(error):
@@ -181,7 +185,7 @@ class _Run:
         kind, point = prompt_of(options, step)
         for part in range(options.accumulate):
             batch = next(batches).to(accelerator.device)
-            with accelerator.no_sync(self.module) if part + 1 < options.accumulate else _nothing():
+            with accelerator.no_sync(self.module) if part + 1 < options.accumulate else contextlib.nullcontext():
                 losses = self.module(batch, batch.prompt(kind, point))
                 accelerator.backward(losses.total / options.accumulate)
         accelerator.unscale_gradients()
@@ -227,12 +231,6 @@ class _Run:
         optimizer = self.optimizer.optimizer
         self.folder.keep(step, state_tensors(self.model, optimizer, self.ema), state)
         self.clock.go()
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exc: object) -> None: ...
 
 
 def _accelerator(options: TrainArgs) -> Any:

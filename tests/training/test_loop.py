@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from humar_bench.data.export import export_people
+from humar_bench.data.people import ProceduralPeople
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.training import run_folder
 from humar_bench.training.evaluate import logged
@@ -195,6 +197,16 @@ def test_a_dead_worker_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "tokens_of", lambda options: DyingTokens())
     with pytest.raises(MeasurementError, match="a process that prepares pictures died .* go on with --resume"):
         train(tiny(workers=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_cannot_be_read_is_one_sentence(tmp_path, workers):
+    people = tmp_path / "people"
+    export_people(people, {split: ProceduralPeople(split, 0, 0, 4, 64) for split in ("train", "val")})
+    for path in (people / "images").glob("train_*"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(UsageError, match=r"^the picture .*train_00000\d.png cannot be read: [^\n]*$"):
+        train(tiny(data=str(people), workers=workers), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [

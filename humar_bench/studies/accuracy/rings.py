@@ -30,6 +30,11 @@ def ring_spec(factor: float) -> str:
     return f"{__name__}:{RING}{f'{factor:.2f}'.replace('.', '_')}"
 
 
+def is_original(spec: str) -> bool:
+    """Whether a builder is the original's, with either ring."""
+    return spec == ORIGINAL or spec.startswith(f"{__name__}:{RING}")
+
+
 def __getattr__(name: str) -> Any:
     """`ring_0_23`: builds the original with its initial sampling offsets times 0.23."""
     if not re.fullmatch(rf"{RING}\d_\d\d", name):

@@ -127,7 +127,7 @@ def _claims() -> tuple[Claim, ...]:
         own("video-memory", performance, "video memory", "~0.8 GB", "GB", Limit(None, 0.8, 1), "weights and peak of one forward on CUDA",
             found.video_memory(CANDIDATE)),
         own("accuracy", performance, "of the original's accuracy", "95-98 %", "%", Limit(95), "accuracy after training",
-            found.never("needs trained models; both carry random weights")),
+            found.accuracy_kept, digits=1),
         theirs("total", comparison, "all parameters", "27 M", "M", exact(27, 27), counted, found.parameters("whole", side=ORIGINAL)),
         theirs("encoder", comparison, "6 encoder layers", "4.5 M", "M", exact(4.5, 4.5, 1), counted,
                found.parameters("encoder", side=ORIGINAL, levels=LEVELS[:1])),
@@ -176,7 +176,7 @@ def _decided(claim: Claim, evidence: Evidence) -> Verdict:
     if False in each:
         return Verdict(claim, FAILS, shown, f"{claim.claimed} is claimed", findings)
     if None in each:
-        return Verdict(claim, UNDECIDED, shown, "the times do not settle it; use a quiet machine or a longer --budget", findings)
+        return Verdict(claim, UNDECIDED, shown, findings[each.index(None)].undecided, findings)
     return Verdict(claim, HOLDS, shown, "", findings)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import ModelArgs, RunArgs, Size, Workload, parse_size
 from humar_bench.errors import UsageError
@@ -16,8 +16,13 @@ from humar_bench.options import help_of, option
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import EXACT, Point, exact_records
 from humar_bench.running.plan import parse_settings, read_args_file
+from humar_bench.studies.accuracy.rings import is_original
 from humar_bench.subjects.registry import Architecture, parse_architecture
 from humar_bench.subjects.sources import child_command
+from humar_bench.table import joined
+
+if TYPE_CHECKING:
+    from humar_bench.studies.accuracy.tables import Accuracy
 
 CANDIDATE, ORIGINAL = "candidate", "original"
 SIZES: tuple[Size, ...] = ((50, 50),) * 3  # the published speed test's maps
@@ -59,6 +64,8 @@ class ClaimsOptions:
         metavar="HxW,...",
     )
 
+    accuracy: str | None = option("Folder of `humar-bench accuracy -o`: what decides the claim about accuracy.", metavar="DIR")
+
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch is {self.batch}; it must be at least 1.")
@@ -94,6 +101,7 @@ class Evidence:
     behaviour: Mapping[str, Mapping[str, Any]]
     queries: tuple[int, ...] = QUERIES
     timed: bool = True
+    accuracy: Mapping[str, Any] | None = None  # of a study of accuracy (`accuracy_of`)
 
     @property
     def run(self) -> Run:
@@ -205,6 +213,23 @@ def _count(
         own = records[index * len(EXACT) * len(architectures) : (index + 1) * len(EXACT) * len(architectures)]
         found[step.point] = Run(tuple(record for record in own if record.measure == step.measure))
     return found
+
+
+def accuracy_of(study: Accuracy, candidate: Architecture) -> dict[str, Any]:
+    """What a study of accuracy says of the candidate against the original, as plain values. Raises UsageError when it is of others."""
+    trained = {arm["name"]: arm["spec"] for arm in study.settings["arms"]}
+    names = [name for name, spec in trained.items() if spec == candidate.spec and name != study.reference]
+    if not names:
+        raise UsageError(f"--accuracy is of a study that trained {joined(list(trained))}, and not {candidate.name}; name another one.")
+    if not is_original(trained[study.reference]):
+        raise UsageError(f"--accuracy is of a study whose reference is {study.reference}; the claim is about the original's accuracy.")
+    found = study.retention.get(names[0])
+    if found is None:
+        return {"title": study.title, "reason": f"{study.missing} runs of the study are missing", "value": None}
+    return {
+        "title": study.title, "reference": study.reference, "value": found.value, "low": found.low, "high": found.high,
+        "verdict": found.verdict, "reason": found.reason, "runs": found.runs, "reference_runs": found.reference_runs,
+    }
 
 
 def _check(reply: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ class Finding:
     high: float | None = None
     wall: float | None = None
     text: str = ""
+    undecided: str = "the times do not settle it; use a quiet machine or a longer --budget"
 
 
 LEVELS = ("4 levels", "3 levels")
@@ -238,8 +239,13 @@ def video_memory(side: str) -> Callable[[Evidence], list[Finding]]:
     return look
 
 
-def never(why: str) -> Callable[[Evidence], list[Finding]]:
-    def look(evidence: Evidence) -> list[Finding]:
-        raise Missing(why)
-
-    return look
+def accuracy_kept(evidence: Evidence) -> list[Finding]:
+    """What the candidate keeps of the original's accuracy, from a study of accuracy."""
+    found = evidence.accuracy
+    if found is None:
+        raise Missing("needs trained models; both carry random weights")
+    if found["value"] is None or found["low"] is None:
+        raise Missing(f"{found['title']}: {found['reason'].rstrip('.')}")
+    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+    text = f"{value:.1f} % ({low:.1f} to {high:.1f} %) of {found['reference']}; {found['title']}"
+    return [Finding(value, found["title"], low, high, text=text, undecided="the interval reaches to both sides; more seeds or pictures")]

@@ -48,6 +48,7 @@ class Claims:
         return {
             "sides": evidence.sides, "points": {name: len(run) for name, run in evidence.points.items()}, "behaviour": evidence.behaviour,
             "queries": evidence.queries, "timed": evidence.timed,
+            **({} if evidence.accuracy is None else {"accuracy": evidence.accuracy}),
         }
 
     @cached_property
@@ -77,7 +78,9 @@ def restore(run: Run, settings: Mapping[str, Any]) -> Claims:
     records, points = iter(run), {}
     for name, count in settings["points"].items():
         points[name] = Run(tuple(next(records) for _ in range(count)))
-    return Claims(Evidence(settings["sides"], points, settings["behaviour"], tuple(settings["queries"]), settings["timed"]))
+    return Claims(Evidence(
+        settings["sides"], points, settings["behaviour"], tuple(settings["queries"]), settings["timed"], settings.get("accuracy"),
+    ))
 
 
 def tables(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[Table]:

@@ -39,8 +39,8 @@ class AccuracyOptions:
     rates: str | None = option("Learning rates to choose from, the same for all: at least three.", metavar="X,X,X")
     keeps: float = option("The share of the reference's accuracy that has to be kept.", default=0.95)
     ring: str | None = option(
-        "The original's first sampling points on small maps: published, scaled, or both; both by default.", metavar="WHICH",
-        words=("both", "published", "scaled"),
+        "The original's first sampling points on small maps: published, scaled, both, or better: of both the one that scores more on the "
+        "seed for learning rates. better by default.", metavar="WHICH", words=("better", "both", "published", "scaled"),
     )
     at_once: int | None = option("Runs side by side; one a core by default.", metavar="N")
     time_limit: float | None = option("Seconds; no run is begun that would end later.", metavar="S")

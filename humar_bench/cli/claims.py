@@ -59,7 +59,8 @@ def _accuracy(folder: str) -> Accuracy:
 
     proof = verify(folder)
     if not proof.proved:
-        raise InvalidMeasurement(f"--accuracy {folder} is not what was measured ({proof.differences[0]}); humar-bench verify names all of it.")
+        said = f"--accuracy {folder} is not what was measured ({proof.differences[0]})"
+        raise InvalidMeasurement(f"{said}; humar-bench verify names all of it.")
     study = read_study(folder, load(folder), MAKERS)
     if not isinstance(study, Accuracy):
         raise UsageError(f"--accuracy {folder} holds the study {study.name}; name a folder that `humar-bench accuracy -o` wrote.")

@@ -375,6 +375,7 @@ class Training:
 class TrainingWork:
     """What a run was trained and evaluated on (`TrainArgs` without the model, and what the study wants the run for)."""
 
+    name: str
     role: str
     data: str
     seed: Count

@@ -16,7 +16,7 @@ from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, 
 from humar_bench.errors import UsageError
 from humar_bench.judging.oddities import busy_share
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
-from humar_bench.records.record import ALL_MEASURES, COMPONENT_TIME, END_TO_END, Record, Run, other_machine
+from humar_bench.records.record import ALL_MEASURES, COMPONENT_TIME, END_TO_END, TRAINING, Record, Run, other_machine
 from humar_bench.report import breakdown
 from humar_bench.report.component_table import component_time_data, component_time_tables
 from humar_bench.report.pipeline_table import end_to_end_data, end_to_end_tables
@@ -263,6 +263,8 @@ def records_table(run: Run) -> Table:
         found = f"{measured[key]:,} {unit}" if key in measured else ""
         if record.measure == "fps" and measured.get("wall_s"):
             found = f"{1e3 * median(measured['wall_s']):.3f} ms, median of {len(measured['wall_s'])}"
+        if record.measure == TRAINING and measured.get("curve"):
+            found = f"AP {measured['curve'][-1]['ap']:.3f} after {measured['pictures']:,} pictures"
         rows.append({
             "measure": record.measure, "architecture": record.architecture, "process": record.process,
             "found": found if record.ok else f"failed: {reason_of(record)}", "work": work_text(record.workload) if record.workload else "",
@@ -307,6 +309,8 @@ def _own_parts(run: Run, side: str) -> str:
 
 def work_text(work: Mapping[str, Any]) -> str:
     """A record's workload in one sentence."""
+    if work["name"] == TRAINING:
+        return f"Workload {TRAINING}: {work['role']}, {work['data']}, seed {work['seed']}, {work['pictures']:,} pictures."
     padded = ", part of every image but the first is padding" if work["padded"] else ""
     maps = f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes_text(work)}{padded}."
     return f"{maps} {_whole_text(work)}" if work.get("subject") == "uniphd" else maps

@@ -131,3 +131,31 @@ def test_a_flat_cost_lies_in_the_middle():
 ])
 def test_ticks_are_short(value, said):
     assert short(value) == said
+
+
+LINEAR = Plot("Learning", "", (
+    Panel("over pictures", "AP", (Series("a", "a 0.5", (100.0, 200.0, 400.0), (0.0, 0.25, 0.5)),), x_label="pictures seen"),
+    Panel("over seconds", "AP", (Series("a", "a 0.5", (1.0, 2.0, 4.0), (0.0, 0.25, 0.5)),), x_label="CPU seconds"),
+), linear=True)
+
+
+def test_linear_axes_begin_at_0_and_each_panel_has_an_axis_of_its_own():
+    shown = [axis for axis in draw(LINEAR).axes if axis.axison]
+    assert [axis.get_xlabel() for axis in shown] == ["pictures seen", "CPU seconds"]
+    for axis in shown:
+        assert axis.get_xscale() == axis.get_yscale() == "linear"
+        assert axis.get_xlim()[0] == axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > 0.5
+
+
+def test_linear_curves_are_straight_in_the_terminal_and_may_be_0():
+    text = block_plot(LINEAR, width=41, height=11).plain
+    assert "pictures seen" in text and "CPU seconds" in text
+    rows = [line.partition("│")[2] for line in text.splitlines() if "│" in line][:11]
+    places = {(row, column) for row, line in enumerate(rows) for column, sign in enumerate(line) if sign != " "}
+    assert {(10, 10), (5, 20), (0, 40)} <= places  # a quarter, half and all of the pictures
+
+
+def test_names_of_linear_curves_are_pushed_apart():
+    twins = (Series("a", "a", (1.0,), (0.5,)), Series("b", "b", (1.0,), (0.5,)))
+    low, high = plots._label_places(twins, 0.0, 1.0, linear=True)
+    assert low == pytest.approx(0.5) and high == pytest.approx(0.59)

@@ -46,9 +46,11 @@ def measure_accuracy(
     pool.run([plan.floor_job])
     rates = list(plan.rates)
     pool.run(plan.rate_jobs(rates))
+    plan = pool.settled(plan)
     while len(rates) < len(plan.rates) + WIDER and (beyond := _beyond(plan, pool, rates)) is not None:
         rates.append(beyond)
         pool.run(plan.rate_jobs([beyond]))
+        plan = pool.settled(plan)
     chosen = {arm.name: chosen_rate(pool.rates_of(arm.name))[0] for arm in plan.arms if pool.rates_of(arm.name)}
     if len(chosen) == len(plan.arms):
         pool.run(plan.run_jobs(chosen))
@@ -102,6 +104,10 @@ class _Pool:
         """Learning rate -> accuracy of an arm's runs on the seed for learning rates."""
         return rate_accuracy(self.kept, arm)
 
+    def settled(self, plan: AccuracyPlan) -> AccuracyPlan:
+        """The plan with the better of rivals, by the runs for learning rates."""
+        return plan.settled({arm.name: max(self.rates_of(arm.name).values(), default=0.0) for arm in (*plan.arms, *plan.beaten)})
+
     @property
     def _front_end(self) -> Path:
         return self.folder / FRONT_END
@@ -154,7 +160,7 @@ class _Pool:
 
     def _tell(self, job: Job | None, name: str, share: float) -> None:
         if job is None:
-            self.progress(0.0, f"{name}, {100 * share:.0f} %")
+            self.progress(self._share, f"{name}, {100 * share:.0f} %")
             return
         self.shares[job.folder] = share
         doing = "choosing the learning rate of" if job.role == RATE else "training" if job.role != FLOOR else "scoring"

@@ -17,6 +17,7 @@ from humar_bench.errors import UsageError
 from humar_bench.judging.retention import MARGIN
 from humar_bench.records.record import AGAIN, TRAINING, Record
 from humar_bench.studies.accuracy.rings import LEAST_SIDE, ORIGINAL, ring_of, ring_spec
+from humar_bench.studies.accuracy.scores import DRAWS
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
 from humar_bench.training.options import LossArgs, OptimArgs
 from humar_bench.training.train_args import TrainArgs
@@ -25,7 +26,7 @@ RATE, RUN, FLOOR = "rate", "run", "floor"  # what a run is for: choosing a learn
 MEAN_POSE = "mean pose"
 RATE_SEED = 0
 EVALUATIONS = 5  # of a run: one each fifth of its schedule
-RINGS = ("both", "published", "scaled")
+RINGS = ("better", "both", "published", "scaled")
 WIDER = 2  # times the grid of learning rates may be widened by one where the reference's best lies at its edge
 
 
@@ -77,10 +78,14 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One architecture in the study. `counts`: whether its verdict is the command's; one that is only shown beside does not."""
+    """One architecture in the study. `counts`: whether its verdict is the command's; one that is only shown beside does not.
+
+    Of arms with one `rivals` word only the best on the seed for learning rates is compared.
+    """
 
     architecture: Architecture
     counts: bool = True
+    rivals: str = ""
 
     @property
     def name(self) -> str:
@@ -143,6 +148,18 @@ class AccuracyPlan:
     rates: tuple[float, ...]
     seeds: int
     margin: float = MARGIN
+    draws: int = DRAWS  # of pictures
+    beaten: tuple[Arm, ...] = ()  # by a rival: their learning rates were tried, and that is all
+
+    def settled(self, best: Mapping[str, float]) -> AccuracyPlan:
+        """The plan with the better of rivals, by the accuracy that each arm had with its best learning rate."""
+        kept: dict[str, Arm] = {}
+        for arm in (*self.arms, *self.beaten):
+            word = arm.rivals or arm.name
+            if word not in kept or best.get(arm.name, 0.0) > best.get(kept[word].name, 0.0):
+                kept[word] = arm
+        arms = tuple(kept.values())
+        return dataclasses.replace(self, arms=arms, beaten=tuple(arm for arm in (*self.arms, *self.beaten) if arm not in arms))
 
     @property
     def reference(self) -> Arm:
@@ -157,7 +174,7 @@ class AccuracyPlan:
         """The runs that choose learning rates: every arm with every one of `rates`."""
         pictures = _whole_steps(self.base, round(self.base.pictures * self.preset.rate_share))
         base = dataclasses.replace(self.base, pictures=pictures, evaluate_every=0)
-        return [self._job(RATE, arm.name, arm, rate, RATE_SEED, base) for arm in self.arms for rate in rates]
+        return [self._job(RATE, arm.name, arm, rate, RATE_SEED, base) for arm in (*self.arms, *self.beaten) for rate in rates]
 
     def run_jobs(self, chosen: Mapping[str, float]) -> list[Job]:
         """The runs that are compared, with each arm's learning rate: every arm's, and the control's."""
@@ -265,7 +282,7 @@ def _base(preset: Preset, asked: Asked) -> TrainArgs:
 
 
 def _arms(base: TrainArgs, asked: Asked) -> tuple[Arm, ...]:
-    """The arms, the reference first; on small maps the original stands with its ring as published and scaled."""
+    """The arms, the reference first; on small maps the original stands there with its ring as published and scaled."""
     parsed = parse_architectures(asked.arch)
     for each in parsed:
         check_architecture(each)
@@ -275,16 +292,17 @@ def _arms(base: TrainArgs, asked: Asked) -> tuple[Arm, ...]:
         raise UsageError(f"reference is {reference!r}; choose one of the architectures trained: {', '.join(names)}.")
     if asked.ring is not None and asked.ring not in RINGS:
         raise UsageError(f"--ring is {asked.ring!r}; choose one of {', '.join(RINGS)}.")
-    ring = asked.ring or ("both" if base.is_procedural and base.size // 8 < LEAST_SIDE else "published")
+    ring = asked.ring or ("better" if base.is_procedural and base.size // 8 < LEAST_SIDE else "published")
     factor = ring_of((base.size, base.size)) if base.is_procedural else 1.0
     arms: list[Arm] = []
     for each in sorted(parsed, key=lambda each: each.name != reference):
         if each.spec != ORIGINAL or ring == "published" or factor == 1:
             arms.append(Arm(each))
             continue
-        arms.append(Arm(Architecture(f"{each.name}, ring scaled", ring_spec(factor), foreign=True)))
-        if ring == "both":
-            arms.append(Arm(each, counts=False))
-    if len(arms) < 2:
-        raise UsageError(f"only {arms[0].name} would be trained; name at least two with --arch.")
+        rivals = each.name if ring == "better" else ""
+        arms.append(Arm(Architecture(f"{each.name}, ring scaled", ring_spec(factor), foreign=True), rivals=rivals))
+        if ring != "scaled":
+            arms.append(Arm(each, counts=bool(rivals), rivals=rivals))
+    if len(parsed) < 2:
+        raise UsageError(f"only {names[0]} would be trained; name at least two with --arch.")
     return tuple(arms)

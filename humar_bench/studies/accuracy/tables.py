@@ -20,7 +20,7 @@ from humar_bench.records.record import AGAIN, Record, Run
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by
 from humar_bench.report.plot import Panel, Plot, Series
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, RUN, AccuracyPlan
-from humar_bench.studies.accuracy.scores import DRAWS, Scores
+from humar_bench.studies.accuracy.scores import Scores
 from humar_bench.table import Column, Table, joined, percent
 
 FORMAT = 1  # of the JSON document. 1: title, retention, runs, curves, rates, conditions, failures
@@ -32,7 +32,8 @@ def settings_of(plan: AccuracyPlan) -> dict[str, Any]:
     return {
         "preset": plan.preset.name, "title": plan.preset.title, "minutes": plan.preset.minutes, "machine": plan.preset.machine,
         "arms": [{"name": arm.name, "spec": arm.architecture.spec, "counts": arm.counts} for arm in plan.arms],
-        "margin": plan.margin, "rates": list(plan.rates), "seeds": plan.seeds, "draws": DRAWS,
+        "beaten": {arm.name: next(each.name for each in plan.arms if each.rivals == arm.rivals) for arm in plan.beaten},
+        "margin": plan.margin, "rates": list(plan.rates), "seeds": plan.seeds, "draws": plan.draws,
         "warm_pictures": plan.preset.warm_pictures,
     }
 
@@ -80,7 +81,7 @@ class Accuracy:
 
     @cached_property
     def rates(self) -> dict[str, dict[float, float]]:
-        return {arm: rate_accuracy(self.run, arm) for arm in self.arms}
+        return {arm: rate_accuracy(self.run, arm) for arm in (*self.arms, *self.settings["beaten"])}
 
     @cached_property
     def chosen(self) -> dict[str, tuple[float, bool]]:
@@ -349,6 +350,11 @@ def _rates_table(study: Accuracy) -> Table:
     edge = [arm for arm, (_, at_edge) in study.chosen.items() if at_edge]
     share = next((each.workload["pictures"] for each in study.run if each.workload["role"] == RATE), 0)
     feet = [f"AP after {share:,} pictures on a seed that no other run has; * is chosen."]
+    feet += [f"{better} was better than {arm} here, so it is what is compared." for arm, better in study.settings["beaten"].items()]
+    best = {arm: max(found.values()) for arm, found in study.rates.items() if found and arm in study.arms}
+    if best.get(study.reference):
+        said = [f"{arm} {percent(best[arm] / best[study.reference])}" for arm in study.arms[1:] if arm in best]
+        feet.append(f"Of {study.reference} after these pictures, one seed: {joined(said)}; what is kept depends on how long is trained.")
     if edge:
         feet.append(f"At the edge of the grid, so that a better one may lie beyond: {joined(edge)}.")
     return Table("rates", "Learning rates", columns, tuple(rows), tuple(feet))

@@ -158,7 +158,10 @@ def _draw_panel(axis: Any, panel: Panel, plot: Plot) -> None:
     axis.set_xlabel(_drawn(panel.x_label or plot.x_label), fontsize=9)
     axis.set_ylabel(_drawn(panel.y_label), fontsize=9)
     ticks = sorted({each for one in panel.series for each in one.x})
-    axis.set_xticks(_few(ticks, 6))
+    if plot.scatter:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        axis.set_xticks(_few(ticks, 6))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.xaxis.set_minor_locator(NullLocator())
     if not plot.linear:

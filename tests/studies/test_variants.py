@@ -274,7 +274,7 @@ def test_a_comparison_that_would_not_end_within_the_budget_is_not_begun():
 
 def test_the_next_comparisons_budget_follows_from_the_rate_of_the_one_before():
     slow = dict.fromkeys(("a", "b"), 10)
-    assert timing._needed_s([10, 10], 0.0) == timing.ROW_S * 2
+    assert timing._needed_s([10, 10], 0.0) == timing.ROW_S * 2 == 24
     assert timing._needed_s([10, 10], 1.0) == 3 * (timing.START_S + 3 * timing.BUILD_S + timing.FORWARDS * 30)
     run = RunArgs(seed=3)
     records = [Record("fps", name, "x", False, {}, {}, {"seed": seed}, measured={"wall_s": [s, s], "batch": 1})

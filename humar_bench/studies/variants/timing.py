@@ -21,7 +21,7 @@ from humar_bench.running.plan import Plan
 from humar_bench.subjects.registry import Architecture
 
 TOGETHER = 4  # variants beside the reference
-ROW_S = 8.0  # of the budget, at least, for each of them
+ROW_S = 12.0  # of the budget, at least, for each of them
 FORWARDS = 6  # that an arm makes in a process at least: the first one, those that check it, the warm-up, a timed one
 BUILD_S, START_S = 2.0, 8.0  # about what an arm's weights and a process take before anything is timed
 

@@ -1,6 +1,7 @@
-"""Dead weight: parameters no operator reads in a forward, and computations whose result is thrown away.
+"""Dead weight: parameters no operator reads in a forward, and computations whose result is thrown away. And its opposite: numbers that a
+forward reads and nothing registered.
 
-Both come from the data flow between operators, on the meta device. A parameter counts as read when an operator looks at its numbers, called
+All come from the data flow between operators, on the meta device. A parameter counts as read when an operator looks at its numbers, called
 through a module or not. A computation is used when a path leads from it to an output, to a buffer, to a value the host reads, or to an
 index that selects something used; otherwise it is discarded.
 """
@@ -12,13 +13,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from humar_bench.measures.components import component_of
-from humar_bench.measures.flop_formulas import HEADLINE, SYNCHRONISATION, VIEW, cost_of
+from humar_bench.measures.flop_formulas import HEADLINE, PACKED, SYNCHRONISATION, VIEW, cost_of
+from humar_bench.measures.held import packed_weights
 from humar_bench.measures.params import unique_tensors
+from humar_bench.measures.storages import storages_of
 from humar_bench.measures.trace import Call, Forward, Observer, observe_forward, tensors_in
 
 
@@ -38,17 +43,31 @@ class Discarded:
 
 
 @dataclass(frozen=True)
+class Unregistered:
+    """Numbers that are no parameter: how many weights, and the bytes they take. `kind` says what they are: '' for a plain tensor that a
+    forward reads, else how they are packed ('int8', '4-bit'), as a buffer or anywhere."""
+
+    name: str
+    elements: int
+    bytes: int
+    kind: str = ""
+
+
+@dataclass(frozen=True)
 class DeadWeight:
-    """`never_read`: (name, elements) of each parameter no operator reads; `discarded`: computations thrown away."""
+    """`never_read`: (name, elements) of each parameter no operator reads; `discarded`: computations thrown away; `unregistered`: weights
+    that are neither parameter, plain buffer nor input, the largest first."""
 
     never_read: tuple[tuple[str, int], ...]
     discarded: tuple[Discarded, ...]
+    unregistered: tuple[Unregistered, ...] = ()
 
     def measured(self) -> dict[str, Any]:
         """The plain values the records of params and flops hold."""
         return {
             "never_read": [{"name": name, "parameters": elements} for name, elements in self.never_read],
             "discarded": [{**asdict(row), "shapes": [list(shape) for shape in row.shapes]} for row in self.discarded],
+            "unregistered": [asdict(row) for row in self.unregistered],
         }
 
 
@@ -70,16 +89,32 @@ class Flow(Observer):
         self.steps: list[_Step] = []
         self.spans: dict[int, list[tuple[int, int]]] = {}
         self.references: dict[int, StorageWeakRef] = {}
+        self.stands_for: dict[int, list[int]] = {}  # storage -> those of the tensors on meta that stand for it
+        self.packed: dict[int, int] = {}  # storage -> weights packed in it, of those that an operator unpacks
 
-    def storage(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key not in self.references:
-            self.references[key] = StorageWeakRef(storage)
-        return key
+    def storages(self, tensor: Tensor) -> list[int]:
+        found = storages_of(tensor)
+        for storage in found:
+            if storage._cdata not in self.references:
+                self.references[storage._cdata] = StorageWeakRef(storage)
+        return [storage._cdata for storage in found]
 
     def joined(self, host: Tensor, twin: Tensor) -> None:
-        self.steps.append(_Step(frozenset([self.storage(host)]), frozenset([self.storage(twin)]), (), None, False))
+        there, stand_ins = self.storages(host), self.storages(twin)
+        for storage in there:
+            self.stands_for.setdefault(storage, []).extend(stand_ins)
+        self.steps.append(_Step(frozenset(there), frozenset(stand_ins), (), None, False))
+
+    def read(self, tensor: Tensor) -> None:
+        """Somebody looked at the numbers of a tensor."""
+        for storage in self.storages(tensor):
+            self.spans.setdefault(storage, []).append(_span(tensor))
+
+    def was_read(self, tensor: Tensor) -> bool:
+        """Whether an operator looked at any of its numbers, or of what stands for it."""
+        own = self.storages(tensor)
+        places = [place for storage in own for place in (storage, *self.stands_for.get(storage, ()))]
+        return any(_overlap(_span(tensor), span) for place in places for span in self.spans.get(place, ()))
 
     def add(self, call: Call) -> None:
         found = cost_of(call.op, call.name, call.args, call.kwargs, call.result)
@@ -89,12 +124,14 @@ class Flow(Observer):
         given, made = list(tensors_in((call.args, call.kwargs))), list(tensors_in(call.result))
         read = [] if _looks_at_shape_only(call.name) else given
         for tensor in read:
-            self.spans.setdefault(self.storage(tensor), []).append(_span(tensor))
-        written = {self.storage(tensor) for tensor in made} | {self.storage(tensor) for tensor in _written_to(call)}
+            self.read(tensor)
+        if call.name in PACKED:
+            self.packed.update(dict.fromkeys(self.storages(given[1]), given[0].shape[-1] * made[0].shape[-1]))
+        written = {storage for tensor in (*made, *_written_to(call)) for storage in self.storages(tensor)}
         headline = sum(cost.get(name, 0) for name in HEADLINE)
         self.steps.append(
             _Step(
-                reads=frozenset(self.storage(tensor) for tensor in read),
+                reads=frozenset(storage for tensor in read for storage in self.storages(tensor)),
                 writes=frozenset(written),
                 row=(call.path, call.name, call.origin, tuple(tuple(tensor.shape) for tensor in given)),
                 flops=(headline, sum(cost.values()) - headline) if cost or found is None else None,
@@ -104,7 +141,7 @@ class Flow(Observer):
 
     def discarded(self, kept: Iterable[Tensor]) -> tuple[Counter, dict[tuple, tuple[int, int]]]:
         """Calls by row of what never reaches `kept`, and the FLOPs of one such call, walking back from the end."""
-        live = {self.storage(tensor) for tensor in kept}
+        live = {storage for tensor in kept for storage in self.storages(tensor)}
         calls: Counter[tuple] = Counter()
         flops: dict[tuple, tuple[int, int]] = {}
         for step in reversed(self.steps):
@@ -133,11 +170,9 @@ def read_flow(flow: Flow, model: nn.Module, forward: Forward) -> DeadWeight:
     twin = forward.model
     kept = [*tensors_in(forward.outputs), *twin.parameters(), *twin.buffers(), *tensors_in(forward.inputs)]
     for tensor in tensors_in(forward.outputs):  # a parameter that is handed out as it is was not for nothing
-        flow.spans.setdefault(flow.storage(tensor), []).append(_span(tensor))
+        flow.read(tensor)
     never_read = [
-        (names[0], tensor.numel())
-        for names, tensor in unique_tensors(twin, "parameters")
-        if not any(_overlap(_span(tensor), span) for span in flow.spans.get(flow.storage(tensor), ()))
+        (names[0], tensor.numel()) for names, tensor in unique_tensors(twin, "parameters") if not flow.was_read(tensor)
     ]
     calls, flops = flow.discarded(kept)
     rows = [
@@ -146,7 +181,28 @@ def read_flow(flow: Flow, model: nn.Module, forward: Forward) -> DeadWeight:
         for path, operator, origin, shapes in [key]
     ]
     rows.sort(key=lambda row: (-row.matmul_flops, -row.second_tier_flops, row.module, row.operator))
-    return DeadWeight(tuple(never_read), tuple(rows))
+    return DeadWeight(tuple(never_read), tuple(rows), _unregistered(flow, forward))
+
+
+def _unregistered(flow: Flow, forward: Forward) -> tuple[Unregistered, ...]:
+    """Plain tensors that were read, and packed weights by the number of weights in them."""
+    twin = forward.model
+    registered = [*twin.parameters(), *twin.buffers(), *tensors_in(forward.inputs)]
+    known = {storage for tensor in registered for storage in flow.storages(tensor)}
+    rows = [Unregistered(name, elements, size, kind) for name, elements, size, kind in packed_weights(twin)]
+    seen: set[tuple] = set()
+    for name, tensor in (*forward.held.items(), *twin.named_buffers()):
+        storages = flow.storages(tensor)
+        weights = sum(flow.packed.get(storage, 0) for storage in storages)
+        if weights == 0 and (known.issuperset(storages) or not flow.was_read(tensor)):
+            continue
+        if (key := (*storages, _span(tensor))) in seen:
+            continue
+        seen.add(key)
+        size = sum(each.nbytes() for each in storages_of(tensor)) if weights else tensor.numel() * tensor.element_size()
+        bits = 8 * size // weights if weights else 0
+        rows.append(Unregistered(name, weights or tensor.numel(), size, f"{bits}-bit" if weights else ""))
+    return tuple(sorted(rows, key=lambda row: (-row.bytes, row.name)))
 
 
 def _looks_at_shape_only(name: str) -> bool:
@@ -167,7 +223,9 @@ def _written_to(call: Call) -> list[Tensor]:
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """First and last byte (exclusive) of a tensor in its storage."""
+    """First and last byte (exclusive) of a tensor in its storage; of one made of several, all of each."""
+    if tensor.layout is not torch.strided or is_traceable_wrapper_subclass(tensor):
+        return (0, 2**63)
     if tensor.numel() == 0:
         return (0, 0)
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

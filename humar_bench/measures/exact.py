@@ -33,6 +33,9 @@ class _Both(Observer):
     def joined(self, host: Tensor, twin: Tensor) -> None:
         self.flow.joined(host, twin)
 
+    def returned(self, tensor: Tensor) -> None:
+        self.tally.returned(tensor)
+
 
 def count_exactly(model: nn.Module, inputs: Iterable[Any], *, strict: bool = False) -> Exact:
     """`count_flops` and `find_dead_weight` of `model(*inputs)` at the price of one of them; it is not run and stays as it is.

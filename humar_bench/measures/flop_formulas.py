@@ -61,10 +61,11 @@ ELEMENTWISE = {
 REDUCTION = {
     **dict.fromkeys(_names("sum mean amax amin aminmax _aminmax max min prod any all argmax argmin cumsum cumprod cummax cummin"), 1),
     **dict.fromkeys(_names("nansum count_nonzero trace median nanmedian kthvalue mode _cummax_helper _cummin_helper logcumsumexp"), 1),
+    **dict.fromkeys(_names("_sparse_sum _sparse_csr_sum"), 1),
     **dict.fromkeys(_names("linalg_vector_norm norm dist"), 2),
     **dict.fromkeys(_names("var std var_mean std_mean logsumexp"), 4),
 }
-SOFTMAX = _names("_softmax _log_softmax _safe_softmax _masked_softmax softmax log_softmax")
+SOFTMAX = _names("_sparse_softmax _sparse_log_softmax _softmax _log_softmax _safe_softmax _masked_softmax softmax log_softmax")
 NORMALISATION = _names(
     "native_layer_norm native_group_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional "
     "_native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_with_update_functional _batch_norm_no_update "
@@ -78,9 +79,13 @@ EMPTY = _names(
     "empty empty_like empty_strided empty_permuted new_empty new_empty_strided set_ resize_ resize_as_ record_stream is_same_size sym_size "
     "sym_stride sym_numel sym_storage_offset _assert_tensor_metadata _assert_async _functional_assert_async is_pinned _fused_sdp_choice "
     "_has_compatible_shallow_copy_type _nested_tensor_size sym_constrain_range sym_constrain_range_for_size _print "
-    "_linalg_check_errors"
+    "_linalg_check_errors _nnz _dimI _dimV sparse_dim dense_dim is_coalesced _coalesced sparse_resize_ sparse_resize_and_clear_ "
+    "_validate_sparse_coo_tensor_args _validate_compressed_sparse_indices _validate_sparse_compressed_tensor_args"
 )
-VIEWS_IN_PLACE = _names("lift squeeze_ t_ transpose_ unsqueeze_ detach_ as_strided_ _unsafe_view")
+VIEWS_IN_PLACE = _names(
+    "lift squeeze_ t_ transpose_ unsqueeze_ detach_ as_strided_ _unsafe_view _indices _values crow_indices col_indices ccol_indices "
+    "row_indices"
+)
 MOVED = _names(
     "arange bernoulli block_diag cat channel_shuffle clone _lazy_clone col2im complex constant_pad_nd contiguous copy copy_ _copy_from "
     "cauchy diag_embed diagonal_scatter embedding eye exponential fill flip full full_like gather im2col index index_copy index_fill "
@@ -92,6 +97,10 @@ MOVED = _names(
     "select_scatter slice_scatter as_strided_scatter split_with_sizes_copy stack _stack take _to_copy tril tril_indices triu triu_indices "
     "uniform unsafe_split unsafe_split_with_sizes _unsafe_index _unsafe_index_put upsample_nearest1d upsample_nearest2d upsample_nearest3d "
     "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d max_unpool2d max_unpool3d zero zeros zeros_like "
+    "_to_sparse _to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc _to_dense to_dense sparse_mask _sparse_mask_projection "
+    "sparse_coo_tensor _sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_unsafe _coalesce "
+    "sparse_compressed_tensor _sparse_compressed_tensor_unsafe _sparse_compressed_tensor_with_dims _sparse_broadcast_to "
+    "_convert_indices_from_coo_to_csr _convert_indices_from_csr_to_coo "
     "_pin_memory _conj_physical _efficientzerotensor to_padded_tensor bartlett_window blackman_window hamming_window hann_window "
     "kaiser_window"
 )
@@ -104,6 +113,11 @@ WAITING = _names(
     "_local_scalar_dense nonzero masked_select unique_dim _unique _unique2 unique_consecutive unique_dim_consecutive equal is_nonzero "
     "allclose _is_all_true _is_any_true"
 )
+
+# (input, packed weights, ...): weights of 4 or 8 bits, several of them in one element of the tensor that holds them
+PACKED = {f"aten::{name}" for name in (
+    "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu", "_weight_int4pack_mm_with_scales_and_zeros", "_weight_int8pack_mm",
+    "_dyn_quant_matmul_4bit")}  # fmt: skip
 
 Cost = dict[str, int]
 Rule = Callable[..., Cost]
@@ -120,24 +134,65 @@ def first_tensor(values: Any) -> Tensor | None:
 
 
 def _bias(result: Tensor, is_there: Any = True) -> Cost:
-    return {"bias": result.numel()} if is_there is not None else {}
+    return {"bias": entries(result)} if is_there is not None else {}
+
+
+def entries(tensor: Tensor) -> int:
+    """Elements that are there: of a sparse tensor those it stores, zeros among them too."""
+    if tensor.layout is torch.strided:
+        return tensor.numel()
+    if tensor.layout is torch.sparse_coo:
+        return tensor._values().numel()
+    return tensor.values().numel()
+
+
+def _pairs(a: Tensor, b: Tensor) -> int:
+    """Multiply-adds of a matrix product: of dense matrices all, of a sparse one those with its entries."""
+    if a.layout is torch.strided and b.layout is torch.strided:
+        return a.numel() * b.shape[-1]
+    if b.layout is torch.strided:
+        return entries(a) * b.shape[-1]
+    if a.layout is torch.strided:
+        return entries(b) * a.shape[-2]
+    columns, rows = (each.to_sparse_coo().coalesce()._indices()[-2 + axis] for each, axis in ((a, 1), (b, 0)))
+    return int((torch.bincount(columns, minlength=a.shape[-1]) * torch.bincount(rows, minlength=b.shape[-2])).sum())
+
+
+def _flops(tensor: Tensor) -> int:
+    """FLOPs of one multiply-add: a complex one is four multiplies and four adds."""
+    return 8 if tensor.is_complex() else 2
 
 
 def _mm(result: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> Cost:
-    return {MATMUL: 2 * a.numel() * b.shape[-1]}
+    return {MATMUL: _flops(result) * _pairs(a, b)}
 
 
 def _addmm(result: Tensor, bias: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> Cost:
-    return {MATMUL: 2 * a.numel() * b.shape[-1], **_bias(result)}
+    return {MATMUL: _flops(result) * _pairs(a, b), **_bias(result)}
+
+
+def _sampled_addmm(result: Tensor, bias: Tensor, a: Tensor, *_: Any, **__: Any) -> Cost:
+    """A product of dense matrices where a sparse one has entries."""
+    return {MATMUL: _flops(result) * entries(bias) * a.shape[-1], "bias": entries(bias)}
+
+
+def _packed_mm(result: Tensor, a: Tensor, *_: Any, **__: Any) -> Cost:
+    """A product with packed weights: whatever they are packed as, each meets each row."""
+    return {MATMUL: 2 * a.numel() * result.shape[-1]}
+
+
+def _packed_linear(result: Tensor, a: Tensor, *_: Any, **__: Any) -> Cost:
+    """torch's int8 linear layers: weights and bias are in one object."""
+    return {MATMUL: 2 * a.numel() * result.shape[-1], **_bias(result)}
 
 
 def _vector(result: Tensor, a: Tensor, *_: Any, **__: Any) -> Cost:
     """mv, dot, vdot: every element of the first operand is used in one multiply-add."""
-    return {MATMUL: 2 * a.numel()}
+    return {MATMUL: _flops(result) * entries(a)}
 
 
 def _addmv(result: Tensor, bias: Tensor, a: Tensor, *_: Any, **__: Any) -> Cost:
-    return {MATMUL: 2 * a.numel(), **_bias(result)}
+    return {MATMUL: _flops(result) * entries(a), **_bias(result)}
 
 
 def _addr(result: Tensor, *_: Any, **__: Any) -> Cost:
@@ -167,7 +222,11 @@ def _convolution(result: Tensor, x: Tensor, weight: Tensor, *rest: Any, **kwargs
     transposed = kwargs.get("transposed", rest[4] if len(rest) > 4 and isinstance(rest[4], bool) else False)
     bias = kwargs.get("bias", next((value for value in rest[:1] if isinstance(value, Tensor)), None))
     sites = x.numel() if transposed else result.numel()  # each meets weight[.., c/groups, kernel]
-    return {CONVOLUTION: 2 * sites * math.prod(weight.shape[1:]), **_bias(result, bias)}
+    return {CONVOLUTION: _flops(result) * sites * math.prod(weight.shape[1:]), **_bias(result, bias)}
+
+
+def _transposed_convolution(result: Tensor, x: Tensor, weight: Tensor, bias: Any = None, *_: Any, **__: Any) -> Cost:
+    return _convolution(result, x, weight, bias, transposed=True)
 
 
 def _conv_tbc(result: Tensor, x: Tensor, weight: Tensor, *_: Any, **__: Any) -> Cost:
@@ -261,13 +320,15 @@ def _depthwise(result: Tensor, canvas: Tensor, weight: Tensor, bias: Tensor, val
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("mm", "bmm", "_int_mm"), _mm),
-    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "_addmm_activation"), _addmm),
+    **dict.fromkeys(("mm", "bmm", "_int_mm", "_scaled_mm", "_sparse_mm", "smm", "hspmm", "_sparse_sparse_matmul"), _mm),
+    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "_addmm_activation", "_sparse_addmm", "sspaddmm"), _addmm),
+    "sparse_sampled_addmm": _sampled_addmm, **dict.fromkeys((name.partition("::")[2] for name in PACKED), _packed_mm),
     **dict.fromkeys(("mv", "dot", "vdot"), _vector),
     "addmv": _addmv, "addr": _addr, "_trilinear": _trilinear, "_euclidean_dist": _euclidean, "_cdist_forward": _distance,
     **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution", "cudnn_convolution",
                      "_conv_depthwise2d", "conv_depthwise3d", "_slow_conv2d_forward", "slow_conv3d_forward",
-                     "slow_conv_dilated2d"), _convolution),
+                     "slow_conv_dilated2d", "conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution),
     "conv_tbc": _conv_tbc, "mkldnn_rnn_layer": _cpu_lstm, "index_add": _scatter_add, "scatter_add": _scatter_add,
     **dict.fromkeys(("scaled_dot_product_attention", "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
                      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
@@ -279,7 +340,10 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 # composite for torch, yet one kernel where it matters
 WHOLE = {"scaled_dot_product_attention", "native_batch_norm", "rms_norm", *INTERPOLATION, *(name for name in MOVED if "upsample_" in name)}
+COMPLEX_WHOLE = {f"conv{kind}{planes}d" for kind in ("", "_transpose") for planes in (1, 2, 3)}
 OWN: dict[str, Callable[..., int | Cost]] = {
+    **dict.fromkeys((f"quantized::linear{kind}" for kind in ("", "_relu", "_dynamic", "_relu_dynamic", "_dynamic_fp16",
+                                                             "_relu_dynamic_fp16")), _packed_linear),
     "humar_bench::deformable_attention": _deformable_attention,
     "humar_bench::linear_attention": _linear_attention,
     "humar_bench::depthwise_conv": _depthwise,
@@ -305,9 +369,12 @@ def register_formula(op: Any, formula: Callable[..., int | Cost]) -> None:
     OWN[qualified_name(op)] = formula
 
 
-def counted_whole(op: OpOverload) -> bool:
-    """Whether a composite operator has a formula itself, so that it is not taken apart."""
+def counted_whole(op: OpOverload, args: tuple = ()) -> bool:
+    """Whether a composite operator has a formula itself, so that it is not taken apart. A complex convolution would come apart into three
+    real ones; it counts by its complex multiply-adds, as all that is complex."""
     namespace, _, name = op._schema.name.partition("::")
+    if name in COMPLEX_WHOLE and isinstance(args[0], Tensor) and args[0].is_complex():
+        return True
     return op._schema.name in OWN or (namespace == "aten" and name in WHOLE)
 
 
@@ -334,7 +401,7 @@ def _aten_cost(op: OpOverload, base: str, name: str, args: tuple, kwargs: dict[s
     if free is not None:
         return free, {}
     out, source = first_tensor(result), first_tensor(args)
-    made, read = out.numel() if out is not None else 0, source.numel() if source is not None else 0
+    made, read = entries(out) if out is not None else 0, entries(source) if source is not None else 0
     if base in SOFTMAX:
         return "softmax", {"softmax": 5 * made}
     if base in NORMALISATION:

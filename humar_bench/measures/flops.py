@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.components import component_of
@@ -38,7 +38,8 @@ class FlopCount:
 
     `modules` holds, per module path, what it computes itself, without its children. `origins` are the headline FLOPs by the operator the
     program called (aten::linear, aten::einsum), where `operators` names what it came down to. `method` is 'meta', or 'values' for a model
-    that reads values on the host and was run for real.
+    that reads values on the host and was run for real. `outside` is how often numbers came back that had left torch (for numpy, for
+    Python): what was done with them there is not counted.
     """
 
     matmul_flops: int
@@ -53,6 +54,7 @@ class FlopCount:
     modules: dict[str, dict[str, int]] = field(default_factory=dict)
     origins: dict[str, int] = field(default_factory=dict)
     method: str = "meta"
+    outside: int = 0
 
     @property
     def macs(self) -> int:
@@ -82,7 +84,10 @@ class Tally(Observer):
         self.origins: Counter[str] = Counter()
         self.tiers: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
-        self.kernels = self.synchronisations = 0
+        self.kernels = self.synchronisations = self.outside = 0
+
+    def returned(self, tensor: Tensor) -> None:
+        self.outside += 1
 
     def add(self, call: Call) -> None:
         found = cost_of(call.op, call.name, call.args, call.kwargs, call.result)
@@ -153,4 +158,5 @@ def read_tally(tally: Tally, model: nn.Module, forward: Forward) -> FlopCount:
         modules={path: {"matmul_flops": h, "second_tier_flops": s} for path, (h, s) in sorted(tally.by_path.items())},
         origins=dict(tally.origins),
         method=forward.method,
+        outside=tally.outside,
     )

@@ -23,10 +23,13 @@ from humar_bench.errors import HumarBenchError, MeasurementError
 from humar_bench.measures.allocator import allocation_trace, allocator_peak, replay
 from humar_bench.measures.call import called
 from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
+from humar_bench.measures.twins import fake_copy
 from humar_bench.measures.untouched import left_untouched
 
 if TYPE_CHECKING:
     from humar_bench.devices.device import Device
+
+ON_FAKES = "live storages on fake tensors"
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,32 @@ class Prediction:
 def predict(build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], *, training: bool = False) -> Prediction:
     """`predict_peak`, or why there is none. Raises HumarBenchError of `build` or `make_inputs`."""
     try:
-        return Prediction(predict_peak(build, make_inputs, training=training), "live storages on fake tensors")
+        return Prediction(predict_peak(build, make_inputs, training=training), ON_FAKES)
     except HumarBenchError:
         raise
-    except Exception as error:  # a model of somebody else may look at values, which fake tensors do not have
-        return Prediction(None, f"live storages of a real run (on fake tensors: {type(error).__name__})")
+    except Exception as error:
+        return _not_predicted(error)
+
+
+def _not_predicted(error: Exception) -> Prediction:
+    """A model of somebody else may look at values, which fake tensors do not have, or hold what cannot be copied."""
+    return Prediction(None, f"live storages of a real run, nothing was predicted (on fake tensors: {type(error).__name__})")
+
+
+def predict_built(
+    model: nn.Module, make_inputs: Callable[[], Sequence[Any]], device: str = "cpu", *, training: bool = False
+) -> Prediction:
+    """As `predict`, for a model that is there, real or on meta, and stays as it is: its builder may have done to its weights what fake
+    tensors do not allow. What is on meta is taken for `device`. Raises HumarBenchError of `make_inputs`."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        twin, fakes = fake_copy(getattr(model, "_orig_mod", model), mode, device)  # of what torch.compile wrapped
+        with mode:
+            return Prediction(track_peak(twin, make_inputs(), training=training, twins=fakes), ON_FAKES)
+    except HumarBenchError:
+        raise
+    except Exception as error:
+        return _not_predicted(error)
 
 
 def predict_peak(build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], *, training: bool = False) -> MemoryPeak:
@@ -144,16 +168,25 @@ def predict_peak(build: Callable[[], nn.Module], make_inputs: Callable[[], Seque
         return track_peak(build(), make_inputs(), training=training)
 
 
-def track_peak(model: nn.Module, inputs: Sequence[Any], *, training: bool = False) -> MemoryPeak:
-    """The peak of live tensor memory while `model` runs on `inputs`, real or fake."""
-    peak, _ = _tracked(model, inputs, training=training)
+def track_peak(
+    model: nn.Module, inputs: Sequence[Any], *, training: bool = False, twins: Mapping[int, Tensor] | None = None
+) -> MemoryPeak:
+    """The peak of live tensor memory while `model` runs on `inputs`, real or fake; `twins` as in `LiveStorages`."""
+    peak, _ = _tracked(model, inputs, training=training, twins=twins)
     return peak
 
 
-def _tracked(model: nn.Module, inputs: Sequence[Any], *, training: bool, mark: bool = False) -> tuple[MemoryPeak, LiveStorages]:
+def _tracked(
+    model: nn.Module, inputs: Sequence[Any], *, training: bool, mark: bool = False, twins: Mapping[int, Tensor] | None = None
+) -> tuple[MemoryPeak, LiveStorages]:
+    """What torch.compile made runs as what it was made of: under a dispatch mode it does anyway, or not at all."""
     parameters, buffers = list(model.parameters()), list(model.buffers())
     tensors = [leaf for leaf in tree_leaves(tuple(inputs)) if isinstance(leaf, Tensor)]
-    with current_component(model) as component, LiveStorages([*parameters, *buffers, *tensors], component, mark=mark) as live:
+    there = [*parameters, *buffers, *tensors]
+    with (
+        current_component(model) as component, torch.compiler.set_stance("force_eager"),
+        LiveStorages(there, component, mark=mark, twins=twins) as live,
+    ):
         outputs = _step(model, inputs, training)
         outputs_bytes = live.bytes_of(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
     by_component: dict[str, int] = {}
@@ -173,7 +206,20 @@ def _tracked(model: nn.Module, inputs: Sequence[Any], *, training: bool, mark: b
     return peak, live
 
 
-def _step(model: nn.Module, inputs: Sequence[Any], training: bool, no_grad: Any = torch.no_grad) -> Any:
+@contextlib.contextmanager
+def _as_in_inference_mode() -> Iterator[None]:
+    """No gradients, also where a forward turns them on: inference mode, in which it is timed, has none whatever a forward asks for.
+    Inference mode itself would hide what composite operators allocate between their parts."""
+    switch = torch._C._set_grad_enabled
+    with torch.no_grad():
+        torch._C._set_grad_enabled = lambda wanted: switch(False)
+        try:
+            yield
+        finally:
+            torch._C._set_grad_enabled = switch
+
+
+def _step(model: nn.Module, inputs: Sequence[Any], training: bool, no_grad: Any = _as_in_inference_mode) -> Any:
     """One forward without gradients; in training, a forward with its graph and the backward of the sum of all its outputs."""
     if not training:
         with no_grad():
@@ -251,12 +297,14 @@ def measure_memory(
     """Predict the peak, unless it was predicted before, then measure it on `device`. A fresh process each is what keeps the numbers
     independent of each other.
 
+    `build` is called once, for real; a prediction is made of a copy of what it gives.
+
     `check` is given the outputs of a real forward and may refuse them by raising.
     """
     start, resident_start_bytes = device.memory(), resident_bytes()
-    prediction = prediction or predict(build, make_inputs, training=training)
-    predicted = prediction.peak
     model, inputs = build(), make_inputs()
+    prediction = prediction or predict_built(model, make_inputs, training=training)
+    predicted = prediction.peak
     predicted_bytes = predicted and predicted.peak_bytes
     real = measure_peak(model, inputs, device, training=training, predicted_bytes=predicted_bytes, check=check)
     peak, cuda = real.tensors or predicted, real.cuda

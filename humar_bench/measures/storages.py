@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
-from torch.utils._pytree import tree_leaves
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from humar_bench.measures.call import called_inside
 from humar_bench.measures.components import component_of
 
 MARK = "humar_bench operator "
+_BY_ROWS = (torch.sparse_csr, torch.sparse_bsr)
+COMPRESSED = (*_BY_ROWS, torch.sparse_csc, torch.sparse_bsc)
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,17 @@ class LiveStorages(TorchDispatchMode):
     """Follows storages while it is active. `live_bytes` now, `peak_bytes` so far, and who was alive when the peak was reached.
 
     Storages in `before` (weights, buffers, inputs), and those that first show up as an operator's input, were there already and do
-    not count. With `mark`, each operator carries a profiler range named MARK and its number, and `pointers` keeps, by number, where
+    not count; `twins` stand in for tensors that a forward reaches past a copy of its model, by id. With `mark`, each operator carries a profiler range named MARK and its number, and `pointers` keeps, by number, where
     its new storages lie.
     """
 
-    def __init__(self, before: Iterable[Tensor], component: Callable[[], str], *, mark: bool = False) -> None:
+    supports_higher_order_operators = True
+
+    def __init__(
+        self, before: Iterable[Tensor], component: Callable[[], str], *, mark: bool = False, twins: Mapping[int, Tensor] | None = None
+    ) -> None:
         super().__init__()
+        self._twins = twins or {}
         self.live_bytes = self.peak_bytes = self.operators = 0
         self.peak_operator = self.peak_component = ""
         self.at_peak: tuple[LiveTensor, ...] = ()
@@ -62,6 +71,14 @@ class LiveStorages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if any(isinstance(leaf, Tensor) and is_traceable_wrapper_subclass(leaf) for leaf in tree_leaves((args, kwargs))):
+            return NotImplemented  # a jagged tensor: the operators on what it is made of are seen
+        if isinstance(func, HigherOrderOperator):
+            with self:
+                if (outputs := called_inside(func, args, kwargs)) is not NotImplemented:
+                    return outputs
+        if self._twins and any(id(leaf) in self._twins for leaf in tree_leaves((args, kwargs))):
+            args, kwargs = tree_map_only(Tensor, lambda tensor: self._twins.get(id(tensor), tensor), (args, kwargs))
         if func is not torch.ops.aten.lift_fresh.default:  # its input is a constant just made, unseen
             for leaf in tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor):
@@ -121,6 +138,20 @@ def alive_now() -> tuple[LiveTensor, ...]:
     """The storages alive at this moment, from inside a forward that a `LiveStorages` follows."""
     following = next((each for each in reversed(_get_current_dispatch_mode_stack()) if isinstance(each, LiveStorages)), None)
     return () if following is None else tuple(each.tensor for each in following._live.values() if each.bytes)
+
+
+def storages_of(tensor: Tensor) -> list[torch.UntypedStorage]:
+    """All the memory behind a tensor: of a sparse or a jagged one, that of the tensors it is made of."""
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return [storage for name in names for storage in storages_of(getattr(tensor, name))]
+    if tensor.layout is torch.sparse_coo:
+        return [*storages_of(tensor._indices()), *storages_of(tensor._values())]
+    if tensor.layout in COMPRESSED:
+        places = ("crow_indices", "col_indices") if tensor.layout in _BY_ROWS else ("ccol_indices", "row_indices")
+        return [storage for name in (*places, "values") for storage in storages_of(getattr(tensor, name)())]
+    storage = storage_of(tensor)
+    return [] if storage is None else [storage]
 
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:

@@ -3,7 +3,8 @@
 The copy is what makes the rest simple: its modules can be wrapped to know who calls what (also a direct `.forward()`, also a module
 shared by two parents), and the caller's model is not touched, also when its forward raises. Shapes a model keeps in small host
 tensors stay readable: a tensor made from numbers of the program carries them along, so that `.item()` on it works on meta. A model that
-reads other values on the host cannot run on meta; where it has weights, a copy is then run for real ("values").
+reads other values on the host, or has sparse tensors, cannot run on meta; where it has weights, a copy is then run for real ("values").
+What torch.compile made runs as what it was made of, and an operator that calls functions (cond, flex_attention) as what it calls.
 """
 
 from __future__ import annotations
@@ -18,21 +19,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils.weak import WeakIdKeyDictionary
 
 from humar_bench.errors import HumarBenchError, MeasurementError
-from humar_bench.measures.call import called
+from humar_bench.measures.call import called, called_inside
 from humar_bench.measures.flop_formulas import counted_whole
+from humar_bench.measures.held import held_tensors
 from humar_bench.measures.meta import result_on_meta
+from humar_bench.measures.storages import storages_of
+from humar_bench.measures.twins import HOST_NUMBERS, NoTwin, deep_copy, meta_copy, meta_like
 from humar_bench.measures.untouched import left_untouched
 
-HOST_NUMBERS = 4096  # a host tensor up to this many elements keeps its values; a larger one goes to meta
 aten = torch.ops.aten
 DROPOUTS = {f"aten::{kind}dropout" for kind in ("", "alpha_", "feature_", "feature_alpha_")}  # (input, p, train)
 _FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 _TO_HOST = {Tensor.tolist, Tensor.numpy}
+_WAYS_OUT = ("numpy", "tolist", "__dlpack__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Forward:
-    """What was watched: the copy that ran, its inputs and outputs, and whether it ran on 'meta' or with 'values'."""
+    """What was watched: the copy that ran, its inputs and outputs, whether it ran on 'meta' or with 'values', and what tensors it held
+    before, beside parameters and buffers (`held.py`)."""
 
     model: nn.Module
     inputs: tuple
     outputs: Any
     method: str
+    held: dict[str, Tensor]
 
 
 def tensors_in(value: Any, _depth: int = 0) -> Iterator[Tensor]:
@@ -97,38 +104,8 @@ class Observer:
     def joined(self, host: Tensor, twin: Tensor) -> None:
         """From now on `twin` stands for the host tensor `host`."""
 
-
-def meta_like(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape, strides and number type that owns no memory."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
-def _meta_twin(tensor: Tensor, storages: dict[int, Any]) -> Tensor:
-    """As `meta_like`, and tensors that share memory have twins that share theirs; a parameter stays a parameter."""
-    storage = tensor.untyped_storage()
-    if storage._cdata not in storages:
-        storages[storage._cdata] = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta").untyped_storage()
-    twin = torch.empty(0, dtype=tensor.dtype, device="meta")
-    twin.set_(storages[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
-    return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
-
-
-def meta_copy(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
-    """A deep copy of `model` with its weights on meta, and which of them stands for which of the originals (by id)."""
-    twins: dict[int, Tensor] = {}
-    storages: dict[int, Any] = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-            raise MeasurementError(f"{name} has no shape yet; run one forward of the model before counting it.")
-        twins[id(tensor)] = _meta_twin(tensor, storages)
-    for module in model.modules():
-        for value in vars(module).values():  # plain tensors; small ones the program made itself may hold sizes and keep their values
-            if isinstance(value, Tensor) and id(value) not in twins and (value.numel() > HOST_NUMBERS or not value.is_leaf):
-                twins[id(value)] = _meta_twin(value, storages)
-    try:
-        return copy.deepcopy(model, dict(twins)), twins
-    except Exception as error:
-        raise MeasurementError(f"{type(model).__name__} cannot be copied ({_first_line(error)}); give it a working deepcopy.") from error
+    def returned(self, tensor: Tensor) -> None:
+        """A tensor that no operator made, after numbers of another one had left torch: what was done with them is not seen."""
 
 
 def observe_forward(model: nn.Module, inputs: Iterable[Any], watch: Callable[[], Observer]) -> Forward:
@@ -138,13 +115,8 @@ def observe_forward(model: nn.Module, inputs: Iterable[Any], watch: Callable[[],
     """
     inputs = tuple(inputs)
     model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
-    twin, twins = meta_copy(model)
-    meta_inputs = replaced(inputs, meta_like)
-    mode = _OnMeta(watch(), twins)
-    mode.remember_buffers(model, twin)
     try:
-        outputs = _run(twin, meta_inputs, mode, (_no_attention_shortcut(), _HostNumbers(mode)))
-        return Forward(twin, meta_inputs, outputs, "meta")
+        return _on_meta(model, inputs, watch())
     except HumarBenchError:
         raise
     except Exception as error:
@@ -154,15 +126,29 @@ def observe_forward(model: nn.Module, inputs: Iterable[Any], watch: Callable[[],
                 f"the forward of {type(model).__name__} does not run on the meta device ({type(error).__name__}: {_first_line(error)}); "
                 "correct it, or give weights and inputs with values."
             ) from error
-    twin, real_inputs = copy.deepcopy(model), replaced(inputs, lambda tensor: tensor.detach().clone())
     try:
-        return Forward(twin, real_inputs, _run(twin, real_inputs, _WithValues(watch()), ()), "values")
+        return _with_values(model, inputs, watch())
     except HumarBenchError:
         raise
     except Exception as error:
         raise MeasurementError(
             f"the forward of {type(model).__name__} raised {type(error).__name__}: {_first_line(error)}; correct the model or its inputs."
         ) from error
+
+
+def _on_meta(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
+    twin, twins = meta_copy(model)
+    meta_inputs, held = replaced(inputs, meta_like), held_tensors(twin)
+    mode = _OnMeta(watch, twins)
+    mode.remember_buffers(model, twin)
+    return Forward(twin, meta_inputs, _run(twin, meta_inputs, mode, (_no_attention_shortcut(), _HostNumbers(mode))), "meta", held)
+
+
+def _with_values(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
+    twin, twins = deep_copy(model)
+    real_inputs, held = replaced(inputs, lambda tensor: tensor.detach().clone()), held_tensors(twin)
+    mode = _WithValues(watch, twins, (*twin.parameters(), *twin.buffers(), *tensors_in(real_inputs), *held.values()))
+    return Forward(twin, real_inputs, _run(twin, real_inputs, mode, (_leaving(mode),)), "values", held)
 
 
 def _first_line(error: BaseException) -> str:
@@ -182,6 +168,7 @@ def _run(model: nn.Module, inputs: tuple, mode: _Watch, more: tuple) -> Any:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode())  # composite operators arrive whole, and none takes a path that depends on gradients
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         for extra in more:
             stack.enter_context(extra)
         stack.enter_context(mode)
@@ -217,13 +204,16 @@ def _on_stack(mode: _Watch, key: int, forward: Callable) -> Callable:
 
 
 class _Watch(TorchDispatchMode):
-    """Report every call that is not taken apart further, with the module it happened in."""
+    """Report every call that is not taken apart further, with the module it happened in.
+
+    `twins`: a weight reached past the copy, through a closure, by id: its twin stands in.
+    """
 
     supports_higher_order_operators = True
 
-    def __init__(self, watch: Observer) -> None:
+    def __init__(self, watch: Observer, twins: dict[int, Tensor]) -> None:
         super().__init__()
-        self.watch = watch
+        self.watch, self.twins = watch, twins
         self.stack: list[str] = [""]
         self.aliases: dict[int, list[str]] = {}
         self.origins: list[str] = []
@@ -232,28 +222,97 @@ class _Watch(TorchDispatchMode):
         name = op.name() if isinstance(op, HigherOrderOperator) else op._schema.name
         self.watch.add(Call(op, name, args, kwargs, result, self.stack[-1], self.origins[0] if self.origins else name))
 
+    def past_the_copy(self, args: tuple, kwargs: dict[str, Any], tensors: list[Tensor]) -> tuple[tuple, dict[str, Any]]:
+        """The arguments with a twin for each of the original model's own tensors among them."""
+        if not any(id(tensor) in self.twins for tensor in tensors):
+            return args, kwargs
+        return replaced(args, self.stand_in), replaced(kwargs, self.stand_in)
+
+    def stand_in(self, tensor: Tensor) -> Tensor:
+        return self.twins.get(id(tensor), tensor)
+
     def taken_apart(self, op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The result of a composite operator's parts, each of them reported; NotImplemented for one that has none."""
-        if not isinstance(op, OpOverload) or not op._can_decompose() or counted_whole(op):
+        if isinstance(op, HigherOrderOperator):
+            return self._parts_of(op, lambda: called_inside(op, args, kwargs))
+        if not isinstance(op, OpOverload) or not op._can_decompose() or counted_whole(op, args):
             return NotImplemented
         if op._schema.name in DROPOUTS and not args[2]:
             return args[0]  # torch's decomposition copies the input here, the eager operator hands it through
-        self.origins.append(op._schema.name)
+        return self._parts_of(op, lambda: op.decompose(*args, **kwargs))
+
+    def _parts_of(self, op: Any, parts: Callable[[], Any]) -> Any:
+        self.origins.append(op.name() if isinstance(op, HigherOrderOperator) else op._schema.name)
         try:
             with self:
-                return op.decompose(*args, **kwargs)
+                return parts()
         finally:
             self.origins.pop()
 
 
 class _WithValues(_Watch):
+    """`there`: the tensors that no operator makes, because they are there before."""
+
+    def __init__(self, watch: Observer, twins: dict[int, Tensor], there: Iterable[Tensor]) -> None:
+        super().__init__(watch, twins)
+        self.left = False
+        self.made: dict[int, StorageWeakRef] = {}
+        for tensor in there:
+            self._keep(tensor)
+
     def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        tensors = list(tensors_in((args, kwargs)))
+        if any(map(is_traceable_wrapper_subclass, tensors)):
+            return NotImplemented  # a jagged tensor: its own operators on what it is made of are seen
+        args, kwargs = self.past_the_copy(args, kwargs, tensors)
+        self._look_for_strangers(op, tensors)
         result = self.taken_apart(op, args, kwargs)
         if result is NotImplemented:
             result = op(*args, **kwargs)
             self.report(op, args, kwargs, result)
+        for tensor in tensors_in(result):
+            self._keep(tensor)
         return result
+
+    def leave(self, tensor: Tensor) -> None:
+        """The numbers of a tensor are handed out of torch."""
+        self.left |= (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 1
+
+    def _look_for_strangers(self, op: Any, tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            if self.left and tensor.numel() > 1 and id(tensor) not in self.twins and not self._is_known(tensor):
+                self.watch.returned(tensor)
+            self._keep(tensor)
+
+    def _is_known(self, tensor: Tensor) -> bool:
+        return all(storage._cdata in self.made for storage in storages_of(tensor))
+
+    def _keep(self, tensor: Tensor) -> None:
+        for storage in storages_of(tensor):
+            if storage._cdata not in self.made:
+                self.made[storage._cdata] = StorageWeakRef(storage)  # so that no other storage takes its place
+
+
+@contextlib.contextmanager
+def _leaving(mode: _WithValues) -> Iterator[None]:
+    """Tell `mode` of every tensor whose numbers are handed to numpy or Python. A function mode would switch torch's fast paths off."""
+    def telling(take: Callable) -> Callable:
+        @functools.wraps(take)
+        def wrapped(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            mode.leave(tensor)
+            return take(tensor, *args, **kwargs)
+
+        return wrapped
+
+    before = {name: Tensor.__dict__.get(name) for name in _WAYS_OUT}
+    for name in _WAYS_OUT:
+        setattr(Tensor, name, telling(getattr(Tensor, name)))
+    try:
+        yield
+    finally:
+        for name, own in before.items():
+            delattr(Tensor, name) if own is None else setattr(Tensor, name, own)
 
 
 class _NoValue(Exception):
@@ -264,8 +323,7 @@ class _OnMeta(_Watch):
     """Keep everything on meta; small host tensors keep their values, and what is computed from them alone has values too."""
 
     def __init__(self, watch: Observer, twins: dict[int, Tensor]) -> None:
-        super().__init__(watch)
-        self.twins = twins  # a weight reached past the copy (through a closure) is replaced by its twin
+        super().__init__(watch, twins)
         self.lifted = WeakIdKeyDictionary()
         self.known = WeakIdKeyDictionary()
 
@@ -277,8 +335,6 @@ class _OnMeta(_Watch):
     def lift(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:
             return tensor
-        if id(tensor) in self.twins:
-            return self.twins[id(tensor)]
         if tensor not in self.lifted:
             self.lifted[tensor] = meta_like(tensor)
             self.watch.joined(tensor, self.lifted[tensor])
@@ -296,6 +352,11 @@ class _OnMeta(_Watch):
     def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         tensors = list(tensors_in((args, kwargs)))
+        if any(id(tensor) in self.twins for tensor in tensors):
+            args, kwargs = self.past_the_copy(args, kwargs, tensors)
+            tensors = list(tensors_in((args, kwargs)))
+        if any(map(is_traceable_wrapper_subclass, tensors)):
+            raise NoTwin("a jagged tensor's sizes are values, and on the meta device there are none")
         if any(tensor.is_meta for tensor in tensors):
             if not all(tensor.is_meta for tensor in tensors):
                 args, kwargs = replaced(args, self.lift), replaced(kwargs, self.lift)

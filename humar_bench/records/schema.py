@@ -60,6 +60,14 @@ class NeverRead:
 
 
 @dataclass
+class Unregistered:
+    name: str
+    elements: Count
+    bytes: Count
+    kind: str = ABSENT
+
+
+@dataclass
 class Params:
     """measures/params.py."""
 
@@ -76,6 +84,7 @@ class Params:
     shared: list[list[str]] = ABSENT
     never_read: list[NeverRead] | None = ABSENT
     never_read_reason: str = ABSENT
+    unregistered: list[Unregistered] = ABSENT
 
 
 @dataclass
@@ -143,6 +152,7 @@ class Flops:
     batch: Positive = ABSENT
     kernels: Count = ABSENT
     method: str = ABSENT
+    outside: Count = ABSENT
     discarded: list[Discarded] = ABSENT
     cross_checks: list[CrossCheck] = ABSENT
 

@@ -126,7 +126,20 @@ def _params_feet(sides: Sides) -> tuple[str, ...]:
         if dead := measured.get("never_read"):
             amount = sum(each["parameters"] for each in dead)
             feet.append(f"{side}: {amount:,} parameters are read by no operator: {joined([each['name'] for each in dead])}.")
+        feet += _unregistered_feet(side, measured.get("unregistered") or [])
     return tuple(feet)
+
+
+def _unregistered_feet(side: str, rows: list[Mapping[str, Any]]) -> list[str]:
+    """What a forward reads and no count of parameters has, packed weights by what they are packed as."""
+    feet = []
+    for kind in dict.fromkeys(each.get("kind", "") for each in rows):
+        own = [each for each in rows if each.get("kind", "") == kind]
+        named = joined([f"{each['name']} ({each['elements']:,})" for each in own])
+        amount, size = (sum(each[key] for each in own) for key in ("elements", "bytes"))
+        what = f"weights packed as {kind}" if kind else "numbers that are neither parameter, buffer nor input"
+        feet.append(f"{side}: its forward reads {amount:,} {what}, {size:,} bytes, which are not counted as parameters: {named}.")
+    return feet
 
 
 def params_data(sides: Sides, reasons: Reasons, reference: str) -> Table:
@@ -184,7 +197,8 @@ def flops_tables(sides: Sides, reasons: Reasons, reference: str, *, all_operator
 
 def incomplete(sides: Sides, *compared: str) -> str:
     """What a ratio of totals must carry where one of them is a lower bound."""
-    return " (not all counted)" if any((sides.get(side) or {}).get("uncounted") for side in compared) else ""
+    found = [sides.get(side) or {} for side in compared]
+    return " (not all counted)" if any(each.get("uncounted") or each.get("outside") for each in found) else ""
 
 
 def _calls(operators: Any) -> int | None:
@@ -199,7 +213,11 @@ def _flops_feet(sides: Sides) -> tuple[str, ...]:
         if uncounted := measured.get("uncounted"):
             calls = [f"{each['operator']} ({each['calls']} calls)" for each in uncounted]
             feet.append(f"{side}: NOT COUNTED, no formula is known: {joined(calls, 10)}. Its total is a lower bound.")
-    counted = [side for side, measured in measured_sides.items() if not measured.get("uncounted")]
+        if outside := measured.get("outside"):
+            times = "once" if outside == 1 else f"{outside} times"
+            feet.append(f"{side}: NOT COUNTED, numbers left torch and came back {times}: what was done with them there, in numpy or "
+                        "elsewhere, is not seen. Its total is a lower bound.")
+    counted = [side for side, measured in measured_sides.items() if not (measured.get("uncounted") or measured.get("outside"))]
     if counted:
         feet.append(f"Every operator was counted: {joined(counted)}.")
     feet += [

@@ -24,7 +24,7 @@ from humar_bench.measures.conditions import conditions
 from humar_bench.measures.dead_weight import DeadWeight, find_dead_weight
 from humar_bench.measures.exact import Exact, count_exactly
 from humar_bench.measures.flop_check import check_counter
-from humar_bench.measures.memory import MemoryPeak, predict, track_peak
+from humar_bench.measures.memory import MemoryPeak, Prediction, predict, predict_built, track_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import plain
 from humar_bench.running.costs import PEAK
@@ -99,7 +99,10 @@ class _Point:
     def _params(self) -> dict[str, Any]:
         measured = count_parameters(self.model).measured()
         try:
-            measured["never_read"] = self._dead_weight().measured()["never_read"]
+            found = self._dead_weight().measured()
+            measured["never_read"] = found["never_read"]
+            if found["unregistered"]:
+                measured["unregistered"] = found["unregistered"]
         except HumarBenchError as error:  # a model that cannot run still has parameters
             measured["never_read"], measured["never_read_reason"] = None, str(error)
         return measured
@@ -134,12 +137,24 @@ class _Point:
 
     def _peak(self) -> dict[str, Any]:
         """On the device that will be measured: kernels may differ."""
-        where = open_device(self.task.run.device).name
-        return predict(lambda: self.task.model(self.architecture, where), lambda: self.task.inputs(where)).plain()
+        return self._predicted(open_device(self.task.run.device).name).plain()
+
+    def _predicted(self, where: str) -> Prediction:
+        """A foreign builder never sees fake tensors: it may do to its weights what only real ones allow."""
+        def inputs() -> Any:
+            return self.task.inputs(where)
+
+        if not self.architecture.foreign:
+            return predict(lambda: self.task.model(self.architecture, where), inputs)
+        model, made_on = self._built
+        found = predict_built(model, inputs, where)
+        if found.peak is None and made_on == "meta":
+            return predict_built(self.task.model(self.architecture, "cpu"), inputs, where)
+        return found
 
     def _memory(self) -> dict[str, Any]:
         """The predicted peak in the fields of a memory record; what only a real run could say is None."""
-        found = predict(lambda: self.task.model(self.architecture, "cpu"), lambda: self.task.inputs("cpu"))
+        found = self._predicted("cpu")
         if found.peak is not None:
             return _memory_fields(found.peak, found.peak.peak_bytes, f"{found.method}, not run")
         if not self.architecture.foreign:

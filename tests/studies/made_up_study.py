@@ -21,7 +21,8 @@ ENVIRONMENT = {"device": "cpu", "device_label": "a CPU", "cpu": "a CPU", "cores"
 
 
 def plan(arch: tuple[str, ...] = ("original", "efficient"), **asked: Any) -> AccuracyPlan:
-    given = {"level": 0, "ring": "published", "seeds": 3, "pictures": PICTURES, "evaluation_pictures": VAL} | asked
+    usual = {"level": 0, "ring": "published", "seeds": 3, "pictures": PICTURES, "evaluation_pictures": VAL}
+    given = {**usual, "rates": (2.5e-4, 5e-4, 1e-3), **asked}
     return dataclasses.replace(plan_of(PRESETS["cpu"], Asked(arch=arch, **given)), draws=60)
 
 

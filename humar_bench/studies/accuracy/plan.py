@@ -53,8 +53,8 @@ PRESETS = {
     each.name: each
     for each in (
         Preset(
-            "cpu", "early accuracy on small models", dataclasses.replace(_SMALL, pictures=8000), (2.5e-4, 5e-4, 1e-3), 0.5, 8000, 3, 60,
-            "2 cores",
+            "cpu", "early accuracy on small models", dataclasses.replace(_SMALL, size=96, pictures=14_400), (2.5e-4, 5e-4, 1e-3, 2e-3), 0.3,
+            16_000, 3, 60, "2 cores",
         ),
         Preset(
             "gpu", "accuracy at full width, 256 px, procedural people",

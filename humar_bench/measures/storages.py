@@ -48,8 +48,8 @@ class LiveStorages(TorchDispatchMode):
     """Follows storages while it is active. `live_bytes` now, `peak_bytes` so far, and who was alive when the peak was reached.
 
     Storages in `before` (weights, buffers, inputs), and those that first show up as an operator's input, were there already and do
-    not count; `twins` stand in for tensors that a forward reaches past a copy of its model, by id. With `mark`, each operator carries a profiler range named MARK and its number, and `pointers` keeps, by number, where
-    its new storages lie.
+    not count; `twins` stand in for tensors that a forward reaches past a copy of its model, by id. With `mark`, each operator carries a
+    profiler range named MARK and its number, and `pointers` keeps, by number, where its new storages lie.
     """
 
     supports_higher_order_operators = True

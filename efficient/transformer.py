@@ -12,6 +12,7 @@ Shapes: B batch, L levels, S memory tokens, C width, Q queries, K keypoints, N =
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -102,7 +103,7 @@ class Look(NamedTuple):
 
     keys_values: list[tuple[Tensor, Tensor]]  # of each weight set
     bias: Tensor  # [B, 1, 1, h * w]
-    canvas: Tensor  # [B, C, H, W], zero at padding and between the levels
+    canvas: Tensor  # [B, C, H, W], zero at padding and between the levels; [B * M, D, H, W] where M heads sample apart
     corners: Tensor  # [L, 2], where a reference point of 0 lies on the canvas, from -1 to 1
     extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
 
@@ -122,13 +123,15 @@ class EfficientDecoderLayer(nn.Module):
         graph_bias: bool,
         cross_all: bool,
         samples: bool,
+        sample_heads: int,
     ) -> None:
         super().__init__()
         self.cross_all = cross_all
         self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias)
         self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False)
         self.cross = CrossAttention(channels, heads=heads)
-        self.samples = PointSamples(channels, levels=levels) if samples else None
+        apart = OffsetSamples(channels, levels=levels, heads=sample_heads) if sample_heads else PointSamples(channels, levels=levels)
+        self.samples = apart if samples else None
         self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
 
@@ -143,13 +146,17 @@ class EfficientDecoderLayer(nn.Module):
 
     def _look_around(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         """What the instance token takes from the other instances and the memory, and the keypoints from where they are."""
-        placed = x + pos if self.cross_all else (x[:, :, :1] + pos[:, :, :1])
+        apart = isinstance(self.samples, OffsetSamples)
+        placed = x + pos if self.cross_all or apart else (x[:, :, :1] + pos[:, :, :1])
         instance = placed[:, :, 0]
         update = self.across(instance)
         if not self.cross_all:
             update = update + self.cross(instance, *keys_values, look.bias)
         update = update.unsqueeze(2)
-        if self.samples is None:
+        if apart:
+            sampled = self.samples(placed, points, look)
+            update = torch.cat((update + sampled[:, :, :1], sampled[:, :, 1:]), dim=2)
+        elif self.samples is None:
             update = F.pad(update, (0, 0, 0, x.shape[2] - 1))
         else:
             update = torch.cat((update, self.samples(x, points, look)), dim=2)
@@ -176,12 +183,51 @@ class PointSamples(nn.Module):
         return self.out(samples.sum(-1).permute(0, 2, 3, 1).contiguous().to(x.dtype))
 
 
+class OffsetSamples(nn.Module):
+    """One bilinear sample of every level for each head, at a learned offset from the token's reference point, weighed by the token.
+
+    Deformable attention (Zhu et al. 2021, equation 2) with one point a head and level, on the memory as it is; of the instance token too.
+    Each head reads its share of the channels, so all of them cost what `PointSamples` does. Offsets are in tokens of the level and begin as
+    a ring around the point; a sample never leaves the valid part of its level.
+    """
+
+    def __init__(self, channels: int, *, levels: int, heads: int) -> None:
+        super().__init__()
+        self.levels, self.heads = levels, heads
+        self.offsets = nn.Linear(channels, heads * levels * 2)
+        self.level_weights = nn.Linear(channels, heads * levels)
+        self.out = nn.Linear(channels, channels)
+
+    def reset_own_parameters(self) -> None:
+        """Offsets that do not depend on the token at first: head m looks one token away in direction m of M."""
+        angles = torch.arange(self.heads, dtype=torch.float64) * (2 * math.pi / self.heads)
+        ring = torch.stack((angles.cos(), angles.sin()), dim=-1)[:, None].expand(-1, self.levels, -1)
+        nn.init.zeros_(self.offsets.weight)
+        with torch.no_grad():
+            self.offsets.bias.copy_(ring.flatten())
+
+    def forward(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
+        """x [B, Q, N, C] at points [B, Q, N, 2] -> [B, Q, N, C]."""
+        shape = (self.heads, self.levels)
+        token = torch.stack([points.new_full((), 2 / side) for side in look.canvas.shape[:1:-1]])  # a token's width and height
+        first, last = look.corners, (look.corners + look.extents)[:, None, None, None]  # [L, 2], [B, 1, 1, 1, L, 2]
+        places = torch.addcmul(first, points[:, :, :, None, None], look.extents[:, None, None, None])  # [B, Q, N, 1, L, 2]
+        places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * token
+        places = torch.minimum(torch.maximum(places, first), last).permute(0, 3, 1, 2, 4, 5).flatten(0, 1).flatten(2, 3)  # [B*M, Q, N*L, 2]
+        samples = F.grid_sample(look.canvas.to(places.dtype), places, align_corners=False)  # [B*M, D, Q, N*L]
+        weights = self.level_weights(x).unflatten(-1, shape).softmax(-1).permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]  # [B*M, 1, Q, N, L]
+        taken = (samples.unflatten(-1, (-1, self.levels)) * weights).sum(-1)  # [B*M, D, Q, N]
+        return self.out(taken.unflatten(0, (-1, self.heads)).flatten(1, 2).permute(0, 2, 3, 1).contiguous().to(x.dtype))
+
+
 class EfficientDecoder(PoseDecoder):
     """Tied layers inside the shared refinement loop; every iteration has norms and an embedding of its own."""
 
-    def __init__(self, sets: list[EfficientDecoderLayer], *, channels: int, iterations: int, classes: int, memory_stride: int) -> None:
+    def __init__(
+        self, sets: list[EfficientDecoderLayer], *, channels: int, iterations: int, classes: int, memory_stride: int, sample_heads: int
+    ) -> None:
         super().__init__(channels=channels, iterations=iterations, classes=classes)
-        self.memory_stride = memory_stride
+        self.memory_stride, self.sample_heads = memory_stride, sample_heads
         self.sets = nn.ModuleList(sets)
         self.norms = nn.ModuleList(nn.ModuleList(nn.LayerNorm(channels) for _ in range(3)) for _ in range(iterations))
         self.iteration_embed = nn.Embedding(iterations, channels)
@@ -193,11 +239,14 @@ class EfficientDecoder(PoseDecoder):
         cells, valid = layout.pool(canvas, layout.place_tokens((~padding).to(canvas.dtype)))
         cells, valid = cells.flatten(1, 2), valid.flatten(1)
         bias = (valid - 1) * (torch.finfo(canvas.dtype).max / 2)
+        seen = canvas.permute(0, 3, 1, 2)
+        if self.sample_heads:
+            seen = seen.unflatten(1, (self.sample_heads, -1)).flatten(0, 1)
         corners, sizes = layout.slots_in_unit_square(like=memory.valid_ratios)
         return Look(
             keys_values=[each.cross.keys_values(cells) for each in self.sets],
             bias=bias[:, None, None],
-            canvas=canvas.permute(0, 3, 1, 2),
+            canvas=seen,
             corners=corners,
             extents=memory.valid_ratios * sizes,
         )
@@ -236,6 +285,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
             graph_bias=args.efficient_graph_bias,
             cross_all=args.efficient_cross_tokens == "all",
             samples=args.efficient_point_samples,
+            sample_heads=args.efficient_sample_heads,
         )
         for _ in range(args.efficient_decoder_sets)
     ]
@@ -247,7 +297,8 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
     model = PoseTransformer(
         encoder=encoder,
         decoder=EfficientDecoder(
-            sets, channels=channels, iterations=args.dec_layers, classes=args.num_classes, memory_stride=args.efficient_memory_stride
+            sets, channels=channels, iterations=args.dec_layers, classes=args.num_classes, memory_stride=args.efficient_memory_stride,
+            sample_heads=args.efficient_sample_heads,
         ),
         channels=channels,
         levels=args.num_feature_levels,

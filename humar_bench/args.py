@@ -113,6 +113,10 @@ class ModelArgs:
     efficient_local_conv: bool = _option(True, "Two separable convolutions ahead of the encoder blocks.")
     efficient_value_conv: bool = _option(True, "A depthwise convolution on V beside each linear attention of the encoder.")
     efficient_point_samples: bool = _option(True, "A bilinear sample of the memory at each keypoint's reference point.")
+    efficient_sample_heads: int = _option(
+        0, "Heads that each sample at a learned offset from a token's reference point; 0: one sample there, of keypoints only.", low=0,
+        high=4_096,
+    )
     efficient_graph_bias: bool = _option(True, "A learned bias per head and pair of tokens in the graph attention.")
 
     def __post_init__(self) -> None:
@@ -124,6 +128,10 @@ class ModelArgs:
                 raise UsageError(
                     f"{heads} {getattr(self, heads)} does not divide hidden_dim {self.hidden_dim}; choose a number of heads that does."
                 )
+        if self.efficient_sample_heads and self.hidden_dim % self.efficient_sample_heads:
+            raise UsageError(f"efficient_sample_heads {self.efficient_sample_heads} does not divide hidden_dim {self.hidden_dim}; it must.")
+        if self.efficient_sample_heads and not self.efficient_point_samples:
+            raise UsageError(f"efficient_sample_heads is {self.efficient_sample_heads} and efficient_point_samples is off; turn it on.")
         if self.hidden_dim % 4:
             raise UsageError(f"hidden_dim is {self.hidden_dim}; it must be a multiple of 4 (sine and cosine for x and for y).")
         for sets, layers in (("encoder_sets", "efficient_enc_layers"), ("decoder_sets", "dec_layers")):

@@ -97,6 +97,8 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     across = linear(B * Q, C, 3 * C) + linear_attention(B, Q, C, M) + linear(B * Q, C, C)
     cross = linear(B * looking, C, C) + attention(B, looking, seen, C) + linear(B * looking, C, C)
     samples = linear(n, C, L) + linear(B * Q * K, C, C) if args["efficient_point_samples"] else 0
+    if args["efficient_sample_heads"]:
+        samples = linear(n, C, 3 * L * args["efficient_sample_heads"]) + linear(n, C, C)
     iteration = positional + within + across + cross + samples + linear(n, C, wide, C)
     poses = linear(B * Q, C, 2 * C, 2 * C, 2 * C, 2 * K)  # of the chosen tokens
     return {

@@ -33,6 +33,8 @@ SWITCHES = [
     {"efficient_value_conv": False},
     {"efficient_point_samples": False},
     {"efficient_graph_bias": False},
+    {"efficient_sample_heads": 4},
+    {"efficient_sample_heads": 2, "efficient_cross_tokens": "all"},
     {"efficient_nheads": 1},
     {"efficient_mlp_ratio": 3},
     {"efficient_encoder_sets": 2, "efficient_decoder_sets": 3},

@@ -6,12 +6,12 @@ from humar_bench.args import RunArgs
 from humar_bench.cli.app import command
 from humar_bench.cli.shared import TIMING, small_batch
 from humar_bench.cli.studies import StudyOptions, run_study
-from humar_bench.options import Output, Selection
+from humar_bench.options import Output, Selection, Whole
 from humar_bench.running.plan import resolve
 
 
-@command("roofline", Selection, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
-def roofline(selection: Selection, study: StudyOptions, run: RunArgs, output: Output) -> int:
+@command("roofline", Selection, Whole, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
+def roofline(selection: Selection, whole: Whole, study: StudyOptions, run: RunArgs, output: Output) -> int:
     """Hold each forward against this machine's own matmul and copy rates.
 
     The floor that FLOPs and unavoidable bytes set, the share of it that is reached, and whether calling operators takes the time.
@@ -20,9 +20,10 @@ def roofline(selection: Selection, study: StudyOptions, run: RunArgs, output: Ou
     Example:
       humar-bench roofline
       humar-bench roofline --device cuda --dtype bfloat16 -o roofline
+      humar-bench roofline --whole --backbone mobilevit_s --text-encoder minilm
     """
     from humar_bench.studies.roofline import measure as rooms
 
     rooms.check_dtype(run.dtype)
-    plan = resolve(small_batch(selection, run), run)
+    plan = resolve(small_batch(selection, run), run, whole)
     return run_study("roofline", plan, study, output, lambda **given: rooms.measure_roofline(plan, **given), args_file=selection.args)

@@ -9,9 +9,9 @@ from typing import Any
 
 from humar_bench.args import WEEK_S, RunArgs
 from humar_bench.cli.app import command, command_text
-from humar_bench.cli.shared import TIMING, check_paths, keeping_records, records_place, say_shadowed, show_study, small_batch
+from humar_bench.cli.shared import TIMING, check_paths, check_weights, keeping_records, records_place, say_shadowed, show_study, small_batch
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from humar_bench.options import Output, Selection, option
+from humar_bench.options import Output, Selection, Whole, option
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.studies import files_of
 from humar_bench.subjects.registry import check_architecture
@@ -34,15 +34,17 @@ class StudyOptions:
 class ScalingOptions:
     """What only `scaling` asks."""
 
-    over: str = option("What grows: tokens, queries, batch or keypoints.", default="tokens", metavar="NAME")
+    over: str | None = option(
+        "What grows: tokens, queries, batch, keypoints; with --whole pixels (by default) or caption instead of tokens.", metavar="NAME"
+    )
     first: str | None = option("Smallest value; by default 1k tokens, 20 queries, 1 image, 8 keypoints.", metavar="N", flags=("--from",))
     last: str | None = option("Largest value; by default 32k tokens, 640 queries, 16 images, 128 keypoints.", metavar="N", flags=("--to",))
     points: int | None = option("Points of the geometric range; by default 5 or 6.", metavar="N")
     plot: str | None = option("Draw the curves into a .png or .svg file (needs matplotlib).", metavar="PATH")
 
 
-@command("scaling", Selection, ScalingOptions, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
-def scaling(selection: Selection, options: ScalingOptions, study: StudyOptions, run: RunArgs, output: Output) -> int:
+@command("scaling", Selection, Whole, ScalingOptions, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
+def scaling(selection: Selection, whole: Whole, options: ScalingOptions, study: StudyOptions, run: RunArgs, output: Output) -> int:
     """Measure how each cost grows with the work, and fit the exponent.
 
     Over tokens, feature maps are square pyramids. Costs are counted exactly at every point; times are taken from the smallest point on.
@@ -51,18 +53,20 @@ def scaling(selection: Selection, options: ScalingOptions, study: StudyOptions, 
     Example:
       humar-bench scaling --over tokens --csv -
       humar-bench scaling --over queries --no-time --plot queries.png
+      humar-bench scaling --whole --over pixels --no-time
     """
     from humar_bench.report.plot import check_plot
     from humar_bench.studies.scaling import scaling as rooms
 
-    if options.over not in rooms.AXES:
-        raise UsageError(f"over is {options.over!r}; choose one of {', '.join(rooms.AXES)}.")
+    over = options.over or ("pixels" if whole.whole else "tokens")
+    if over not in rooms.AXES:
+        raise UsageError(f"over is {over!r}; choose one of {', '.join(rooms.AXES)}.")
     if options.plot is not None:
         check_plot(options.plot)
     ends = [None if text is None else rooms.parse_count(text, flag) for flag, text in (("--from", options.first), ("--to", options.last))]
-    axis = rooms.AXES[options.over]
+    axis = rooms.AXES[over]
     values = rooms.values_of(axis, *ends, options.points)
-    plan = resolve(small_batch(selection, run), run)
+    plan = resolve(small_batch(selection, run), run, whole)
     for value in values:
         rooms.work_at(axis, value, plan.args, plan.workload)  # refuses before anything is measured
 
@@ -94,6 +98,7 @@ def run_study(
     """Check every path, measure, write what was asked for. Returns the exit code."""
     for each in plan.architectures:
         check_architecture(each)
+    check_weights(plan)
     check_paths(output, out=options.out, own=files_of(name), plot=plot, reads={"--args": args_file}, architectures=plan.architectures)
     say_shadowed(plan.architectures)
     done, records = records_place(options.out, output)  # records of other work do no harm: nobody asks for them

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from humar_bench.args import ModelArgs, Size, Workload, pyramid, shown
+from humar_bench.args import ModelArgs, Size, WholeWorkload, Workload, pyramid, shown
 from humar_bench.errors import UsageError
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import Point, Progress, exact_records
@@ -25,6 +25,7 @@ from humar_bench.subjects.registry import Architecture
 __all__ = ["AXES", "Scaling", "measure_scaling", "parse_count", "square_pyramid", "values_of", "work_at"]
 
 MOST_POINTS = 1_000
+SIDE_STEP = 32  # pixels; a multiple of 16 is padded nowhere, and EfficientFormerV2 takes multiples of 32
 START_S = 6.0  # about what a child needs before its first forward
 FORWARDS = 10  # forwards of a process that times as little as it can: first call, checks, warm-up, timed
 STATIC_S = 3.0  # about what counting one point takes; only the progress bar depends on it
@@ -62,10 +63,24 @@ def square_pyramid(tokens: int, levels: int) -> tuple[Size, ...]:
     return min(near, key=lambda sizes: abs(sum(height * width for height, width in sizes) - tokens))
 
 
+def image_of(pixels: int) -> Size:
+    """The image of 3:4 with as near to so many pixels as there are, its sides multiples of 32, which every backbone takes."""
+    side = round(math.sqrt(pixels / 12) / SIDE_STEP)
+    near = [(3 * SIDE_STEP * each, 4 * SIDE_STEP * each) for each in range(max(1, side - 1), side + 2)]
+    return min(near, key=lambda size: abs(math.prod(size) - pixels))
+
+
 def work_at(axis: Axis, value: int, args: ModelArgs, workload: Workload) -> tuple[ModelArgs, Workload]:
     """The plan's arguments and workload with the axis at a value. Raises UsageError when that cannot be."""
     changes: dict[str, Any] = {"name": f"scaling over {axis.name}"}
-    if axis.name == "tokens":
+    if axis.whole not in (None, isinstance(workload, WholeWorkload)):
+        of, way_out = ("the whole model", "add --whole") if axis.whole else ("a transformer alone", "leave out --whole, or take pixels")
+        raise UsageError(f"over is {axis.name!r} and that is of {of}; {way_out}.")
+    if axis.name == "pixels":
+        changes["image_size"] = image_of(value)
+    elif axis.name == "caption":
+        changes["caption_tokens"] = value
+    elif axis.name == "tokens":
         changes["feature_sizes"] = square_pyramid(value, args.num_feature_levels)
     elif axis.name == "queries":
         changes["num_queries"] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,11 +32,14 @@ class Axis:
     first: int
     last: int
     points: int
+    whole: bool | None = None  # whether it is of the whole model alone (True), of a transformer alone (False) or of both
 
 
 AXES = {
     each.name: each for each in (
-        Axis("tokens", "N", "memory tokens N of one image", 1024, 32768, 6),
+        Axis("tokens", "N", "memory tokens N of one image", 1024, 32768, 6, whole=False),
+        Axis("pixels", "P", "pixels P of one image, 3:4", 19_200, 307_200, 5, whole=True),
+        Axis("caption", "T", "tokens T of a caption", 4, 128, 6, whole=True),
         Axis("queries", "Q", "instance queries Q", 20, 640, 6),
         Axis("batch", "B", "images B in one forward", 1, 16, 5),
         Axis("keypoints", "K", "keypoints K of an instance", 8, 128, 5),
@@ -73,6 +77,10 @@ def where(axis: str, record: Record) -> int:
         return sum(height * width for height, width in record.workload["feature_sizes"])
     if axis == "keypoints":
         return record.asked["num_body_points"]
+    if axis == "pixels":
+        return math.prod(record.workload["image_size"])
+    if axis == "caption":
+        return record.workload["caption_tokens"]
     return record.workload["num_queries" if axis == "queries" else "batch"]
 
 
@@ -80,6 +88,10 @@ def place(axis: Axis, args: ModelArgs, workload: Workload) -> int:
     """Where on the axis a piece of work stands."""
     if axis.name == "tokens":
         return workload.tokens
+    if axis.name == "pixels":
+        return math.prod(workload.image_size)
+    if axis.name == "caption":
+        return workload.caption_tokens
     return args.num_body_points if axis.name == "keypoints" else getattr(workload, "num_queries" if axis.name == "queries" else "batch")
 
 
@@ -109,6 +121,11 @@ class Scaling:
     @property
     def axis(self) -> Axis:
         return AXES[self.over]
+
+    @property
+    def theory(self) -> Mapping[str, Mapping[str, Order]]:
+        """Orders by spec; they are of a transformer, and in the whole model it is one part of several."""
+        return {} if self.run[0].workload.get("subject") == "uniphd" else THEORY.get(self.over, {})
 
     @cached_property
     def specs(self) -> dict[str, str]:
@@ -169,7 +186,9 @@ class Scaling:
         if self.over != "queries":
             fixed.append(f"{work['num_queries']} queries")
         levels = len(work["feature_sizes"])
-        if self.over == "tokens":
+        if work.get("subject") == "uniphd":
+            fixed.append(_whole_fixed(work, self.over))
+        elif self.over == "tokens":
             fixed.append(f"square pyramids of {levels} levels" if levels > 1 else "one square map")
         else:
             fixed.append(f"feature maps {sizes_text(work)}")
@@ -201,6 +220,15 @@ class Scaling:
     @property
     def plot(self) -> Plot:
         return plot_of(self)
+
+
+def _whole_fixed(work: Mapping[str, Any], over: str) -> str:
+    """What of the whole model does not grow."""
+    height, width = work["image_size"]
+    image = "" if over == "pixels" else f"images {height}x{width}, "
+    tokens = "" if over == "caption" or work["prompt"] != "text" else f" of {work['caption_tokens']} tokens"
+    parts = f"backbone {work['backbone']}, text encoder {work['text_encoder']}"
+    return f"{image}{parts}, prompt {work['prompt']}{tokens}, masks {work['masks']}"
 
 
 def restore(run: Run, settings: Mapping[str, Any]) -> Scaling:
@@ -237,7 +265,7 @@ def _feet(scaling: Scaling) -> tuple[str, ...]:
     )
     whys = {}
     for name, spec in scaling.specs.items():
-        if order := THEORY[scaling.over].get(spec, {}).get("matmul_flops"):
+        if order := scaling.theory.get(spec, {}).get("matmul_flops"):
             whys[name] = f"{name} {order.text(letter)} ({order.why})"
     if whys:
         feet.append(f"In theory, without bound: {'; '.join(whys.values())}. A lower exponent means that this part is not the largest yet.")
@@ -270,7 +298,7 @@ def _claim(over: str, spec: str, law: PowerLaw | None) -> tuple[str, str]:
 def exponents_data(scaling: Scaling) -> Table:
     rows = []
     for fit in scaling.fits:
-        theory = THEORY[scaling.over].get(fit.spec, {}).get(fit.cost.theory)
+        theory = scaling.theory.get(fit.spec, {}).get(fit.cost.theory)
         order, verdict = _claim(scaling.over, fit.spec, fit.law if fit.cost.key == "matmul_flops" else None)
         law = fit.law
         row: dict[str, Any] = {
@@ -313,7 +341,7 @@ def points_table(scaling: Scaling) -> Table:
 def plot_of(scaling: Scaling) -> Plot:
     """FLOPs, peak memory and times; where FLOPs say nothing (one architecture failed) they are left out."""
     scales = {"matmul_flops": (1e9, "GFLOP"), "peak_bytes": (MIB, "MiB")} | dict.fromkeys(TIMES, (1e-3, "ms"))
-    orders = {order.exponent for each in THEORY[scaling.over].values() for order in each.values() if order.exponent}
+    orders = {order.exponent for each in scaling.theory.values() for order in each.values() if order.exponent}
     guides = tuple(sorted(orders | ({SOFTMAX_ATTENTION.exponent} if scaling.over == "tokens" else set())))
     panels = []
     for cost in scaling.costs:

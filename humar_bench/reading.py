@@ -80,15 +80,17 @@ def too_large(path: str | os.PathLike, most: int) -> OSError:
     return OSError(0, f"it is larger than {most / 2**20:,.0f} MiB, the most that is read", os.fspath(path))
 
 
-def parse_json(text: str | bytes, most: int = MOST_BYTES) -> Any:
+def parse_json(text: str | bytes, most: int = MOST_BYTES, *, finite: bool = True) -> Any:
     """JSON of somebody else. Raises ValueError with the reason, as part of a sentence, for what is none, and for what could not be written
-    again: more than `MOST_DEPTH` levels, NaN, numbers beyond 64 bits, a key that stands twice in one object."""
+    again: more than `MOST_DEPTH` levels, NaN, numbers beyond 64 bits, a key that stands twice in one object. With `finite` false NaN,
+    infinities and numbers that become such are read."""
     if len(text) > most:
         raise ValueError(f"it is longer than {most / 2**20:,.0f} MiB, the most that is read")
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole, parse_float=_number, object_pairs_hook=_once)
+        number, constant = (_number, _refuse_constant) if finite else (None, None)
+        value = json.loads(text, parse_constant=constant, parse_int=_whole, parse_float=number, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     except json.JSONDecodeError as error:
@@ -104,11 +106,12 @@ _TOO_DEEP = f"it is nested more than {MOST_DEPTH} levels deep"
 
 def check_json(value: Any) -> None:
     """Raises ValueError for a value of more than `MOST_DEPTH` levels."""
-    level, depth = [value], 0
+    level, depth = [value] if isinstance(value, (dict, list)) else [], 1
     while level:
         if depth > MOST_DEPTH:
             raise ValueError(_TOO_DEEP)
-        level = [inner for each in level if isinstance(each, (dict, list)) for inner in (each.values() if isinstance(each, dict) else each)]
+        inside = (inner for each in level for inner in (each.values() if isinstance(each, dict) else each))
+        level = [inner for inner in inside if isinstance(inner, (dict, list))]
         depth += 1
 
 

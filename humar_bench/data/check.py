@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from humar_bench.args import shown
 from humar_bench.data.example import SCRIBBLE_POINTS, SCRIBBLES
 from humar_bench.data.keypoints import NAMES
 from humar_bench.data.refhuman import (
+    LENGTHS,
+    MOST_PIXELS,
     SPLITS,
     annotation_file,
     annotations_of,
+    caption_of,
     decode_mask,
     is_labelled,
+    numbers,
     read_annotations,
     read_picture,
 )
@@ -26,7 +30,6 @@ from humar_bench.errors import UsageError
 
 WRONG, LEFT_OUT, ODD = "wrong", "left out", "odd"  # cannot be read; is not trained on; is read, but should be looked at
 NEAR = 1.0  # pixels that numbers may reach beyond the picture
-LENGTHS = {"bbox": 4, "keypoints": 3 * len(NAMES), "scribble": SCRIBBLES * SCRIBBLE_POINTS * 2}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class FolderCheck:
         self.folder = Path(folder)
         self.found: Counter[str] = Counter()
         self.entries: dict[str, int] = {}
-        if not any(annotation_file(self.folder, split).is_file() for split in SPLITS):
+        if not any(annotation_file(self.folder, split).exists() for split in SPLITS):
             names = " nor ".join(annotation_file(self.folder, split).name for split in SPLITS)
             raise UsageError(f"{self.folder} holds neither {names}; name the folder that holds them.")
 
@@ -70,7 +73,7 @@ class FolderCheck:
         return f"{entries}; {', '.join(f'{self.found[kind]} {kind}' for kind in (WRONG, LEFT_OUT, ODD))}."
 
     def _check_split(self, split: str) -> Iterator[Finding]:
-        if not (path := annotation_file(self.folder, split)).is_file():
+        if not (path := annotation_file(self.folder, split)).exists():
             yield Finding(split, None, ODD, f"there is no {path.name}.")
             return
         try:
@@ -118,18 +121,20 @@ def _check_ids(split: str, content: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _check_entry(image: dict[str, Any], annotations: list[dict[str, Any]], pictures: _Pictures) -> Iterator[tuple[str, str]]:
-    caption = image.get("caption")
-    if not isinstance(caption, str) or not caption.strip():
-        yield ODD, "it has no caption." if caption is None else f"its caption is {caption!r}, not a sentence."
+    try:
+        if "caption" not in image or not caption_of(image).strip():
+            yield ODD, f"its caption is {shown(image['caption'])}, not a sentence." if "caption" in image else "it has no caption."
+    except ValueError as error:
+        yield WRONG, f"{error}."
     size = pictures.size(image["file_name"])
     if isinstance(size, str):
         yield WRONG, size
         size = (image.get("height"), image.get("width"))
     elif size != (said := (image.get("height"), image.get("width"))):
-        yield ODD, f"its picture {image['file_name']} is {size[0]} x {size[1]} pixels and it says {said[0]} x {said[1]}."
+        yield ODD, f"its picture {image['file_name'][:100]} is {size[0]} x {size[1]} pixels and it says {' x '.join(map(shown, said))}."
     if len(annotations) != 1:
         yield LEFT_OUT if not annotations else ODD, f"it has {len(annotations)} annotations; it should have one."
-    if not all(isinstance(side, int) and side > 0 for side in size):
+    if not all(isinstance(side, int) and side > 0 for side in size) or size[0] * size[1] > MOST_PIXELS:
         return
     for annotation in annotations:
         for kind, sentence in _check_annotation(annotation, size):
@@ -138,17 +143,19 @@ def _check_entry(image: dict[str, Any], annotations: list[dict[str, Any]], pictu
 
 def _check_annotation(annotation: dict[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, str]]:
     if annotation.get("category_id", 1) != 1:
-        yield ODD, f"category_id is {annotation['category_id']!r}; a person is 1."
+        yield ODD, f"category_id is {shown(annotation['category_id'])}; a person is 1."
     if annotation.get("iscrowd"):
         yield LEFT_OUT, "it is a crowd (iscrowd)."
-    numbers = {name: _numbers(annotation.get(name), length) for name, length in LENGTHS.items()}
-    for name, value in numbers.items():
-        if isinstance(value, str):
-            yield WRONG, f"{name} {value}."
-    if isinstance(box := numbers["bbox"], np.ndarray):
-        yield from _check_box(box, annotation.get("area"), size)
-    if isinstance(keypoints := numbers["keypoints"], np.ndarray):
-        yield from _check_keypoints(keypoints.reshape(-1, 3), annotation, size)
+    found: dict[str, np.ndarray] = {}
+    for name in LENGTHS:
+        try:
+            found[name] = numbers(annotation, name)
+        except ValueError as error:
+            yield WRONG, f"{name} {error}."
+    if "bbox" in found:
+        yield from _check_box(found["bbox"], found.get("area"), size)
+    if "keypoints" in found:
+        yield from _check_keypoints(found["keypoints"].reshape(-1, 3), annotation, size)
     mask = None
     try:
         mask = decode_mask(annotation.get("segmentation"), size)
@@ -156,33 +163,18 @@ def _check_annotation(annotation: dict[str, Any], size: tuple[int, int]) -> Iter
             yield ODD, "its segmentation is empty: there is no mask."
     except ValueError as error:
         yield WRONG, f"its segmentation cannot be decoded: {error}."
-    if isinstance(scribble := numbers["scribble"], np.ndarray):
-        yield from _check_scribble(scribble.reshape(SCRIBBLES, SCRIBBLE_POINTS, 2), mask, size)
+    if "scribble" in found:
+        yield from _check_scribble(found["scribble"].reshape(SCRIBBLES, SCRIBBLE_POINTS, 2), mask, size)
 
 
-def _numbers(value: Any, length: int) -> np.ndarray | str:
-    """Numbers, nested or flat, or what is wrong with them."""
-    if value is None:
-        return "is missing"
-    try:
-        array = np.array(value, np.float64).ravel()
-    except (TypeError, ValueError):
-        return "is not a list of numbers of one shape"
-    if len(array) != length:
-        return f"has {len(array)} numbers; it needs {length}"
-    return array if np.isfinite(array).all() else "has numbers that are not finite"
-
-
-def _check_box(box: np.ndarray, area: Any, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
+def _check_box(box: np.ndarray, area: np.ndarray | None, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
     left, top, width, height = box.tolist()
     if min(width, height) <= 0 or left >= size[1] or top >= size[0] or left + width <= 0 or top + height <= 0:
         yield LEFT_OUT, f"its box {_list(box)} has nothing inside the picture."
     elif left < -NEAR or top < -NEAR or left + width > size[1] + NEAR or top + height > size[0] + NEAR:
         yield ODD, f"its box {_list(box)} reaches beyond the picture of {size[0]} x {size[1]}."
-    if isinstance(area, bool) or not isinstance(area, (int, float)) or not math.isfinite(area):
-        yield WRONG, f"area is {area!r}; it must be a number."
-    elif area <= 0 or area > width * height * 1.05:
-        yield ODD, f"area {area:g} does not fit a box of {width:g} x {height:g}."
+    if area is not None and not 0 < area[0] <= width * height * 1.05:
+        yield ODD, f"area {area[0]:g} does not fit a box of {width:g} x {height:g}."
 
 
 def _check_keypoints(keypoints: np.ndarray, annotation: dict[str, Any], size: tuple[int, int]) -> Iterator[tuple[str, str]]:
@@ -192,14 +184,14 @@ def _check_keypoints(keypoints: np.ndarray, annotation: dict[str, Any], size: tu
     if not np.isin(visible, (0, 1, 2)).all():
         yield ODD, f"visibilities are {_list(np.unique(visible))}; they must be 0, 1 or 2."
     if (said := annotation.get("num_keypoints")) is not None and said != (labelled := int((visible > 0).sum())):
-        yield ODD, f"num_keypoints is {said} and {labelled} are labelled."
+        yield ODD, f"num_keypoints is {shown(said)} and {labelled} are labelled."
     beyond = (visible > 0) & ((x < -NEAR) | (y < -NEAR) | (x > size[1] - 1 + NEAR) | (y > size[0] - 1 + NEAR))
     if beyond.any():
         yield ODD, f"labelled keypoints lie outside the picture: {', '.join(NAMES[index] for index in np.flatnonzero(beyond))}."
 
 
 def _check_scribble(scribbles: np.ndarray, mask: np.ndarray | None, size: tuple[int, int]) -> Iterator[tuple[str, str]]:
-    x, y = np.floor(scribbles[..., 0]).astype(int), np.floor(scribbles[..., 1]).astype(int)
+    x, y = np.floor(scribbles[..., 0].clip(-NEAR, size[1])).astype(int), np.floor(scribbles[..., 1].clip(-NEAR, size[0])).astype(int)
     outside = (x < 0) | (y < 0) | (x >= size[1]) | (y >= size[0])
     if outside.any():
         yield ODD, f"{outside.sum()} of {outside.size} scribble points lie outside the picture."

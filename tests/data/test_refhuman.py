@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +51,23 @@ def changed(folder: Path, change, split: str = "train") -> Path:
     change(content)
     path.write_text(json.dumps(content))
     return folder
+
+
+def replaced(path: Path, by) -> None:
+    path.unlink()
+    by(path)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of that size with next to no pixels in it."""
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 
 
 def draws(*key: object) -> Draws:
@@ -149,11 +169,27 @@ def test_masks_are_read_from_polygons_and_from_runs():
     (lambda folder: (folder / "images" / "p0.png").unlink(), "p0.png cannot be read"),
     (lambda folder: (folder / "images" / "p0.png").write_bytes(b"no picture"), "p0.png cannot be read: cannot identify image file"),
     (lambda folder: (folder / "images" / "p0.png").write_bytes((folder / "images" / "p0.png").read_bytes()[:900]), "p0.png cannot be read"),
-    (lambda folder: changed(folder, lambda content: content["annotations"][0].pop("scribble")), "entry 10 of .* cannot be read: KeyError"),
+    (
+        lambda folder: changed(folder, lambda content: content["annotations"][0].pop("scribble")),
+        "entry 10 of .* cannot be read: ValueError: scribble is missing",
+    ),
     (
         lambda folder: changed(folder, lambda content: content["annotations"][0].update(scribble=[[[1, 2]], [[1, 2], [3, 4]]])),
-        "entry 10 of .* cannot be read: ValueError",
+        "entry 10 of .* cannot be read: ValueError: scribble is not a list of numbers",
     ),
+    (lambda folder: changed(folder, lambda content: content["images"][0].update(id=[1])), r"id of number 0 of 'images' is \[1\]; it must"),
+    (lambda folder: changed(folder, lambda content: content["images"][0].update(file_name=5)), "file_name of number 0 .* must be text"),
+    (lambda folder: changed(folder, lambda content: content["annotations"][0].update(image_id={})), "image_id of number 0 of 'annot"),
+    (lambda folder: changed(folder, lambda content: content["annotations"][0].update(id=True)), "id of number 0 of 'annotations' is True"),
+    (lambda folder: (folder / "RefHuman_train.json").write_text('{"images": [], "images": []}'), "gives the key 'images' twice"),
+    (lambda folder: (folder / "RefHuman_train.json").write_text("9" * 5000), "a whole number of 5000 digits"),
+    (lambda folder: (folder / "RefHuman_train.json").write_text("[" * 900 + "]" * 900), "nested more than 100 levels deep"),
+    (lambda folder: replaced(folder / "RefHuman_train.json", os.mkfifo), "it is a pipe and only regular files are read"),
+    (lambda folder: replaced(folder / "images" / "p0.png", os.mkfifo), "p0.png cannot be read: it is a pipe and only regular files"),
+    (lambda folder: replaced(folder / "images" / "p0.png", lambda path: path.symlink_to("/dev/zero")), "p0.png cannot be read: it is a "),
+    (lambda folder: (folder / "images" / "p0.png").write_bytes(png_that_claims(20_000, 20_000)), "p0.png cannot be read: .*400000000"),
+    (lambda folder: (folder / "images" / "p0.png").write_bytes(png_that_claims(7_000, 7_000)), "it has 7000 x 7000 pixels; at most 33,5"),
+    (lambda folder: (folder / "images" / "p0.png").write_bytes(POSTSCRIPT), "p0.png cannot be read: cannot identify image file"),
 ])
 def test_a_folder_that_cannot_be_read_is_one_sentence(golden, break_it, sentence):
     break_it(golden)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from humar_bench.errors import UsageError
 from humar_bench.training.batches import Steps, tokens_of, training_batches, training_source
-from humar_bench.training.distillation import WEIGHTS, Distillation
+from humar_bench.training.distillation import WEIGHTS, Distillation, _rows
 from humar_bench.training.loop import train
 from humar_bench.training.losses import Criterion
 from humar_bench.training.run_folder import read_log
@@ -60,6 +61,15 @@ def test_another_architecture_of_any_width_learns_from_it(width):
     assert set(found[0]) == set(WEIGHTS)
     for name in ("loss_teacher_keypoints", "loss_teacher_tokens"):
         assert sum(each[name] for each in found[-8:]) / 8 < 0.8 * found[0][name], name
+
+
+def test_queries_are_compared_by_the_person_they_are_matched_to():
+    """Two pictures with two people each, whom student and teacher find with other queries: rows follow the people."""
+    picture = torch.tensor([0, 0, 1, 1])
+    student = SimpleNamespace(picture=picture, query=torch.tensor([[0, 2, 1, 2]]), people=torch.tensor([[1, 0, 2, 3]]))
+    teacher = SimpleNamespace(picture=picture, query=torch.tensor([[1, 3, 0, 4]]), people=torch.tensor([[0, 1, 3, 2]]))
+    assert [each.tolist() for each in _rows(student, -1)] == [[0, 0, 1, 1], [2, 0, 1, 2]]
+    assert [each.tolist() for each in _rows(teacher, -1)] == [[0, 0, 1, 1], [1, 3, 4, 0]]
 
 
 def test_the_total_has_the_weighted_losses_of_the_teacher():

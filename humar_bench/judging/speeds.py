@@ -55,6 +55,8 @@ class Speed:
     tolerance: float | None = None
     same_selection: bool | None = None
     unchecked: str = ""  # why outputs were not held against a float32 forward
+    against: str = ""  # what outputs were held against where there is no such forward
+    number_types: Mapping[str, int] = field(default_factory=dict)  # elements by number type as built, where not all are float32
     varied: str = ""  # time on one input against time on new ones: agrees, differs, undecided or skipped
     varied_ratio: float | None = None
     verdict: str = ""
@@ -159,7 +161,7 @@ def _describe(name: str, records: list[Record]) -> Speed:
         steady=all(one.get("steady", True) for one in done), reason=reason,
         wall_per_device=float(np.median(wall) / np.median(device)) if device else None,
         gate_open_share=_share([not held for held in _pooled(done, "gate_held")]), **_agreement(done),
-        odd=oddities(done), **_ran_by(done),
+        odd=oddities(done), number_types={} if done[0].get("converted_to") else done[0].get("as_built") or {}, **_ran_by(done),
     )
 
 
@@ -203,6 +205,7 @@ def _agreement(done: list[Mapping[str, Any]]) -> dict[str, Any]:
         return {"unchecked": next((one["agreement"].get("skipped", "") for one in done if one.get("agreement")), "not recorded")}
     worst = max(found, key=lambda each: each["max_error"])
     return {
+        "against": next((each["against"] for each in found if each.get("against")), ""),
         "max_error": worst["max_error"], "tolerance": worst["tolerance"], "same_selection": all(each["same_selection"] for each in found)
     }
 

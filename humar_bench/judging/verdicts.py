@@ -29,6 +29,8 @@ from humar_bench.records.record import Record, Run, other_machine
 
 CLEAN_ROUNDS, CLEAN_PROCESSES = 5, 3  # fewer rounds without preemption in a process, or fewer such processes, say nothing
 VARIED_MARGIN, VARIED_CONFIDENCE = 0.03, 0.99  # time on one input against time on inputs never seen
+DOUBT_CONFIDENCE, MOST_DOUBT = 0.90, 1.5  # of the interval whose upper end an undecided check allows; and what no verdict stands
+UNHELD = "no float32 forward"  # how the reason begins why outputs were held against nothing (running/speed_worker.py)
 METRICS = {"cpu_s": "CPU time", "device_s": "device time", "wall_s": "wall time"}
 
 Process = tuple[int, str]  # its number, and the child it was: rounds pair by index only within one child
@@ -62,13 +64,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Varied:
-    """Time on one input / time on inputs never seen, over processes. `verdict` is agrees, differs, undecided or skipped."""
+    """Time on inputs never seen / time on one input, over processes. `verdict` is agrees, differs, undecided or skipped; `most` is how much
+    longer new inputs may take where it is undecided: the 95 % upper bound, of one process alone the square of its ratio."""
 
     verdict: str
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
     pairs: int = 0
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,14 @@ def judge(run: Run, reference: str) -> Judged:
     control_of, control, note = _control(run, arms, margin, level)
     table_fault = mixture_fault(run) or _changed_fault(arms) or ("" if control is None else statistics.control_fault(control.detected))
     table_fault = table_fault or _varied_fault(reference, varied.get(reference)) or stray_fault(reference, _values(plain.get(reference)))
+    table_fault = table_fault or _unheld_fault(reference, _values(plain.get(reference)))
     for name, row in rows.items():
         fault = table_fault or _conditions_fault(reference, arms[reference], name, arms[name]) or _varied_fault(name, varied[name])
-        fault = fault or stray_fault(name, _values(plain[name]))
+        fault = fault or stray_fault(name, _values(plain[name])) or _unheld_fault(name, _values(plain[name]))
         if fault:
             rows[name] = dataclasses.replace(row, detected=dataclasses.replace(row.detected, verdict=INVALID, reason=fault))
+        elif doubt := _doubt(row.detected, name, varied[name]) or _doubt(row.detected, reference, varied.get(reference), base=True):
+            rows[name] = dataclasses.replace(row, detected=dataclasses.replace(row.detected, verdict=UNDECIDED, reason=doubt))
     return Judged(rows, control, control_of, note, varied, look)
 
 
@@ -298,12 +305,16 @@ def hold_varied(processes: Any) -> Varied:
     else:
         found = statistics.weigh(np.array(logs), VARIED_MARGIN, VARIED_CONFIDENCE)
         low, high = math.exp(found.low), math.exp(found.high)
+    if len(logs) > 1:
+        most = math.exp(statistics.weigh(np.array(logs), VARIED_MARGIN, DOUBT_CONFIDENCE).high)
+    else:
+        most = max(ratio, 1.0) ** 2 if high is None else high
     if low is None:
-        return Varied(UNDECIDED, ratio, pairs=count)
+        return Varied(UNDECIDED, ratio, pairs=count, most=most)
     if low > 1 + VARIED_MARGIN or high < 1 / (1 + VARIED_MARGIN):
         return Varied("differs", ratio, low, high, count)
     agrees = low >= 1 / (1 + VARIED_MARGIN) and high <= 1 + VARIED_MARGIN
-    return Varied("agrees" if agrees else UNDECIDED, ratio, low, high, count)
+    return Varied("agrees" if agrees else UNDECIDED, ratio, low, high, count, None if agrees else most)
 
 
 def _varied_fault(name: str, varied: Varied | None) -> str:
@@ -313,6 +324,36 @@ def _varied_fault(name: str, varied: Varied | None) -> str:
         f"{name} takes {varied.ratio:.3g} times as long on inputs it has not seen as on the one it is timed with "
         f"({varied.low:.3g} to {varied.high:.3g}): what it does with an input depends on whether it knows it."
     )
+
+
+def _doubt(found: Comparison, name: str, varied: Varied | None, *, base: bool = False) -> str:
+    """One sentence when an architecture may owe its verdict to inputs it knows: its check is undecided, and what the check's interval
+    allows would take half of its lead away, on a log scale, or is beyond noise (the reference, `base`: its lead over another)."""
+    if varied is None or varied.verdict != UNDECIDED or varied.most is None or found.verdict != (SLOWER if base else FASTER):
+        return ""
+    least = min(1 / end if base else end for end in (found.ratio, found.low, found.high) if end)
+    if varied.most <= min(MOST_DOUBT, math.sqrt(max(least, 1.0))):
+        return ""
+    return (
+        f"{name} took {varied.ratio:.3g} times as long on inputs it had not seen, and by this check that may be {varied.most:.3g} times: "
+        "whether it is as fast on those is not known; more processes would tell."
+    )
+
+
+def _unheld_fault(name: str, processes: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence when the outputs of an architecture were compared with nothing in any process."""
+    told = [one.get("agreement") or {} for one in processes]
+    if not told or any(each.get("checked") or not each.get("skipped", "").startswith(UNHELD) for each in told):
+        return ""
+    return f"the outputs of {name} were compared with nothing ({told[0]['skipped']}): no speed without equality."
+
+
+def _built_so(measured: Mapping[str, Any]) -> bool:
+    """Whether an arm's weights were, around all its blocks, of the number types its builder gave them, unasked."""
+    types = measured.get("as_built") or {"float32": 1}
+    floating = sorted(name for name in types if not name.startswith("complex"))
+    seen = [state.get("weights") for state in measured.get("conditions") or []]
+    return not measured.get("converted_to") and all(each in (None, [], floating) for each in seen)
 
 
 def mixture_fault(run: Run) -> str:
@@ -341,6 +382,8 @@ def _conditions_fault(reference: str, base: Mapping, name: str, own: Mapping) ->
         for inside, key in ((True, "inside"), (False, "conditions")):
             ours, theirs = ([each.get(key) or {}] if inside else each.get(key) or [] for each in (other, one))
             for fact in dict.fromkeys(fact for state in (*ours, *theirs) for fact in state):
+                if fact == "weights" and not inside and _built_so(one) and _built_so(other):
+                    continue  # it is what is compared; the table says so
                 here, there = ([state.get(fact, "as around it" if inside else None) for state in states] for states in (ours, theirs))
                 if there and any(each not in (None, []) and each not in there for each in here):
                     who = f"{name} inside its forward" if inside else name

@@ -142,9 +142,15 @@ def expected_outputs(build: Callable[[], nn.Module], model: nn.Module, inputs: A
     Built anew and called once: whatever `model` remembers of earlier calls, in its buffers or elsewhere, this one does not.
     """
     fresh = build().eval()
-    fresh.load_state_dict(dict(model.named_parameters(remove_duplicate=False)), strict=False)
+    with torch.inference_mode():  # weights made in inference mode can be written to in no other
+        fresh.load_state_dict(dict(model.named_parameters(remove_duplicate=False)), strict=False)
+    return fresh_outputs(fresh, inputs)
+
+
+def fresh_outputs(model: nn.Module, inputs: Any) -> Any:
+    """Outputs of a model on a float32 copy of its inputs, with neither TF32 nor autocast."""
     with plain_float32():
-        return called(fresh, float32_copy(inputs))
+        return called(model.eval(), float32_copy(inputs))
 
 
 def float32_copy(inputs: Any) -> Any:

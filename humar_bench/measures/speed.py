@@ -75,9 +75,9 @@ class SpeedSample:
 
     `device_s`, `gate_held`, `stray_s` and `telemetry` are None on a device without events. `error` is one sentence when a call raised;
     what was timed before it is kept. `steady` says whether the warm-up ended because two windows agreed. `varied_*` are the times on new
-    inputs and the rounds they were taken in. `conditions` are the different states of the process its timed blocks began or ended in,
-    `changed` what its own calls changed of it: name -> [before, after]. `spent_s` is what its blocks took of the budget,
-    `enqueue_s` what the host took to launch a forward, `collections` how often Python collected garbage inside a block.
+    inputs, the rounds they were taken in and the calls of each such block. `conditions` are the different states of the process its timed
+    blocks began or ended in, `changed` what its own calls changed of it: name -> [before, after]. `spent_s` is what its blocks took of
+    the budget, `enqueue_s` what the host took to launch a forward, `collections` how often Python collected garbage inside a block.
     """
 
     order_seed: int
@@ -97,6 +97,7 @@ class SpeedSample:
     varied_rounds: list[int] = field(default_factory=list)
     varied_wall_s: list[float] = field(default_factory=list)
     varied_cpu_s: list[float] = field(default_factory=list)
+    varied_calls: list[int] = field(default_factory=list)
     conditions: list[dict[str, Any]] = field(default_factory=list)
     changed: dict[str, list[Any]] = field(default_factory=dict)
     spent_s: float = 0.0
@@ -111,7 +112,7 @@ class SpeedSample:
         """As before the first round."""
         self.wall_s, self.cpu_s, self.preempted = [], [], []
         self.device_s = self.gate_held = self.stray_s = self.telemetry = self.enqueue_s = None
-        self.varied_rounds, self.varied_wall_s, self.varied_cpu_s = [], [], []
+        self.varied_rounds, self.varied_wall_s, self.varied_cpu_s, self.varied_calls = [], [], [], []
         self.collections, self.spent_s = 0, 0.0
 
     def measured(self) -> dict[str, Any]:
@@ -133,11 +134,19 @@ class Progress:
     share: float
 
 
+class Block(NamedTuple):
+    """What one architecture's block is: how many calls, of about how many seconds each."""
+
+    calls: int
+    call_s: float
+
+
 class Varied(NamedTuple):
-    """Forwards on new inputs, by name; `renew` makes inputs that none of them has seen, before a round and not timed."""
+    """Forwards on new inputs, by name; `renew` makes inputs that none of them has seen, before a round and not timed. It is told of each
+    architecture's blocks and says how many different inputs each may take: as many calls has a block on new inputs, where more than one."""
 
     calls: Mapping[str, Call]
-    renew: Callable[[], None]
+    renew: Callable[[Mapping[str, Block]], Mapping[str, int]]
 
 
 def time_architectures(
@@ -158,7 +167,7 @@ def time_architectures(
     order = random.Random(plan.seed)
     samples = {name: SpeedSample(order_seed=plan.seed) for name in calls}
     with garbage_held():
-        rounds = _Rounds(calls, device, plan, samples, order, varied or Varied({}, lambda: None), payers or {}, look, tell)
+        rounds = _Rounds(calls, device, plan, samples, order, varied or Varied({}, lambda blocks: {}), payers or {}, look, tell)
         for name in _shuffled(list(calls), order):
             with _caught(samples[name], name, device), _watched(samples[name], name, look, keep=False):
                 first_s = _first_call(calls[name], device, samples[name])
@@ -188,6 +197,7 @@ class _Rounds:
         self.clock_cost_s = self.device.clock_cost_s()
         self.call_s: dict[str, float] = {}
         self.waits: dict[str, float] = {}
+        self.different: Mapping[str, int] = {}
 
     def warm_up(self, name: str, first_s: float) -> None:
         """After the first call of `name`: windows, or wait for the first round where one call is long."""
@@ -242,8 +252,9 @@ class _Rounds:
     def _round(self, index: int, alive: list[str]) -> None:
         blocks = [(name, False) for name in alive]
         if self.plan.varied_every and (self.plan.first_round + index) % self.plan.varied_every == 0:
-            blocks += [(name, True) for name in alive if name in self.varied.calls]
-            self.varied.renew()
+            varied = [name for name in alive if name in self.varied.calls]
+            blocks += [(name, True) for name in varied]
+            self.different = self.varied.renew({name: Block(self.samples[name].calls_per_block, self.call_s[name]) for name in varied})
         for name, new in self.order.sample(blocks, len(blocks)):
             if not self.samples[name].error:
                 with _caught(self.samples[name], name, self.device):
@@ -255,14 +266,17 @@ class _Rounds:
         with _watched(sample, name, self.look):
             start_s, collections = device.now_s(), _collections()
             call = self.varied.calls[name] if new else self.calls[name]
-            timing = device.time_call(call, sample.calls_per_block, telemetry=self.plan.telemetry and not new)
+            different = self.different.get(name, 1) if new else 1
+            calls = min(different, sample.calls_per_block) if different > 1 else sample.calls_per_block
+            timing = device.time_call(call, calls, telemetry=self.plan.telemetry and not new)
             sample.spent_s += device.now_s() - start_s
             sample.collections += _collections() - collections
         if not new:
             return _keep(sample, timing)
         sample.varied_rounds.append(index)
-        sample.varied_wall_s.append(timing.wall_s / sample.calls_per_block)
-        sample.varied_cpu_s.append(timing.cpu_s / sample.calls_per_block)
+        sample.varied_calls.append(calls)
+        sample.varied_wall_s.append(timing.wall_s / calls)
+        sample.varied_cpu_s.append(timing.cpu_s / calls)
 
     def _most_spent_s(self, names: Any) -> float:
         return max(spent_by_payer({name: self.samples[name].spent_s for name in names}, self.payers).values())

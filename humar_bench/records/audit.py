@@ -197,7 +197,12 @@ def _against_budget(measured: Measured) -> Iterator[str]:
     if not spent_s:
         return
     calls = measured.get("calls_per_block") or 1
-    timed_s = calls * sum(sum(measured.get(name) or []) for name in ("wall_s", "varied_wall_s"))
+    varied = measured.get("varied_wall_s") or []
+    varied_calls = measured.get("varied_calls") or [calls] * len(varied)
+    if len(varied_calls) != len(varied):
+        yield f"varied_calls has {len(varied_calls)} values for {len(varied)} blocks on new inputs"
+        return
+    timed_s = calls * sum(measured["wall_s"]) + sum(number * each for number, each in zip(varied_calls, varied, strict=True))
     blocks = len(measured["wall_s"]) + len(measured.get("varied_wall_s") or [])
     if timed_s > SPENT_SLACK * spent_s + blocks * SLACK_S:
         yield f"its forwards add up to {timed_s:.4g} s and were made within {spent_s:.4g} s: a time has the wrong unit or divisor"

@@ -67,8 +67,16 @@ class Unregistered:
     kind: str = ABSENT
 
 
+@dataclass(kw_only=True)
+class NumberTypes:
+    """subjects/registry.py: elements of weights and buffers by number type where not all are float32, and what they were converted to."""
+
+    as_built: dict[str, Count] = ABSENT
+    converted_to: str = ABSENT
+
+
 @dataclass
-class Params:
+class Params(NumberTypes):
     """measures/params.py."""
 
     total: Count
@@ -137,7 +145,7 @@ class CrossCheck:
 
 
 @dataclass
-class Flops:
+class Flops(NumberTypes):
     """measures/flops.py."""
 
     matmul_flops: Count
@@ -177,6 +185,7 @@ class Agreement:
     same_selection: bool = ABSENT
     common_share: Share = ABSENT
     border_cells: str = ABSENT
+    against: str = ABSENT
 
 
 @dataclass
@@ -195,7 +204,7 @@ class Footprint:
 
 
 @dataclass
-class Fps:
+class Fps(NumberTypes):
     """measures/speed.py, and what running/speed_worker.py adds. Every list but `varied_*` and `conditions` has one value a round."""
 
     wall_s: list[Time]
@@ -218,6 +227,7 @@ class Fps:
     varied_rounds: list[Count] = ABSENT
     varied_wall_s: list[Seconds] = ABSENT
     varied_cpu_s: list[Seconds] = ABSENT
+    varied_calls: list[Positive] = ABSENT
     conditions: list[dict[str, Any]] = ABSENT
     changed: dict[str, list[Any]] = ABSENT
     spent_s: Seconds = ABSENT
@@ -299,7 +309,7 @@ class DevicePeak:
 
 
 @dataclass
-class Memory:
+class Memory(NumberTypes):
     """measures/memory.py; what only a real run could say is null in a prediction."""
 
     weights_bytes: Count

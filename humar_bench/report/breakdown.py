@@ -127,7 +127,26 @@ def _params_feet(sides: Sides) -> tuple[str, ...]:
             amount = sum(each["parameters"] for each in dead)
             feet.append(f"{side}: {amount:,} parameters are read by no operator: {joined([each['name'] for each in dead])}.")
         feet += _unregistered_feet(side, measured.get("unregistered") or [])
+        feet += number_type_feet(side, measured)
     return tuple(feet)
+
+
+def number_type_feet(side: str, measured: Mapping[str, Any]) -> list[str]:
+    """Which number types the weights are of, where that is not float32 alone; what was converted and what not."""
+    types: Mapping[str, int] = measured.get("as_built") or {}
+    wanted = measured.get("converted_to")
+    stay = {name: count for name, count in types.items() if not wanted or name.startswith("complex")}
+    changed = {name: count for name, count in types.items() if name not in stay and name != wanted}
+    feet = []
+    if changed:
+        feet.append(f"{side}: converted to {wanted}, as asked: {_elements(changed)}.")
+    if stay:
+        feet.append(f"{side}: weights and buffers measured in the number types they were built in: {_elements(stay)}.")
+    return feet
+
+
+def _elements(types: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} numbers of {name}" for name, count in types.items())
 
 
 def _unregistered_feet(side: str, rows: list[Mapping[str, Any]]) -> list[str]:
@@ -376,6 +395,7 @@ def _memory_feet(sides: Sides) -> tuple[str, ...]:
             if measured.get("predicted_bytes") is not None and measured.get("difference_bytes") is not None:
                 proved = f"; predicted {measured['predicted_bytes']:,} bytes, the allocator differs by {measured['difference_bytes']:,}"
             feet.append(f"{side}: {method}{proved}.")
+            feet += number_type_feet(side, measured)
     return tuple(feet)
 
 

@@ -128,12 +128,16 @@ def _check_feet(speeds: Speeds) -> Iterator[str]:
     for speed in done:
         if speed.max_error is not None:
             rows = "the same proposals" if speed.same_selection else "not quite the same proposals"
+            held = f"those of {speed.against}" if speed.against else "a float32 eager forward's"
             yield (
-                f"{speed.architecture}: outputs as a float32 eager forward's, {rows} selected; largest error {speed.max_error:.2g} of the "
-                f"root mean square (tolerance {speed.tolerance:g})."
+                f"{speed.architecture}: outputs as {held}, {rows} selected; largest error {speed.max_error:.2g} of the root mean square "
+                f"(tolerance {speed.tolerance:g})."
             )
         elif speed.unchecked:
             yield f"{speed.architecture}: outputs were not held against a float32 forward: {speed.unchecked}."
+        if speed.number_types:
+            types = ", ".join(f"{count:,} numbers of {name}" for name, count in speed.number_types.items())
+            yield f"{speed.architecture}: timed in the number types it was built in: {types}."
         if speed.border_cells:
             yield (
                 f"{speed.architecture}: it rounds border cells that lie exactly on the proposals' threshold the other way and may select "

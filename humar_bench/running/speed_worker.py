@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -19,11 +19,12 @@ from humar_bench.args import EAGER
 from humar_bench.devices.device import Device
 from humar_bench.devices.environment import OthersWatch
 from humar_bench.errors import MeasurementError, is_out_of_memory, one_line
-from humar_bench.measures.agreement import Agreement, Parts, agree, expected_outputs, shared_call
+from humar_bench.judging.verdicts import UNHELD
+from humar_bench.measures.agreement import Agreement, Parts, agree, expected_outputs, fresh_outputs, shared_call
 from humar_bench.measures.call import called
 from humar_bench.measures.conditions import conditions, watch_inside
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
-from humar_bench.measures.speed import SLOW_S, Progress, SpeedSample, TimingPlan, Varied, time_architectures
+from humar_bench.measures.speed import SLOW_S, Block, Progress, SpeedSample, TimingPlan, Varied, time_architectures
 from humar_bench.measures.untouched import left_untouched
 from humar_bench.records.record import AGAIN
 from humar_bench.running.preparation import Ready, make_ready, missing_instructions, set_formats
@@ -32,16 +33,23 @@ from humar_bench.subjects import knife_edge
 from humar_bench.subjects.registry import Architecture
 
 EVENT_EVERY_S = 1.0  # a running measurement says so at most this often, between two rounds
+AGAIN_BUILT, ITSELF = "a second build from the same seed", "its own eager forward alone"  # what outputs are held against at worst
 CHECK_SHARE = 0.2  # of a process's budget: more than this the float32 forwards may not cost, but in the first process
 
 
+MOST_NEW, NEW_BYTES = 64, 8 * 2**20  # different inputs of one block: at most so many, and no more than a processor's cache holds
+FETCHED_BYTES_PER_S = 2e10  # about what a core reads from there
+FETCHED_SHARE = 0.02  # of a call: more than this, fetching another input each time would be taken for knowing the old one
+
+
 class NewInputs:
-    """Inputs that no forward has seen: two sets in memory of their own, used in turn, other values each time."""
+    """Inputs that no forward has seen: sets in memory of their own, other values each time; two in turn where a block takes one."""
 
     def __init__(self, make: Callable[[int], Any], renewed: Callable[[Any], list[tuple[torch.Tensor, int]]]) -> None:
         self.make, self.renewed = make, renewed
         self.sets: list[Any] = []
-        self.turn = 0
+        self.turn = self.renewals = 0
+        self.scales: list[float] = []
 
     @property
     def current(self) -> Any:
@@ -49,12 +57,44 @@ class NewInputs:
             self.renew()
         return self.sets[self.turn]
 
-    def renew(self) -> None:
-        """The other set, what its subject names moved on by one along the dimension it names."""
+    def at(self, index: int) -> Any:
+        """The so many-th new input of a block."""
+        if not self.sets:
+            self.renew()
+        return self.sets[(self.turn + index) % len(self.sets)]
+
+    def renew(self, blocks: Mapping[str, Block] | None = None) -> dict[str, int]:
+        """New values, for blocks of one call unless more is said. Returns how many different inputs each block may take, by name."""
+        blocks = blocks or {}
         self.sets = self.sets or [self.make(1), self.make(2)]
-        self.turn = 1 - self.turn
-        for tensor, dim in self.renewed(self.sets[self.turn]):
+        size = sum(each.numel() * each.element_size() for each in tree_leaves(self.sets[0]) if isinstance(each, torch.Tensor))
+        allowed = {name: _different_inputs(block, size) for name, block in blocks.items()}
+        for index in range(len(self.sets), max(allowed.values(), default=0)):
+            self.sets.append(self.make(index + 1))
+        self.renewals += 1
+        self.turn = self.renewals % len(self.sets) if max(allowed.values(), default=1) == 1 else 0
+        for index, one in enumerate(self.sets):
+            if index == self.turn or max(allowed.values(), default=1) > 1:
+                self._renew(index, one)
+        return allowed
+
+    def _renew(self, index: int, one: Any) -> None:
+        """What the subject names is moved on by one along the dimension it names and scaled: its sum, by which a model may know it, too."""
+        self.scales += [1.0] * (index + 1 - len(self.scales))
+        scale = 0.8 + 0.4 * ((0.618034 * self.renewals + 0.1 * index) % 1)  # no two of the last ones are alike
+        for tensor, dim in self.renewed(one):
             tensor.copy_(tensor.roll(1, dims=dim))
+            if tensor.is_floating_point():
+                tensor.mul_(scale / self.scales[index])
+        self.scales[index] = scale
+
+
+def _different_inputs(block: Block, size: int) -> int:
+    """One a call, as many as fit; one for all calls where fetching another input each time would show in a call that reads it."""
+    fetch_s = size / FETCHED_BYTES_PER_S
+    if block.calls == 1 or FETCHED_SHARE * block.call_s < fetch_s < block.call_s:
+        return 1
+    return max(1, min(block.calls, MOST_NEW, NEW_BYTES // max(size, 1)))
 
 
 class Arm:
@@ -71,14 +111,15 @@ class Arm:
         self, name: str, model: Any, inputs: Any, new_inputs: NewInputs, *, check: Callable[[Any], None] = lambda outputs: None,
         expect: Callable[[Any], Any] | None = None, dtype: str = "float32", tf32: bool = False, check_s: float = 0.0,
         started: Callable[[], None] = lambda: None, expect_at: Callable[[Any, str], Any] | None = None, ready: Ready | None = None,
-        parts: Callable[[Any], Parts] = shared_call, same: bool = False,
+        parts: Callable[[Any], Parts] = shared_call, same: bool = False, otherwise: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> None:
         self.name, self.model, self.inputs, self.new_inputs = name, model, inputs, new_inputs
-        self.ready, self.expect_at, self.parts, self.same = ready, expect_at, parts, same
+        self.ready, self.expect_at, self.parts, self.same, self.otherwise = ready, expect_at, parts, same, otherwise or {}
         self.forward = model if ready is None else ready.prepared.call
         self.check, self.expect, self.dtype, self.tf32, self.check_s, self.started = check, expect, dtype, tf32, check_s, started
         self.inference_mode = torch.inference_mode
         self.first = self.kept = self.kept_new = self.error = self.agreement = None
+        self.renewals, self.taken, self.last_new, self.against = 0, 0, None, ""
         self.took_s = 0.0
         self.slow = False
         self.inside: dict[str, Any] | None = None
@@ -95,11 +136,15 @@ class Arm:
             self.kept = outputs
 
     def on_new(self) -> None:
-        """A forward on new inputs."""
+        """A forward on new inputs, the next ones of those that there are."""
+        new = self.new_inputs
+        self.taken = self.taken + 1 if self.renewals == new.renewals else 0
+        self.renewals = new.renewals
+        inputs = new.at(self.taken)
         with self.inference_mode():
-            outputs = called(self.forward, self.new_inputs.current)
+            outputs = called(self.forward, inputs)
         if self.slow:
-            self.kept_new = outputs
+            self.kept_new, self.last_new = outputs, inputs
 
     def _first_call(self) -> None:
         self.started()
@@ -153,29 +198,44 @@ class Arm:
         self.first = self.kept = None
         if self.skipped:
             return
+        inputs = self.new_inputs.current
         if self.slow and self.kept_new is None:
             self.on_new()
         with self.inference_mode():
-            outputs = self.kept_new if self.slow else called(self.forward, self.new_inputs.current)
+            outputs = self.kept_new if self.slow else called(self.forward, inputs)
         self.check(outputs)
-        self._hold(outputs, self.new_inputs.current)
+        self._hold(outputs, self.last_new if self.slow else inputs)
 
     def _hold(self, outputs: Any, inputs: Any) -> None:
-        """Hold outputs against a float32 forward on these inputs, unless there is none to hold them against."""
+        """Hold outputs against a float32 forward on these inputs; where there is none, against the next best."""
         if self.skipped:
             return
         try:
             expected = self.expect(inputs)
         except Exception as error:
             said = "out of memory" if is_out_of_memory(error) else f"it raised {one_line(error)}"
-            self.skipped = f"no float32 forward: {said}"
-            return
+            return self._hold_otherwise(outputs, inputs, f"{UNHELD}: {said}")
         found: Agreement = agree(outputs, expected, self.dtype, tf32=self.tf32, parts=self.parts)
         if found.fault and found.common_share < 1 and self.expect_at is not None:
             found = self._without_the_border(outputs, inputs) or found
         self.agreement = found.worse(self.agreement)
         if found.fault:
             raise MeasurementError(f"the outputs of {self.name} differ from a float32 eager forward of the same weights: {found.fault}.")
+
+    def _hold_otherwise(self, outputs: Any, inputs: Any, why: str) -> None:
+        """Against what is built a second time from the same seed, else against the eager model itself; noted in `against`."""
+        for against, make in self.otherwise.items():
+            try:
+                found = agree(outputs, make(inputs), self.dtype, tf32=self.tf32, parts=self.parts)
+            except Exception:  # it cannot be made either
+                continue
+            if found.fault and against != ITSELF:
+                continue  # a builder may draw its weights from elsewhere
+            self.agreement, self.against = found.worse(self.agreement), f"{against}, for there is {why}"
+            if found.fault:
+                raise MeasurementError(f"the outputs of {self.name} differ from its own in eager mode on the same inputs: {found.fault}.")
+            return
+        self.skipped = why
 
     def _without_the_border(self, outputs: Any, inputs: Any) -> Agreement | None:
         """How outputs agree once border cells on the threshold are let in, where that is all that keeps them apart."""
@@ -188,12 +248,13 @@ class Arm:
     def measured(self) -> dict[str, Any]:
         """What the checks found, for the record."""
         found = self.agreement
-        when = "before" if self.skipped else "after" if self.same else "before and after"
+        when = "" if found is None else "before" if self.skipped else "after" if self.same else "before and after"
         told = {"checked": "" if found is None else when, "skipped": self.skipped}
         if found is not None:
             names = ("max_error", "worst", "tolerance", "same_selection", "common_share")
             told |= {name: getattr(found, name) for name in names}
             told |= {"border_cells": found.border_cells} if found.border_cells else {}
+            told |= {"against": self.against} if self.against else {}
         return {"agreement": told, "inside": self.inside or {}}
 
 
@@ -274,6 +335,13 @@ def _arm(
             lambda: own.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs
         )
 
+    def built_again(inputs: Any) -> Any:
+        own = task.subject.of(architecture)
+        return fresh_outputs(own.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), inputs)
+
+    def itself(inputs: Any) -> Any:
+        return fresh_outputs(task.model(architecture, device.name) if ready.dropped else ready.model, inputs)
+
     def expect_at(inputs: Any, side: str) -> Any:
         with knife_edge.let_in(side):
             return expect(inputs)
@@ -286,6 +354,7 @@ def _arm(
         tf32=device.kind == "cuda" and (allowed["matmul"] or allowed["cudnn"]),
         check_s=float("inf") if task.process == 0 else CHECK_SHARE * plan.budget_s, started=lambda: task.tell("first call", name),
         expect_at=expect_at if border else None, ready=ready, parts=_parts_of(task),
+        otherwise={AGAIN_BUILT: built_again, ITSELF: itself},
         same=not architecture.foreign and task.run.backend == EAGER and task.run.dtype == "float32",
     )
 

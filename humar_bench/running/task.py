@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import HELD_IN_FLOAT32, ModelArgs, RunArgs, Workload, read_workload
 from humar_bench.errors import HumarBenchError, is_out_of_memory, one_line
-from humar_bench.subjects.registry import Architecture
+from humar_bench.subjects.registry import Architecture, as_built
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject, subject_of
 
 if TYPE_CHECKING:
@@ -96,4 +96,5 @@ def failure(error: BaseException, architecture: str) -> dict[str, Any]:
 
 def success(model: Any, measured: dict[str, Any]) -> dict[str, Any]:
     built = getattr(model, "built", None)
+    measured = {**measured, **as_built(model).measured()}
     return {"status": "ok", "kind": "", "reason": "", "built": dict(built) if isinstance(built, dict) else {}, "measured": measured}

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
@@ -191,7 +192,8 @@ def build(
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> torch.nn.Module:
-    """A model in eval mode, its weights drawn from `seed`, the same numbers on every device.
+    """A model in eval mode, its weights drawn from `seed`, the same numbers on every device. In float32 it stays as it was built; in
+    another `dtype` its floating-point weights are converted, complex ones are not (`as_built`).
 
     On the meta device nothing is allocated. A foreign model's parts with the shared interface's names are named as the built-in ones' are
     (`components.name_components`). Raises UsageError when the builder cannot be loaded, MeasurementError when it fails.
@@ -225,18 +227,60 @@ def made(
         raise MeasurementError(f"the builder of {name} raised {one_line(error)}.") from error
     if not isinstance(model, torch.nn.Module):
         raise MeasurementError(f"the builder of {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
-    return _converted(model, device, dtype).eval()
+    dtype = None if dtype is torch.float32 else dtype  # what models are built in, unless their builders want another one
+    found = _AS_BUILT[model] = AsBuilt(_number_types(model), "" if dtype is None else str(dtype).removeprefix("torch."))
+    converted = _converted(model, device, dtype).eval()
+    _AS_BUILT[converted] = found
+    return converted
+
+
+@dataclass(frozen=True)
+class AsBuilt:
+    """Elements of weights and buffers by number type (floating-point and complex ones), and what the floating-point ones were converted to
+    ('' where nothing was asked)."""
+
+    types: dict[str, int]
+    converted_to: str
+
+    def measured(self) -> dict[str, Any]:
+        """For a record; nothing where all is float32, as usual."""
+        return {} if set(self.types) <= {"float32"} else {"as_built": self.types, "converted_to": self.converted_to}
+
+
+_AS_BUILT: weakref.WeakKeyDictionary[Any, AsBuilt] = weakref.WeakKeyDictionary()
+
+
+def as_built(model: Any) -> AsBuilt:
+    """The number types that a model of `made` had when its builder handed it over."""
+    try:
+        return _AS_BUILT[model]
+    except (KeyError, TypeError):
+        return AsBuilt({}, "")
+
+
+def _number_types(model: torch.nn.Module) -> dict[str, int]:
+    from torch.nn.parameter import UninitializedTensorMixin
+
+    found: dict[str, int] = {}
+    for each in (*model.parameters(), *model.buffers()):
+        if (each.is_floating_point() or each.is_complex()) and not isinstance(each, UninitializedTensorMixin):
+            name = str(each.dtype).removeprefix("torch.")
+            found[name] = found.get(name, 0) + each.numel()
+    return found
 
 
 def _converted(model: torch.nn.Module, device: torch.device, dtype: torch.dtype | None) -> torch.nn.Module:
-    """The model with its tensors on a device and its floating-point tensors of a number type.
+    """The model with its tensors on a device and its floating-point tensors of a number type; complex ones stay.
 
-    `Module.to` cannot swap fake tensors, so under a fake tensor mode each tensor is replaced by hand, a shared one once.
+    `Module.to` cannot swap fake tensors, so under a fake tensor mode each tensor is replaced by hand, a shared one once. It would also
+    throw the imaginary part of complex weights away.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensor
 
     if not any(isinstance(each.data, FakeTensor) for each in model.parameters()):
+        if dtype is not None and any(each.is_complex() for each in (*model.parameters(), *model.buffers())):
+            return model._apply(lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
         return model.to(device=device, dtype=dtype)
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():

@@ -213,7 +213,7 @@ def test_where_the_first_round_is_not_it_is_forgotten_for_all(kind):
     log: list[str] = []
     slow = Model(device, lambda call: {1: 3.0, 2: 2.0}.get(call, 1.5), log, "slow")
     other = Model(device, 1.5, log, "other")
-    varied = Varied({"slow": lambda: device.host(1.0), "other": lambda: device.host(1.0)}, lambda: None)
+    varied = Varied({"slow": lambda: device.host(1.0), "other": lambda: device.host(1.0)}, lambda blocks: {})
     samples = time_architectures({"slow": slow, "other": other}, device, TimingPlan(min_runs=2, max_runs=2, varied_every=1), varied=varied)
     for sample in samples.values():
         assert sample.steady and sample.rounds == 2 and max(sample.wall_s) == pytest.approx(1.5, rel=1e-3)

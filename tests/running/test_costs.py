@@ -69,8 +69,8 @@ def test_what_one_model_leaves_behind_does_not_count_with_the_next(tiny_args, fi
     assert found["leaves"]["status"] == "failed" and "exit code 1" in found["leaves"]["reason"]
     measured = {name: found[name]["measured"] for name in ("a", "b", "meddles", "last")}
     assert [measured[name]["total"] for name in ("a", "b")] == [30, 56]  # each its own neighbour's width
-    assert [measured[name]["param_bytes"] for name in ("meddles", "last")] == [4 * 16] * 2
-    assert started == [5, 1, 4, 3, 1]  # it left, alone too; b meets a's neighbour; the last would be built in float64
+    assert [measured[name]["param_bytes"] for name in ("meddles", "last")] == [8 * 16] * 2  # as built
+    assert started == [5, 1, 4, 3, 1]  # it left, alone too; b meets a's neighbour; the last would find float64 set
 
 
 @pytest.mark.parametrize(("spec", "meets"), [

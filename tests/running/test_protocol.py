@@ -48,7 +48,7 @@ def timed(remembers: bool, **more):
     device = VirtualCpu()
     models = {"a": Memo(device, 10 * MS, remembers=remembers), "b": Memo(device, 10 * MS, remembers=False)}
     renewed = []
-    varied = Varied({name: model.new for name, model in models.items()}, lambda: renewed.append(device.now_s()))
+    varied = Varied({name: model.new for name, model in models.items()}, lambda blocks: renewed.append(device.now_s()) or {})
     samples = time_architectures({name: model.known for name, model in models.items()}, device, plan(**more), varied=varied)
     return samples, renewed
 
@@ -75,7 +75,7 @@ def test_a_model_that_remembers_its_input_is_found_out_and_an_honest_one_is_not(
 def test_new_inputs_are_timed_in_the_shuffled_order_of_the_others():
     device, log = VirtualCpu(), []
     models = {name: Model(device, 10 * MS, log, name) for name in ("a", "b", "a new", "b new")}
-    varied = Varied({"a": models["a new"], "b": models["b new"]}, lambda: None)
+    varied = Varied({"a": models["a new"], "b": models["b new"]}, lambda blocks: {})
     time_architectures({"a": models["a"], "b": models["b"]}, device, plan(min_runs=40, max_runs=40, varied_every=1), varied=varied)
     firsts = {log[at] for at in range(len(log) - 160, len(log), 4)}
     assert firsts == {"a", "b", "a new", "b new"}
@@ -84,7 +84,7 @@ def test_new_inputs_are_timed_in_the_shuffled_order_of_the_others():
 def test_an_architecture_that_raises_on_new_inputs_fails_and_the_others_go_on():
     device = VirtualCpu()
     bad = Model(device, MS, after=(0, ValueError("only what I know")))
-    varied = Varied({"a": bad, "b": Model(device, MS)}, lambda: None)
+    varied = Varied({"a": bad, "b": Model(device, MS)}, lambda blocks: {})
     samples = time_architectures({"a": Model(device, MS), "b": Model(device, MS)}, device, plan(), varied=varied)
     assert "only what I know" in samples["a"].error and samples["b"].rounds == 12
 

@@ -110,6 +110,11 @@ class Flow(Observer):
         for storage in self.storages(tensor):
             self.spans.setdefault(storage, []).append(_span(tensor))
 
+    def left(self, tensor: Tensor) -> None:
+        """What is done with numbers outside torch is not seen; they are used."""
+        self.read(tensor)
+        self.steps.append(_Step(frozenset(self.storages(tensor)), frozenset(), (), None, True))
+
     def was_read(self, tensor: Tensor) -> bool:
         """Whether an operator looked at any of its numbers, or of what stands for it."""
         own = self.storages(tensor)

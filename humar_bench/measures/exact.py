@@ -33,6 +33,9 @@ class _Both(Observer):
     def joined(self, host: Tensor, twin: Tensor) -> None:
         self.flow.joined(host, twin)
 
+    def left(self, tensor: Tensor) -> None:
+        self.flow.left(tensor)
+
     def returned(self, tensor: Tensor) -> None:
         self.tally.returned(tensor)
 

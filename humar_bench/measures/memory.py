@@ -11,7 +11,6 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from humar_bench.errors import HumarBenchError, MeasurementError
 from humar_bench.measures.allocator import allocation_trace, allocator_peak, replay
 from humar_bench.measures.call import called
+from humar_bench.measures.outside import look_outside, resident_bytes
 from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
 from humar_bench.measures.twins import fake_copy
 from humar_bench.measures.untouched import left_untouched
@@ -82,7 +82,9 @@ class Memory:
     allocated peak (after rounding), `allocator_bytes` the requested one, which is what a prediction can be held against.
     `predicted_bytes` is None for a model that cannot run on fake tensors. Operator, components and tensors are the prediction's where
     it is exact, else those of a real run: on the CPU components and workspace add up to the peak either way. `resident_bytes` is the
-    process's footprint, `resident_start_bytes` the one before the model was built.
+    process's footprint, `resident_start_bytes` the one before the model was built; `python_bytes` and `resident_growth_bytes` are of one
+    forward, where it was looked for (`outside.py`), and not in the peak. Where the prediction or what was followed in a real run is more
+    than the allocator reported, the larger one is `peak_bytes`.
     """
 
     weights_bytes: int
@@ -102,6 +104,8 @@ class Memory:
     resident_bytes: int | None
     cuda: DevicePeak | None
     resident_start_bytes: int | None = None
+    python_bytes: int | None = None
+    resident_growth_bytes: int | None = None
 
     def measured(self) -> dict[str, Any]:
         """The result as the plain values a record holds, the largest tensors first."""
@@ -292,14 +296,15 @@ def _device_peak(step: Callable[[], Any], model: nn.Module, device: Device) -> M
 
 def measure_memory(
     build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], device: Device, *, training: bool = False,
-    check: Callable[[Any], None] | None = None, prediction: Prediction | None = None,
+    check: Callable[[Any], None] | None = None, prediction: Prediction | None = None, outside: bool = True,
 ) -> Memory:
     """Predict the peak, unless it was predicted before, then measure it on `device`. A fresh process each is what keeps the numbers
     independent of each other.
 
     `build` is called once, for real; a prediction is made of a copy of what it gives.
 
-    `check` is given the outputs of a real forward and may refuse them by raising.
+    `check` is given the outputs of a real forward and may refuse them by raising. With `outside`, a last forward on the CPU tells what
+    torch's allocator does not give out.
     """
     start, resident_start_bytes = device.memory(), resident_bytes()
     model, inputs = build(), make_inputs()
@@ -313,36 +318,46 @@ def measure_memory(
     if peak is None:
         with _mode(model, training):
             peak = track_peak(model, inputs, training=training)
-    difference = None if predicted is None else real.allocator_bytes - predicted_bytes - (real.workspace_bytes or 0)
+    peak_bytes, workspace_bytes = real.cuda.peak_allocated_bytes if real.cuda else real.allocator_bytes, real.workspace_bytes
+    unreported = max((each for each in (real.tensors, predicted) if each is not None), key=lambda each: each.peak_bytes, default=peak)
+    if real.cuda is None and unreported.peak_bytes > peak_bytes:
+        peak, peak_bytes, workspace_bytes = unreported, unreported.peak_bytes, 0
+    difference = None if predicted is None else real.allocator_bytes - predicted_bytes - (workspace_bytes or 0)
+    resident = resident_bytes()
+    found = None
+    if outside and real.cuda is None:
+        found = look_outside(lambda: _once(model, inputs, training))
+        resident = resident and max(resident, resident_bytes() or 0)  # looking outside lets it begin anew
     proof = "allocator events of a real run" if real.cuda is None else "allocator peaks of a real run above a warm baseline"
     return Memory(
         weights_bytes=peak.weights_bytes,
         buffers_bytes=peak.buffers_bytes,
         inputs_bytes=peak.inputs_bytes,
         outputs_bytes=peak.outputs_bytes,
-        peak_bytes=real.cuda.peak_allocated_bytes if real.cuda else real.allocator_bytes,
+        peak_bytes=peak_bytes,
         predicted_bytes=predicted_bytes,
         allocator_bytes=real.allocator_bytes,
         difference_bytes=difference,
-        workspace_bytes=real.workspace_bytes,
+        workspace_bytes=workspace_bytes,
         method=f"{prediction.method}; {proof}",
         peak_operator=peak.peak_operator,
         peak_component=peak.peak_component,
         by_component=peak.by_component,
         alive=peak.alive,
-        resident_bytes=resident_bytes(),
+        resident_bytes=resident,
         cuda=cuda,
         resident_start_bytes=resident_start_bytes,
+        python_bytes=found and found.python_bytes,
+        resident_growth_bytes=found and found.resident_growth_bytes,
     )
 
 
-def resident_bytes() -> int | None:
-    """Highest resident set of this process so far: a footprint with all libraries in it, nothing to compare models by."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None
+def _once(model: nn.Module, inputs: Sequence[Any], training: bool) -> Any:
+    """One more forward as it is timed, and nothing left of it but its outputs."""
+    with _mode(model, training):
+        outputs = _step(model, inputs, training, torch.inference_mode)
+        _forget(None, model)
+        return outputs
 
 
 @contextlib.contextmanager

@@ -104,6 +104,9 @@ class Observer:
     def joined(self, host: Tensor, twin: Tensor) -> None:
         """From now on `twin` stands for the host tensor `host`."""
 
+    def left(self, tensor: Tensor) -> None:
+        """The numbers of a tensor were handed to numpy or Python."""
+
     def returned(self, tensor: Tensor) -> None:
         """A tensor that no operator made, after numbers of another one had left torch: what was done with them is not seen."""
 
@@ -277,6 +280,7 @@ class _WithValues(_Watch):
 
     def leave(self, tensor: Tensor) -> None:
         """The numbers of a tensor are handed out of torch."""
+        self.watch.left(self.stand_in(tensor))
         self.left |= (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 1
 
     def _look_for_strangers(self, op: Any, tensors: list[Tensor]) -> None:

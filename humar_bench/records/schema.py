@@ -328,6 +328,8 @@ class Memory(NumberTypes):
     alive: list[LiveTensor] = ABSENT
     resident_bytes: Count | None = ABSENT
     resident_start_bytes: Count | None = ABSENT
+    python_bytes: Count | None = ABSENT
+    resident_growth_bytes: Count | None = ABSENT
     cuda: DevicePeak | None = ABSENT
 
 

@@ -16,6 +16,7 @@ Reasons = Mapping[str, str]  # architecture -> why it failed
 Parts = Mapping[str, Mapping[str, int]]  # architecture -> component or operator -> amount
 
 MOST_ALIVE = 5
+MOST_OF_PYTHON, MOST_OF_SYSTEM = 2**20, 32 * 2**20  # bytes that any forward may take beside its tensors, and nobody asks about
 UNEXPLAINED = "(total)"  # measures.counters.REST
 COMPONENT, OPERATOR = "component: ", "operator: "
 FLOP_UNITS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1, "FLOP"))
@@ -396,7 +397,25 @@ def _memory_feet(sides: Sides) -> tuple[str, ...]:
                 proved = f"; predicted {measured['predicted_bytes']:,} bytes, the allocator differs by {measured['difference_bytes']:,}"
             feet.append(f"{side}: {method}{proved}.")
             feet += number_type_feet(side, measured)
+            feet += _outside_feet(side, measured)
     return tuple(feet)
+
+
+def _outside_feet(side: str, measured: Mapping[str, Any]) -> list[str]:
+    """What a forward holds beside the peak, where it is more than what Python and the system take for themselves."""
+    peak, python, growth = (measured.get(key) or 0 for key in ("peak_bytes", "python_bytes", "resident_growth_bytes"))
+    feet = []
+    reported = measured.get("allocator_bytes")
+    if reported is not None and not measured.get("cuda") and peak > reported:
+        feet.append(f"{side}: torch's allocator reported {peak - reported:,} bytes less than is alive; the larger stands.")
+    if python >= MOST_OF_PYTHON:
+        feet.append(f"{side}: NOT IN THE PEAK, numpy and Python held up to {python:,} bytes at once.")
+    if growth > peak + python + MOST_OF_SYSTEM:
+        feet.append(
+            f"{side}: NOT IN THE PEAK, during a forward its process grew by {growth:,} bytes, {growth - peak:,} more than the peak: memory "
+            "that torch's allocator did not report, such as that of another thread or library."
+        )
+    return feet
 
 
 def _alive_table(sides: Sides) -> Table | None:

@@ -44,7 +44,7 @@ def measure_memory(task: Task, architecture: Architecture, device: Device) -> di
 
     found = memory.measure_memory(
         make, lambda: task.inputs(device.name), device, check=lambda outputs: task.check(architecture, outputs),
-        prediction=None if task.predicted is None else memory.Prediction.read(task.predicted),
+        prediction=None if task.predicted is None else memory.Prediction.read(task.predicted), outside=architecture.foreign,
     )
     return success(models[0], found.measured())
 

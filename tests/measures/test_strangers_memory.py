@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from humar_bench.devices.device import CpuDevice
 from humar_bench.measures.memory import measure_memory
+from humar_bench.records.audit import contradictions
+from humar_bench.report.breakdown import memory_tables
 
 B, N, C = 2, 40, 16
 MAP = B * N * C * 4
+MIB = 2**20
 
 
 def tokens():
@@ -52,6 +59,56 @@ def test_strangers_a_decorated_forward_that_turns_gradients_on_is_too():
 
     memory = peak_of(lambda: Decorated(torch.enable_grad))
     assert memory.predicted_bytes == memory.allocator_bytes == 2 * MAP
+
+
+@pytest.mark.parametrize("make", [lambda size: np.ones(size // 8), lambda size: bytearray(size)], ids=["numpy", "a buffer"])
+def test_strangers_memory_of_numpy_and_python_is_told_beside_the_peak(make):
+    class Holds(nn.Module):
+        def forward(self, x):
+            held = make(32 * MIB)
+            return x * 2 + 0 * len(held[:1])
+
+    memory = peak_of(Holds)
+    assert memory.peak_bytes < MIB and memory.difference_bytes == 0
+    assert 32 * MIB <= memory.python_bytes < 33 * MIB
+    feet = memory_tables({"holds": memory.measured()}, {}, "holds")[0].feet
+    assert any(f"holds: NOT IN THE PEAK, numpy and Python held up to {memory.python_bytes:,} bytes at once." == each for each in feet)
+
+
+def test_strangers_an_ordinary_forward_holds_next_to_nothing_outside():
+    memory = peak_of(Closure)
+    assert memory.python_bytes < 2**20 // 4
+    assert not any("NOT IN THE PEAK" in each for each in memory_tables({"plain": memory.measured()}, {}, "plain")[0].feet)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not let the resident set begin anew")
+def test_strangers_memory_of_another_thread_shows_against_the_resident_set():
+    class Threaded(nn.Module):
+        def forward(self, x):
+            made = []
+            thread = threading.Thread(target=lambda: made.append(float(torch.ones(96 * MIB // 4).sum())))
+            thread.start()
+            thread.join()
+            return x + made[0]
+
+    memory = peak_of(Threaded)
+    assert memory.resident_growth_bytes > 90 * MIB
+    feet = memory_tables({"threaded": memory.measured()}, {}, "threaded")[0].feet
+    assert any("threaded: NOT IN THE PEAK, during a forward its process grew by" in each for each in feet)
+
+
+def test_strangers_the_larger_of_what_was_predicted_and_what_was_reported_stands():
+    class More(nn.Module):
+        def forward(self, x):
+            wide = x.repeat(1, 1, 4) if isinstance(x, FakeTensor) else x
+            return wide.sum() + x
+
+    memory = peak_of(More)
+    assert memory.peak_bytes == memory.predicted_bytes > memory.allocator_bytes and memory.difference_bytes < 0
+    assert contradictions("memory", memory.measured(), {}, {}) == []
+    reported = memory.peak_bytes - memory.allocator_bytes
+    feet = memory_tables({"more": memory.measured()}, {}, "more")[0].feet
+    assert f"more: torch's allocator reported {reported:,} bytes less than is alive; the larger stands." in feet
 
 
 class Closure(nn.Module):

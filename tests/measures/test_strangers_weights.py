@@ -156,6 +156,20 @@ def test_strangers_each_return_is_one():
     assert outside(twice) == 2
 
 
+def test_strangers_what_leaves_torch_is_used_and_read():
+    class InNumpy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(C, D, bias=False)
+
+        def forward(self, x):
+            return torch.from_numpy((x * 2).numpy() @ self.linear.weight.detach().numpy().T)
+
+    exact = count_exactly(InNumpy(), x())
+    assert exact.flops.outside == 1
+    assert exact.dead_weight.never_read == () and exact.dead_weight.discarded == ()
+
+
 def test_strangers_reading_a_value_or_bringing_constants_is_no_work_outside():
     table = np.linspace(0, 1, C, dtype=np.float32)
 

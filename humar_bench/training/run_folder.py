@@ -34,6 +34,9 @@ RUN, LOG, CHECKPOINT, EVALUATIONS, CURVE = "run.json", "log.jsonl", "checkpoint.
 WEIGHTS = "checkpoint-{:08d}.safetensors"
 FORMAT = 1  # of the folder; another number is another layout
 MOST_JSON = 2**24
+STATE = {  # of a checkpoint
+    "step": int, "file": str, "log_bytes": int, "wall_s": float, "cpu_s": float, "evaluation": dict, "schedule": dict,
+}
 
 
 class RunFolder:
@@ -151,7 +154,9 @@ def read_state(folder: str | Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     state = _read(path)
-    if not isinstance(state.get("step"), int) or state.get("file") != WEIGHTS.format(state["step"]):
+    kinds = {name: type(state.get(name)) for name in STATE}
+    known = all(kinds[name] is kind or kind is float and kinds[name] is int for name, kind in STATE.items())
+    if not known or state["file"] != WEIGHTS.format(state["step"]):
         raise UsageError(f"{path} is no checkpoint that training wrote; start the run anew.")
     return state
 

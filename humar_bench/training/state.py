@@ -55,12 +55,16 @@ def restore(
 ) -> None:
     """Go on from what `state_tensors` gave and the schedule's own state. Raises UsageError where it is of another model."""
     load_weights(model, part_of(tensors, MODEL), "the checkpoint")
+    if ema is not None and COUNT not in tensors:
+        raise UsageError("the checkpoint has no moving average and the run keeps one; start the run anew.")
     if ema is not None:
         load_weights(ema.module, part_of(tensors, AVERAGE), "the checkpoint's moving average")
         ema.n_averaged.copy_(tensors[COUNT])
     parameters = dict(model.named_parameters())
     for name, value in part_of(tensors, OPTIMIZER).items():
         name, _, key = name.rpartition("|")
+        if name not in parameters:
+            raise UsageError(f"the checkpoint holds the optimiser of another model: {name} does not fit.")
         parameter = parameters[name]
         on = value if key == "step" and not _fused(optimizer) else value.to(parameter.device)
         optimizer.state[parameter][key] = on.clone()

@@ -156,9 +156,14 @@ class _Run:
 
     def _go_on(self) -> dict[str, Any] | None:
         """The state of the last checkpoint; only the first process holds the log."""
-        if self.rank == 0:
-            return self.folder.go_on(self.options)
-        return read_state(self.folder.folder)
+        state = self.folder.go_on(self.options) if self.rank == 0 else read_state(self.folder.folder)
+        if state is not None and state["pictures"] != state["step"] * self.step_pictures:
+            before = state["pictures"] // max(state["step"], 1)
+            raise UsageError(
+                f"a step of {self.folder.folder} took {before} pictures and now takes {self.step_pictures}; go on with as many processes "
+                "as it was started with."
+            )
+        return state
 
     def _step(self, step: int, batches: Iterator) -> None:
         """Step `step`, counted from 0, and what is due after it."""

@@ -35,7 +35,7 @@ WEIGHTS = "checkpoint-{:08d}.safetensors"
 FORMAT = 1  # of the folder; another number is another layout
 MOST_JSON = 2**24
 STATE = {  # of a checkpoint
-    "step": int, "file": str, "log_bytes": int, "wall_s": float, "cpu_s": float, "evaluation": dict, "schedule": dict,
+    "step": int, "file": str, "log_bytes": int, "pictures": int, "wall_s": float, "cpu_s": float, "evaluation": dict, "schedule": dict,
 }
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -101,6 +102,15 @@ def test_a_finished_run_is_not_trained_again(run):
         train(options, folder)
     with pytest.raises(UsageError, match=r"trained with another optim.lr, 0.0005 and not 0.001; ask for the same"):
         train(dataclasses.replace(options, optim=options.optim.with_lr(1e-3)), folder, resume=True)
+
+
+def test_a_run_goes_on_with_as_many_processes_as_before(run, tmp_path):
+    options, folder, _ = run
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.json"
+    path.write_text(path.read_text().replace('"pictures": 12', '"pictures": 24'))
+    with pytest.raises(UsageError, match="took 4 pictures and now takes 2; go on with as many processes"):
+        train(options, tmp_path / "run", resume=True)
 
 
 def test_the_saved_model_is_the_average(run):

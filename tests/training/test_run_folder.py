@@ -20,7 +20,7 @@ from humar_bench.training.run_folder import (
 )
 from tests.training.small_runs import tiny
 
-STATE = {"wall_s": 1.5, "cpu_s": 1, "evaluation": {"ap": 0.5}, "schedule": {"last_epoch": 2}}
+STATE = {"pictures": 4, "wall_s": 1.5, "cpu_s": 1, "evaluation": {"ap": 0.5}, "schedule": {"last_epoch": 2}}
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ class AccuracyOptions:
         default="cpu", metavar="NAME", words=("cpu", "gpu", "refhuman"),
     )
     arch: tuple[str, ...] = option(
-        "A built-in architecture, package.module:builder or path/file.py:builder; NAME=... names it. Repeatable.",
-        default=DEFAULT_ARCHITECTURES, metavar="[NAME=]ARCH",
+        "A built-in architecture, package.module:builder or path/file.py:builder; NAME=... names it, "
+        "NAME=efficient[efficient_decoder_sets=3] gives it fields of its own. Repeatable.", default=DEFAULT_ARCHITECTURES,
+        metavar="[NAME=]ARCH",
     )
     reference: str | None = option("What accuracy is kept of; the first architecture by default.", metavar="NAME")
     level: int | None = option("Procedural people: 0 one person, 1 several and the sentence decides, 2 everything.", metavar="N")

@@ -40,6 +40,8 @@ CPU = PRESETS["cpu"]
     ({"data": "somewhere", "level": 0}, "--data is somewhere and --level is 0; give one of the two"),
     ({"data": "somewhere", "level": None, "pictures": 0}, "say with --pictures"),
     ({"ring": "square"}, "--ring is 'square'; choose one of better, both, published, scaled"),
+    ({"arch": ("original", "efficient[hidden_dim=32]")}, "sets hidden_dim, which all architectures share"),
+    ({"arch": ("original", "efficient[efficient_speed=3]")}, "has no field 'efficient_speed'"),
     ({"evaluation_pictures": 5}, "--val is 5; at least 20"),
     ({"at_once": -1}, "--at-once is -1"),
     ({"warm": -1}, "--warm is -1"),
@@ -125,6 +127,14 @@ def test_on_small_maps_both_rings_are_tried_and_on_large_ones_the_published():
     assert names(size=256) == [("original", False), ("efficient", False)]
     assert names(size=128, ring="scaled") == [("original, ring scaled", False), ("efficient", False)]
     assert names(size=128, ring="published") == [("original", False), ("efficient", False)]
+
+
+def test_an_arm_may_have_fields_of_its_own():
+    asked = ("original", "deep=efficient[efficient_cross_tokens=all,efficient_decoder_sets=3]", "efficient[efficient_local_conv=false]")
+    arms = plan_of(CPU, Asked(asked, level=0, ring="published")).arms
+    assert [arm.name for arm in arms] == ["original", "deep", "efficient[efficient_local_conv=false]"]
+    built = load_builder(parse_architecture(arms[1].architecture.spec))(CPU.base.model).built
+    assert (built["efficient_cross_tokens"], built["efficient_decoder_sets"]) == ("all", 3)
 
 
 def test_which_builders_are_the_originals():

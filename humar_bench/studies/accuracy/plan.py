@@ -8,14 +8,17 @@ before the transformer is trained ahead once, and every run begins with those we
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from humar_bench.args import ModelArgs, UniphdArgs
+from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, UniphdArgs
 from humar_bench.errors import UsageError
 from humar_bench.judging.retention import MARGIN
 from humar_bench.records.record import AGAIN, TRAINING, Record
+from humar_bench.running.plan import parse_settings
+from humar_bench.studies.ablate import DESIGN, Switch
 from humar_bench.studies.accuracy.rings import LEAST_SIDE, ORIGINAL, ring_of, ring_spec
 from humar_bench.studies.accuracy.scores import DRAWS
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
@@ -283,7 +286,7 @@ def _base(preset: Preset, asked: Asked) -> TrainArgs:
 
 def _arms(base: TrainArgs, asked: Asked) -> tuple[Arm, ...]:
     """The arms, the reference first; on small maps the original stands there with its ring as published and scaled."""
-    parsed = parse_architectures(asked.arch)
+    parsed = parse_architectures([own_fields(text) for text in asked.arch])
     for each in parsed:
         check_architecture(each)
     names = [each.name for each in parsed]
@@ -306,3 +309,18 @@ def _arms(base: TrainArgs, asked: Asked) -> tuple[Arm, ...]:
     if len(parsed) < 2:
         raise UsageError(f"only {names[0]} would be trained; name at least two with --arch.")
     return tuple(arms)
+
+
+def own_fields(text: str) -> str | Architecture:
+    """'NAME=efficient[efficient_encoder_stride=1]' -> the replacement with these fields of ModelArgs; any other text as it is.
+
+    Raises UsageError."""
+    found = re.fullmatch(rf"\s*(?:([^=\[]*)=)?\s*{DESIGN}\[(.*)\]\s*", text)
+    if not found:
+        return text
+    changes = parse_settings(found[2].split(","))
+    for field in changes:
+        if not field.startswith(EFFICIENT_PREFIX):
+            said = f"--arch {text!r} sets {field}, which all architectures share"
+            raise UsageError(f"{said}; only {EFFICIENT_PREFIX}... may be an arm's own.")
+    return Switch((found[1] or f"{DESIGN}[{found[2]}]").strip(), changes).architecture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from humar_bench.cli.shared import (
     TIMING,
     check_device,
     check_paths,
-    check_weights,
+    check_whole,
     records_place,
     say_shadowed,
     small_batch,
@@ -165,6 +166,8 @@ def _from_pictures(selection: Selection, whole: Whole, options: FpsOptions, run:
     """fps --end-to-end: at batch 1 unless another is asked for. Returns the exit code."""
     if not whole.whole:
         raise UsageError("--end-to-end goes from pictures to people, and only the whole model does; add --whole.")
+    if run.backend != EAGER:
+        raise UsageError(f"backend is {run.backend} and --end-to-end was given; it runs the model as it is, leave out one.")
     plan = resolve(selection if selection.batch is not None else dataclasses.replace(selection, batch=1), run, whole)
     prompt = plan.workload.prompt
     for name, kind in (("caption", "text"), ("cache_text", "text"), ("point", "point")):
@@ -172,6 +175,9 @@ def _from_pictures(selection: Selection, whole: Whole, options: FpsOptions, run:
             raise UsageError(f"--{name.replace('_', '-')} is of the prompt {kind} and --prompt is {prompt}; make the two agree.")
     if options.pictures is not None and not os.path.isdir(options.pictures):
         raise UsageError(f"--pictures {options.pictures!r} is no folder; name one that holds pictures.")
+    if importlib.util.find_spec("PIL") is None:
+        install = 'pip install "humar-bench[train]"'
+        raise UsageError(f"--end-to-end reads pictures with the package pillow, which is not installed; run {install}.")
     pictures = {
         "pictures": options.pictures, "captions": list(options.caption), "point": options.place, "cache_text": options.cache_text,
         "tokenizer": _tokenizer_of(whole),
@@ -226,7 +232,7 @@ def measure_and_show(
     check_paths(output, out=out, own=REPORT_FILES if whole else (), reads={"--args": args_file, "--certificate": certificate},
                 architectures=plan.architectures)
     check_device(plan.run.device)
-    check_weights(plan)
+    check_whole(plan)
     cited = None if certificate is None else _cited(certificate, plan.run.device)
     done, records = _places(measures, plan, output, out, cited)
     say_shadowed(plan.architectures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import shlex
 import sys
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 Show = Callable[[float, str], None]
 
+OWN_PARTS = ("swin", "efficientformerv2", "tite")  # how backbones and text encoders in own code are called; the others need transformers
 # Options of RunArgs that only a timed comparison has.
 TIMING = ("backend", "processes", "first_look", "control", "min_runs", "max_runs", "budget")
 
@@ -57,13 +59,20 @@ def say_shadowed(architectures: Iterable[Architecture] = ()) -> None:
                 "installed ones.")
 
 
-def check_weights(plan: Plan) -> None:
-    """Refuse weights that cannot be read, or are of another model, before anything is measured; without torch where none are named."""
+def check_whole(plan: Plan) -> None:
+    """Refuse parts of the whole model whose package is missing, and weights that cannot be read or are of another model, before anything is
+    measured; without torch where no weights are named."""
     work = plan.workload
-    if isinstance(work, WholeWorkload) and (work.backbone_weights or work.text_weights or work.pretrained):
+    if not isinstance(work, WholeWorkload):
+        return
+    works = list(dict.fromkeys(work.own(each.settings, each.name) for each in plan.architectures))
+    for part in (part for own in works for part in (own.backbone, own.text_encoder)):
+        if not part.startswith(OWN_PARTS) and importlib.util.find_spec("transformers") is None:
+            raise UsageError(f'{part} comes from the package transformers, which is not installed; run pip install "humar-bench[model]".')
+    if work.backbone_weights or work.text_weights or work.pretrained:
         from humar_bench.subjects.weights import check_parts
 
-        for own in dict.fromkeys(work.own(each.settings, each.name) for each in plan.architectures):
+        for own in works:
             check_parts(own)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -57,6 +59,21 @@ def folders(tmp_path):
 def test_weights_that_cannot_be_are_one_sentence_before_anything_is_measured(typed, says, folders, capsys, monkeypatch):
     monkeypatch.setattr("humar_bench.running.bench.benchmark", lambda *given, **more: pytest.fail("something was measured"))
     assert cli.main([*WORK, *typed]) == 2
+    said = capsys.readouterr().err
+    assert says in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("typed", "missing", "says"), [
+    (("params", "--whole"), "transformers", "roberta comes from the package transformers, which is not installed; run pip install"),
+    (("variants", "--no-time"), "transformers", "roberta comes from the package transformers"),
+    (("params", "--whole", "--text-encoder", "tite", "--arch", "small=efficient[backbone=mobilevit_s]"), "transformers",
+     "mobilevit_s comes from the package transformers"),
+    (("fps", "--whole", "--end-to-end"), "PIL", "--end-to-end reads pictures with the package pillow, which is not installed"),
+])
+def test_a_missing_package_is_one_sentence_before_anything_is_measured(typed, missing, says, capsys, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == missing else found(name, *more))
+    assert cli.main(list(typed)) == 2
     said = capsys.readouterr().err
     assert says in said and len(said.strip().splitlines()) == 1
 

@@ -1,6 +1,6 @@
 """Execution backends: what runs a forward. One small interface, one file a backend; no torch until one of them is prepared.
 
-`prepare` turns an eager model into a call with the same arguments and the same five outputs. `why_not` says, before anything is started,
+`prepare` turns an eager model into a call with the same arguments and the same outputs. `why_not` says, before anything is started,
 which combinations cannot work; what only shows while it is tried is a MeasurementError. Every backend is given as many CPU threads as
 torch has.
 """
@@ -31,7 +31,7 @@ _GRAPHS = ("cuda-graph", "compile-graph")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A forward that is ready: `call(srcs, masks, pos_embeds, query_embed)` gives the five outputs as torch tensors.
+    """A forward that is ready: `call(*inputs)` gives the model's outputs as torch tensors.
 
     `did` are plain facts about how it was made. With `overwrites`, the outputs of one call are overwritten by the next. With
     `needs_model`, the call still uses the eager model, which else may be dropped.

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from humar_bench.backends import Prepared
-from humar_bench.backends.tensors import leaves, plain
+from humar_bench.backends.tensors import leaves
 from humar_bench.errors import MeasurementError
 
 WARM_UPS = 3  # libraries choose their kernels and allocate their workspaces before anything is recorded
@@ -21,7 +22,7 @@ WARM_UPS = 3  # libraries choose their kernels and allocate their workspaces bef
 def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str, cuda: Any = torch.cuda) -> Prepared:
     """Record a forward on inputs of these shapes. `cuda` stands in for torch.cuda in tests."""
     with torch.inference_mode():
-        static = tuple([each.clone() for each in part] if isinstance(part, list) else part.clone() for part in plain(inputs))
+        static = pytree.tree_map_only(torch.Tensor, torch.clone, tuple(inputs))
         side = cuda.Stream()
         side.wait_stream(cuda.current_stream())
         with cuda.stream(side):

@@ -1,4 +1,5 @@
-"""torch.export of a forward, for the backends that run outside torch: the program, and its flat outputs put back into the five."""
+"""torch.export of a forward, for the backends that run outside torch: the program of flat tensors, and what puts its outputs back where
+a call of the model has them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from humar_bench.backends.tensors import plain
+from humar_bench.backends.tensors import leaves
 from humar_bench.errors import MeasurementError
 
 
@@ -29,24 +30,49 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def export(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
-    """The forward as one graph for inputs of these shapes. Raises MeasurementError with torch's reason where it is none."""
+Unflatten = Callable[[Sequence[Tensor]], Any]
+
+
+class _Flat(nn.Module):
+    """A forward that takes and gives tensors alone; all else of inputs and outputs is a part of their layout."""
+
+    def __init__(self, model: nn.Module, inputs: Any, keep: Callable[[tuple[list[Any], Any]], None]) -> None:
+        """`keep` is given what of the outputs is no tensor, and their layout; the exporter puts a module's own attributes back."""
+        super().__init__()
+        self.model, self.keep = model, keep
+        self.given, self.taken = pytree.tree_flatten(tuple(inputs))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        left = iter(tensors)
+        filled = [next(left) if isinstance(each, Tensor) else each for each in self.given]
+        outputs, layout = pytree.tree_flatten(self.model(*pytree.tree_unflatten(filled, self.taken)))
+        self.keep(([None if isinstance(each, Tensor) else (each,) for each in outputs], layout))
+        return tuple(each for each in outputs if isinstance(each, Tensor))
+
+
+def export(model: nn.Module, inputs: Any) -> tuple[torch.export.ExportedProgram, Unflatten]:
+    """The forward as one graph of the tensors of inputs of these shapes (`tensors.leaves`), and what makes the model's outputs of the
+    graph's; that holds on to the layout alone, not to the program and its weights. Raises MeasurementError with torch's reason where it is
+    no graph."""
+    found: list[tuple[list[Any], Any]] = []
+    flat = _Flat(model, inputs, found.append)
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(model, ordinary(plain(inputs)), strict=False)
+            program = torch.export.export(flat, tuple(ordinary(leaves(inputs))), strict=False)
     except Exception as error:
         raise MeasurementError(f"torch.export cannot make one graph of it: {reason(error)}.") from error
+    constants, layout = found[-1]
+
+    def unflatten(tensors: Sequence[Tensor]) -> Any:
+        left = iter(tensors)
+        return pytree.tree_unflatten([next(left) if each is None else each[0] for each in constants], layout)
+
+    return program, unflatten
 
 
 def ordinary(inputs: Any) -> Any:
     """The inputs as tensors that were not made in inference mode."""
     return pytree.tree_map(lambda each: each.detach().clone() if each.is_inference() else each, inputs)
-
-
-def unflattener(program: torch.export.ExportedProgram) -> Callable[[Sequence[Tensor]], Any]:
-    """What makes the five outputs of a program's flat ones; it holds on to the layout alone, not to the program and its weights."""
-    layout = program.call_spec.out_spec
-    return lambda flat: pytree.tree_unflatten(list(flat), layout)
 
 
 def reason(error: BaseException) -> str:

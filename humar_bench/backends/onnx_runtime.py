@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from humar_bench.backends import Prepared
-from humar_bench.backends.exporting import export, quiet, reason, unflattener
+from humar_bench.backends.exporting import Unflatten, export, quiet, reason
 from humar_bench.backends.tensors import folder_bytes, leaves
 from humar_bench.errors import MeasurementError
 
@@ -29,7 +29,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
     if provider not in (has := onnxruntime.get_available_providers()):
         raise MeasurementError(f"this onnxruntime has no {provider} (it has {', '.join(has)}); install onnxruntime-gpu instead of it.")
-    program = export(model, inputs)
+    program, outputs_of = export(model, inputs)
     with tempfile.TemporaryDirectory(prefix="humar-bench-onnx-", dir=os.environ.get("HUMAR_BENCH_FOLDER")) as folder:
         path, operators = _write(program, model, folder)
         if dtype == "int8":
@@ -42,8 +42,8 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     }
     if dtype == "int8":
         did["int8_by"] = "onnxruntime's dynamic quantisation"
-    names, five = _input_names(session, inputs), unflattener(program)
-    call = _cuda_call(session, names, five, _outputs_like(model, inputs)) if cuda else _cpu_call(session, names, five)
+    names = _input_names(session, inputs)
+    call = _cuda_call(session, names, outputs_of, _outputs_like(model, inputs)) if cuda else _cpu_call(session, names, outputs_of)
     return Prepared(call, did, needs_model=False, overwrites=cuda)
 
 
@@ -97,15 +97,15 @@ def _session(path: str, provider: str, dtype: str) -> Any:
         raise MeasurementError(f"onnxruntime cannot load it: {reason(error)}.") from error
 
 
-def _cpu_call(session: Any, names: Sequence[str], five: Callable[[Sequence[Tensor]], Any]) -> Callable[..., Any]:
+def _cpu_call(session: Any, names: Sequence[str], outputs_of: Unflatten) -> Callable[..., Any]:
     def call(*inputs: Any) -> Any:
         fed = {name: tensor.numpy() for name, tensor in zip(names, leaves(inputs), strict=True)}
-        return five([torch.from_numpy(each) for each in session.run(None, fed)])
+        return outputs_of([torch.from_numpy(each) for each in session.run(None, fed)])
 
     return call
 
 
-def _cuda_call(session: Any, names: Sequence[str], five: Callable[[Sequence[Tensor]], Any], held: Sequence[Tensor]) -> Callable[..., Any]:
+def _cuda_call(session: Any, names: Sequence[str], outputs_of: Unflatten, held: Sequence[Tensor]) -> Callable[..., Any]:
     """Inputs and outputs stay on the device; the outputs are always the tensors of `held`, and the run is not waited for."""
     import onnxruntime
 
@@ -114,7 +114,7 @@ def _cuda_call(session: Any, names: Sequence[str], five: Callable[[Sequence[Tens
         binding.bind_output(described.name, "cuda", tensor.device.index, _element(tensor), tuple(tensor.shape), tensor.data_ptr())
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    outputs = five(held)
+    outputs = outputs_of(held)
 
     def call(*inputs: Any) -> Any:
         given = [each.contiguous() for each in leaves(inputs)]
@@ -138,7 +138,7 @@ def _element(tensor: Tensor) -> int:
 
     return {
         torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.bfloat16: TensorProto.BFLOAT16,
-        torch.bool: TensorProto.BOOL,
+        torch.bool: TensorProto.BOOL, torch.int64: TensorProto.INT64,
     }[tensor.dtype]
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from humar_bench.backends import Prepared
-from humar_bench.backends.exporting import export, quiet, reason, unflattener
+from humar_bench.backends.exporting import export, quiet, reason
 from humar_bench.backends.tensors import folder_bytes, leaves
 from humar_bench.errors import MeasurementError
 
@@ -27,7 +27,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     """Convert, compile for the CPU with torch's number of threads, and save once to know the size."""
     import openvino
 
-    program, given = export(model, inputs), leaves(inputs)
+    (program, outputs_of), given = export(model, inputs), leaves(inputs)
     threads = torch.get_num_threads()
     try:
         with quiet():
@@ -46,12 +46,12 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
         raise MeasurementError(f"openvino computes {dtype} as {computes} on this CPU; use float32, or the number type that it names.")
     if len(compiled.inputs) != len(given):
         raise MeasurementError(f"openvino takes {len(compiled.inputs)} inputs and the model {len(given)}.")
-    five, request, count = unflattener(program), compiled.create_infer_request(), len(compiled.outputs)
+    request, count = compiled.create_infer_request(), len(compiled.outputs)
     del program, converted
 
     def call(*inputs: Any) -> Any:
         request.infer({at: _given(tensor) for at, tensor in enumerate(leaves(inputs))}, share_inputs=True)
-        return five([_taken(request.get_output_tensor(at)) for at in range(count)])
+        return outputs_of([_taken(request.get_output_tensor(at)) for at in range(count)])
 
     did = {
         "threads": compiled.get_property("INFERENCE_NUM_THREADS"), "precision": computes,

@@ -12,14 +12,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
-def leaves(inputs: Any) -> list[Tensor]:
-    """The tensors of the four inputs in the order of the call, whatever holds them."""
-    return pytree.tree_leaves(plain(inputs))
-
-
-def plain(inputs: Any) -> tuple[Any, ...]:
-    """The inputs as a tuple of lists and a tensor: a graph is exported for containers of one kind."""
-    return tuple(list(each) if isinstance(each, (list, tuple)) else each for each in inputs)
+def leaves(values: Any) -> list[Tensor]:
+    """The tensors of a call's inputs, or of its outputs, in their order, whatever holds them."""
+    return [each for each in pytree.tree_leaves(values) if isinstance(each, Tensor)]
 
 
 class _Counter(io.RawIOBase):

@@ -39,8 +39,6 @@ def resolve(selection: Selection, run: RunArgs | None = None, whole: Whole | Non
     """Raises UsageError with one sentence when what was typed cannot be measured."""
     architectures = tuple(parse_architectures(list(selection.arch or DEFAULT_ARCHITECTURES)))
     is_whole = whole is not None and whole.whole
-    if is_whole and run is not None and run.backend != "eager":
-        raise UsageError(f"backend is {run.backend!r} and the whole model is timed as it is; leave --backend out.")
     args, workload = resolve_whole(selection, whole) if is_whole else resolve_work(selection)
     for each in architectures:
         check_settings(each, workload)

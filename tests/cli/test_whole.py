@@ -8,7 +8,7 @@ import io
 import pytest
 
 from humar_bench import cli
-from humar_bench.args import RunArgs, Workload
+from humar_bench.args import Workload
 from humar_bench.errors import UsageError
 from humar_bench.options import Selection, Whole
 from humar_bench.records.record import load
@@ -76,9 +76,9 @@ def test_parameters_from_the_command_line(capsys, tmp_path):
     assert "The whole model: images 64x96, backbone mobilevit_xxs, text encoder tinybert, prompt text of 12 tokens, masks all." in said
 
 
-def test_the_whole_model_is_timed_as_it_is():
-    with pytest.raises(UsageError, match="backend is 'compile' and the whole model is timed as it is"):
-        resolve(Selection(), RunArgs(backend="compile"), Whole(whole=True))
+def test_pictures_are_timed_as_the_model_is(capsys):
+    assert cli.main(["fps", "--whole", "--end-to-end", "--backend", "compile"]) == 2
+    assert "backend is compile and --end-to-end was given; it runs the model as it is" in capsys.readouterr().err
 
 
 def test_times_and_components_from_the_command_line(capsys, tmp_path):

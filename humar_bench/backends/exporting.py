@@ -34,10 +34,12 @@ Unflatten = Callable[[Sequence[Tensor]], Any]
 
 
 class _Flat(nn.Module):
-    """A forward that takes and gives tensors alone; all else of inputs and outputs is a part of their layout."""
+    """A forward that takes and gives tensors alone, each once: some runtimes lose one that stands twice among the outputs. All else of
+    inputs and outputs is a part of their layout."""
 
     def __init__(self, model: nn.Module, inputs: Any, keep: Callable[[tuple[list[Any], Any]], None]) -> None:
-        """`keep` is given what of the outputs is no tensor, and their layout; the exporter puts a module's own attributes back."""
+        """`keep` is given, for each leaf of the outputs, its place among the tensors, or itself in a tuple where it is none; and their
+        layout. The exporter puts a module's own attributes back."""
         super().__init__()
         self.model, self.keep = model, keep
         self.given, self.taken = pytree.tree_flatten(tuple(inputs))
@@ -46,8 +48,10 @@ class _Flat(nn.Module):
         left = iter(tensors)
         filled = [next(left) if isinstance(each, Tensor) else each for each in self.given]
         outputs, layout = pytree.tree_flatten(self.model(*pytree.tree_unflatten(filled, self.taken)))
-        self.keep(([None if isinstance(each, Tensor) else (each,) for each in outputs], layout))
-        return tuple(each for each in outputs if isinstance(each, Tensor))
+        distinct = {id(each): each for each in outputs if isinstance(each, Tensor)}
+        places = {key: place for place, key in enumerate(distinct)}
+        self.keep(([places[id(each)] if isinstance(each, Tensor) else (each,) for each in outputs], layout))
+        return tuple(distinct.values())
 
 
 def export(model: nn.Module, inputs: Any) -> tuple[torch.export.ExportedProgram, Unflatten]:
@@ -61,11 +65,10 @@ def export(model: nn.Module, inputs: Any) -> tuple[torch.export.ExportedProgram,
             program = torch.export.export(flat, tuple(ordinary(leaves(inputs))), strict=False)
     except Exception as error:
         raise MeasurementError(f"torch.export cannot make one graph of it: {reason(error)}.") from error
-    constants, layout = found[-1]
+    places, layout = found[-1]
 
     def unflatten(tensors: Sequence[Tensor]) -> Any:
-        left = iter(tensors)
-        return pytree.tree_unflatten([next(left) if each is None else each[0] for each in constants], layout)
+        return pytree.tree_unflatten([each[0] if isinstance(each, tuple) else tensors[each] for each in places], layout)
 
     return program, unflatten
 

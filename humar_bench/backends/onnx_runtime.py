@@ -127,9 +127,10 @@ def _cuda_call(session: Any, names: Sequence[str], outputs_of: Unflatten, held: 
 
 
 def _outputs_like(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """Memory for the outputs of one forward."""
+    """Memory for the outputs of one forward, each once."""
     with torch.inference_mode():
-        return [torch.empty_like(each, memory_format=torch.contiguous_format) for each in leaves(model(*inputs))]
+        distinct = {id(each): each for each in leaves(model(*inputs))}.values()
+        return [torch.empty_like(each, memory_format=torch.contiguous_format) for each in distinct]
 
 
 def _element(tensor: Tensor) -> int:

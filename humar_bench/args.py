@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -321,10 +321,11 @@ class UniphdArgs:
     def __post_init__(self) -> None:
         _check_fields(self)
         object.__setattr__(self, "train_trigger", _prompts(self.train_trigger))
-        object.__setattr__(self, "return_interm_indices", tuple(self.return_interm_indices))
+        if isinstance(self.return_interm_indices, list):
+            object.__setattr__(self, "return_interm_indices", tuple(self.return_interm_indices))
         if self.return_interm_indices != BACKBONE_MAPS:
             raise UsageError(
-                f"return_interm_indices is {self.return_interm_indices}; it must be {BACKBONE_MAPS}: masks are made at strides 4 and 8."
+                f"return_interm_indices is {shown(self.return_interm_indices)}; it must be {BACKBONE_MAPS}: masks need strides 4 and 8."
             )
 
     @classmethod
@@ -337,10 +338,10 @@ class UniphdArgs:
 
 def _prompts(words: Any) -> frozenset[str]:
     """'text point', or its words in any container -> a set of `PROMPTS`. Raises UsageError."""
-    found = re.split(r"[\s,]+", words.strip()) if isinstance(words, str) else list(words)
+    found = re.split(r"[\s,]+", words.strip()) if isinstance(words, str) else list(words) if isinstance(words, Collection) else []
     unknown = [word for word in found if word not in PROMPTS]
     if unknown or not found:
-        raise UsageError(f"train_trigger is {words!r}; write one or more of the words {', '.join(PROMPTS)}.")
+        raise UsageError(f"train_trigger is {shown(words)}; write one or more of the words {', '.join(PROMPTS)}.")
     return frozenset(found)
 
 

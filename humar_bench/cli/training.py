@@ -85,10 +85,12 @@ def train(options: TrainOptions, learn: LearnOptions) -> int:
       torchrun --nproc-per-node 4 -m humar_bench train --data path/to/RefHuman -o run
     """
     from humar_bench.training.run_folder import read_options
+    from humar_bench.training.saved_model import trusted
 
     if options.resume is not None:
         _refuse_beside_resume(options, learn)
         folder, args = options.resume, read_options(options.resume)
+        args = dataclasses.replace(args, arch=trusted(args.arch, options.arch, f"the run {folder}"))
     elif options.out is None:
         raise UsageError("-o is missing; name a folder for the run, or go on with one by --resume.")
     else:
@@ -149,7 +151,10 @@ class EvaluateOptions:
     masks: bool = option("Also make and score masks, where the model has them.", default=True, flags=("--masks/--no-masks",))
     resamples: int = option("Bootstrap draws of pictures; 0: no intervals.", default=1000)
     batch: int | None = option("Pictures a forward.", metavar="B")
-    arch: str | None = option("A checkpoint's transformer, where it does not say it.", metavar="ARCH", words=("original", "efficient"))
+    arch: str | None = option(
+        "The transformer, where a checkpoint does not say it, or where it is code of somebody's own.", metavar="ARCH",
+        words=("original", "efficient"),
+    )
     tokenizer: str | None = _of("tokenizer", metavar="DIR")
     threads: int | None = _of("threads")
     device: str | None = _of("device", metavar="NAME", words=("auto", "cpu", "cuda"))
@@ -237,7 +242,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _refuse_beside_resume(options: TrainOptions, learn: LearnOptions) -> None:
     typed = {each.name: getattr(owner, each.name) for owner in (options, learn) for each in dataclasses.fields(owner)}
-    others = [name for name, value in typed.items() if value not in (None, (), False) and name != "resume" and name != "quiet"]
+    others = [name for name, value in typed.items() if value not in (None, (), False) and name not in ("resume", "arch", "quiet")]
     if others:
         raise UsageError(f"--resume goes on with the options of {options.resume}; leave --{others[0].replace('_', '-')} out.")
 
@@ -260,7 +265,7 @@ def _told(bar: Callable[[float, str], None] | None, quiet: bool) -> Callable[[Ma
 
 
 def _show_run(folder: str, args: TrainArgs, quiet: bool) -> None:
-    """The curve as PNG where it can be drawn, then on the terminal with the table of evaluations."""
+    """The curve on the terminal with the table of evaluations, then as PNG where it can be drawn."""
     from humar_bench.report import make_console, print_table
     from humar_bench.report.plot import block_plot, can_plot, write_plot
     from humar_bench.report.training import curve_plot, curve_table
@@ -268,11 +273,11 @@ def _show_run(folder: str, args: TrainArgs, quiet: bool) -> None:
 
     lines = read_log(folder)
     plot = curve_plot(args.arch, lines)
-    if can_plot():
+    if not quiet:
+        console = make_console(sys.stdout)
+        if plot.panels:
+            console.print(block_plot(plot))
+        print_table(curve_table(lines), console)
+        tell(f"{folder}: evaluate it with humar-bench evaluate {folder}.")
+    if plot.panels and can_plot():
         write_plot(plot, str(Path(folder) / CURVE))
-    if quiet:
-        return
-    console = make_console(sys.stdout)
-    console.print(block_plot(plot))
-    print_table(curve_table(lines), console)
-    tell(f"{folder}: evaluate it with humar-bench evaluate {folder}.")

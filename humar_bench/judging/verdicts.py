@@ -30,6 +30,7 @@ from humar_bench.records.record import Record, Run, other_machine
 CLEAN_ROUNDS, CLEAN_PROCESSES = 5, 3  # fewer rounds without preemption in a process, or fewer such processes, say nothing
 VARIED_MARGIN, VARIED_CONFIDENCE = 0.03, 0.99  # time on one input against time on inputs never seen
 DOUBT_CONFIDENCE, MOST_DOUBT = 0.90, 1.5  # of the interval whose upper end an undecided check allows; and what no verdict stands
+FEWEST_PAIRS = 5  # processes with such pairs; an interval over fewer allows anything, so twice what was seen, on a log scale, is taken
 UNHELD = "no float32 forward"  # how the reason begins why outputs were held against nothing (running/speed_worker.py)
 METRICS = {"cpu_s": "CPU time", "device_s": "device time", "wall_s": "wall time"}
 
@@ -305,7 +306,7 @@ def hold_varied(processes: Any) -> Varied:
     else:
         found = statistics.weigh(np.array(logs), VARIED_MARGIN, VARIED_CONFIDENCE)
         low, high = math.exp(found.low), math.exp(found.high)
-    if len(logs) > 1:
+    if len(logs) >= FEWEST_PAIRS:
         most = math.exp(statistics.weigh(np.array(logs), VARIED_MARGIN, DOUBT_CONFIDENCE).high)
     else:
         most = max(ratio, 1.0) ** 2 if high is None else high

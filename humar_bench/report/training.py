@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from humar_bench.report.plot import Panel, Plot, Series
@@ -74,14 +74,17 @@ def curve_plot(title: str, lines: Sequence[Mapping[str, Any]]) -> Plot:
     """What a run's evaluations say, and its loss, against pictures."""
     evaluations = [line for line in lines if line["kind"] == "evaluation"]
     steps = [line for line in lines if line["kind"] == "step"]
-    panels = [
-        Panel(words, words, (_series(title, evaluations, [line[name] for line in evaluations]),))
-        for name, words in CURVES.items() if any(line.get(name) for line in evaluations)
-    ]
-    if steps:
-        panels.append(Panel("Loss", "total loss of a batch", (_series(title, steps, [line["losses"]["total"] for line in steps]),)))
+    curves = {words: _points(evaluations, lambda line, name=name: line.get(name)) for name, words in CURVES.items()}
+    panels = [Panel(words, words, (_series(title, found),)) for words, found in curves.items() if any(value for _, value in found)]
+    if losses := _points(steps, lambda line: line["losses"].get("total")):
+        panels.append(Panel("Loss", "total loss of a batch", (_series(title, losses),)))
     return Plot(title, "pictures", tuple(panels), linear=True)
 
 
-def _series(name: str, lines: Sequence[Mapping[str, Any]], values: Sequence[float]) -> Series:
-    return Series(name, name, tuple(float(line["pictures"]) for line in lines), tuple(values))
+def _points(lines: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float | None]) -> list[tuple[float, float]]:
+    """(pictures, value) of the lines that have one."""
+    return [(float(line["pictures"]), found) for line in lines if (found := value(line)) is not None]
+
+
+def _series(name: str, points: Sequence[tuple[float, float]]) -> Series:
+    return Series(name, name, *map(tuple, zip(*points, strict=True)))

@@ -67,12 +67,13 @@ def evaluate_saved(
     """Evaluate the folder of a run, or a checkpoint that torch saved.
 
     `data` is needed for a checkpoint; a run's own is the default. `changes` replace fields of the options (`evaluation_pictures`, ...),
-    `settings` say how a checkpoint's model was built. `tell` hears the share that is done. Raises UsageError, MeasurementError.
+    `settings` say how a checkpoint's model was built; a run of a foreign architecture needs that as `arch`. `tell` hears the share that
+    is done. Raises UsageError, MeasurementError.
     """
     if Path(model).is_dir():
-        if settings or arch:
-            raise UsageError("--set and --arch say how a checkpoint's model was built; a run knows, leave them out.")
-        options, built = load_run(model)
+        if settings:
+            raise UsageError("--set says how a checkpoint's model was built; a run knows, leave it out.")
+        options, built = load_run(model, arch)
         options = dataclasses.replace(options, data=data or options.data)
     elif data is None:
         raise UsageError(f"--data is missing; name what {model} is to be evaluated on.")

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
+from humar_bench.args import BUILT_IN
 from humar_bench.errors import HumarBenchError, MeasurementError, UsageError, is_out_of_memory, one_line
 from humar_bench.training.batches import Steps, evaluation_source, prompt_of, tokens_of, training_batches, training_source
 from humar_bench.training.distillation import Distillation
 from humar_bench.training.evaluate import Evaluation, logged
 from humar_bench.training.losses import Criterion, Losses
 from humar_bench.training.optim import build_ema, build_optimizer, build_schedule, clip_gradients
-from humar_bench.training.run_folder import RunFolder, read_checkpoint, read_state
+from humar_bench.training.run_folder import RunFolder, read_checkpoint, read_options, read_state
 from humar_bench.training.saved_model import load_run
 from humar_bench.training.state import restore, state_tensors
 from humar_bench.training.step import TrainingStep, build_model, load_start, stream
@@ -151,7 +152,9 @@ class _Run:
     def _distillation(self, model: UniPHD, criterion: Criterion) -> Distillation | None:
         if not self.options.teacher:
             return None
-        teacher_options, teacher = load_run(self.options.teacher)
+        folder, own = self.options.teacher, self.options.arch
+        same = own not in BUILT_IN and own == read_options(folder).arch  # the user has named this code
+        teacher_options, teacher = load_run(folder, own if same else None)
         return Distillation(self.options, teacher_options, teacher.to(self.accelerator.device), model, criterion)
 
     def _go_on(self) -> dict[str, Any] | None:

@@ -14,29 +14,33 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
-from collections.abc import Mapping
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from humar_bench.args import shown
 from humar_bench.errors import MeasurementError, UsageError, one_line
-from humar_bench.reading import parse_json, read_bytes
+from humar_bench.reading import open_regular, parse_json, read_bytes, read_lines, what_else
 from humar_bench.records.appending import Appender
 from humar_bench.records.record import json_text, plain
+from humar_bench.records.schema import faults
+from humar_bench.training import run_schema
 from humar_bench.training.picture_statistics import PictureStatistics
 from humar_bench.training.train_args import TrainArgs
 
 RUN, LOG, CHECKPOINT, EVALUATIONS, CURVE = "run.json", "log.jsonl", "checkpoint.json", "evaluations", "curve.png"
 WEIGHTS = "checkpoint-{:08d}.safetensors"
+_OURS = re.compile(r"checkpoint-\d{8,}\.safetensors")  # beside them may lie what a user calls checkpoint-best
 FORMAT = 1  # of the folder; another number is another layout
 MOST_JSON = 2**24
-STATE = {  # of a checkpoint
-    "step": int, "file": str, "log_bytes": int, "pictures": int, "wall_s": float, "cpu_s": float, "evaluation": dict, "schedule": dict,
-}
+MOST_EVALUATION = 2**31  # bytes of the arrays of one evaluation
 
 
 class RunFolder:
@@ -47,9 +51,11 @@ class RunFolder:
         self._log: Appender | None = None
 
     def start(self, options: TrainArgs, environment: Mapping[str, Any]) -> None:
-        """A new run. Raises UsageError where the folder has one."""
-        if (self.folder / RUN).exists():
+        """A new run. Raises UsageError where the folder has one, or a file of somebody's that a run would write over."""
+        if os.path.lexists(self.folder / RUN):
             raise UsageError(f"{self.folder} already holds a run; go on with --resume, or name another folder.")
+        if there := next(_written_over(self.folder), None):
+            raise UsageError(f"{self.folder} already holds {there}, which would be written over; name another folder.")
         try:
             (self.folder / EVALUATIONS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,6 +65,7 @@ class RunFolder:
 
     def go_on(self, options: TrainArgs) -> dict[str, Any] | None:
         """An earlier run: its last checkpoint's state, None where it had none. Raises UsageError where it was of other options."""
+        _refuse_strange(self.folder)
         before = read_options(self.folder)
         if before != options:
             other = _difference(before, options)
@@ -77,7 +84,7 @@ class RunFolder:
         self._write(name, as_safetensors(tensors))
         self._write(CHECKPOINT, as_json({"step": step, "file": name, "log_bytes": len(self._log.content), **state}))
         for old in self.folder.glob("checkpoint-*.safetensors"):
-            if old.name != name:
+            if old.name != name and _OURS.fullmatch(old.name):
                 old.unlink(missing_ok=True)
 
     def keep_evaluation(self, step: int, statistics: PictureStatistics) -> None:
@@ -91,24 +98,58 @@ class RunFolder:
             self._log.close()
 
     def _open(self, size: int) -> None:
-        self._log = Appender(self.folder / LOG)
+        self._log = Appender(self.folder / LOG, self._accept)
         if len(self._log.content) < size:
             raise UsageError(f"{self.folder / LOG} is shorter than when its checkpoint was made; what is missing cannot be made again.")
         self._log.cut(size)
+
+    def _accept(self, first: bytes) -> None:
+        """Refuse to cut and go on with what is no log, such as somebody's file behind a link."""
+        if first and not first.startswith(_LOG_BEGINS):
+            said = f"{self.folder / LOG} is no log of a training run: it begins with {first[:40]!r}"
+            raise UsageError(f"{said}; name a folder that train wrote.")
 
     def _write(self, name: str, content: bytes) -> None:
         write_atomically(self.folder / name, content)
 
 
+_LOG_BEGINS = b'{"kind": '
+
+
+def _refuse_strange(folder: Path) -> None:
+    """Raises UsageError where one of a run's files is a link, which would lead out of its folder, or no file."""
+    for name in (RUN, LOG, CHECKPOINT, CURVE, EVALUATIONS):
+        path = folder / name
+        with contextlib.suppress(FileNotFoundError):
+            kind = "a link" if path.is_symlink() else what_else(path.stat().st_mode)
+            if kind != ("a folder" if name == EVALUATIONS else ""):
+                raise UsageError(f"{path} is {kind or 'a file'}, as train never writes it; name a folder that train wrote.")
+
+
+def _written_over(folder: Path) -> Iterator[str]:
+    """What a new run would write over, or take for its own."""
+    with contextlib.suppress(OSError):
+        for each in sorted(os.listdir(folder)):
+            held = each in (LOG, CHECKPOINT, CURVE) or bool(_OURS.fullmatch(each))
+            if held or each == EVALUATIONS and (not os.path.isdir(folder / each) or os.listdir(folder / each)):
+                yield each
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """The whole file or, whatever happens, the one that was there. Raises MeasurementError where it cannot be written."""
-    part = path.with_name(f".{path.name}.part")
+    """The whole file or, whatever happens, the one that was there; a device is written as it is. Raises MeasurementError where it cannot
+    be written."""
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.part")
     try:
-        with open(part, "wb") as file:
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)
+            return
+        part.unlink(missing_ok=True)  # of a run that was killed
+        with open(part, "xb") as file:  # through no link
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, target)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
@@ -133,7 +174,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     from humar_bench.subjects.checkpoint import refuse_odd
 
     try:
+        open_regular(path).close()  # the reader would wait for a pipe
         found = load_file(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}; name a file that training wrote.") from error
     except Exception as error:  # the reader has its own errors for a file it cannot parse
         raise UsageError(f"{path} cannot be read as weights ({one_line(error)}); name a file that training wrote.") from error
     refuse_odd(found, str(path))
@@ -154,10 +198,11 @@ def read_state(folder: str | Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     state = _read(path)
-    kinds = {name: type(state.get(name)) for name in STATE}
-    known = all(kinds[name] is kind or kind is float and kinds[name] is int for name, kind in STATE.items())
-    if not known or state["file"] != WEIGHTS.format(state["step"]):
-        raise UsageError(f"{path} is no checkpoint that training wrote; start the run anew.")
+    wrong = faults(state, run_schema.Checkpoint)
+    if not wrong and state["file"] != WEIGHTS.format(state["step"]):
+        wrong = [f"file is {shown(state['file'])} and step is {state['step']}"]
+    if wrong:
+        raise UsageError(f"{path} is no checkpoint that training wrote: {wrong[0]}; start the run anew.")
     return state
 
 
@@ -170,22 +215,39 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """Every whole line of a run's log. Raises UsageError."""
     path = Path(folder) / LOG
     try:
-        lines = read_bytes(path).splitlines(keepends=True)
+        return [_log_line(line) for line in read_lines(path) if line.endswith(b"\n")]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; name a folder that train wrote.") from error
-    try:
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
     except ValueError as error:
         raise UsageError(f"{path} is no log of a training run: {error}.") from error
+
+
+def _log_line(text: bytes) -> dict[str, Any]:
+    """Raises ValueError for what is none."""
+    line = parse_json(text)
+    kind = line.get("kind") if isinstance(line, dict) else None
+    if not isinstance(kind, str) or kind not in run_schema.LINES:
+        raise ValueError(f"it holds a line of the kind {shown(kind)}")
+    if wrong := faults(line, run_schema.LINES[kind]):
+        raise ValueError(wrong[0])
+    return line
+
+
+_NO_EVALUATION = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read_evaluation(folder: str | Path, step: int) -> PictureStatistics:
     """What every picture counted in the evaluation after step `step`. Raises UsageError."""
     path = Path(folder) / EVALUATIONS / f"{step:08d}.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return PictureStatistics.of_arrays(dict(arrays))
-    except (OSError, ValueError, KeyError) as error:
+        with open_regular(path) as file:
+            with zipfile.ZipFile(file) as inside:
+                if sum(each.file_size for each in inside.infolist()) > MOST_EVALUATION:
+                    raise ValueError(f"its arrays are larger than {MOST_EVALUATION / 2**20:,.0f} MiB, the most that is read")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return PictureStatistics.of_arrays(dict(arrays))
+    except _NO_EVALUATION as error:
         raise UsageError(f"{path} cannot be read as an evaluation ({one_line(error)}); name a step that was evaluated.") from error
 
 

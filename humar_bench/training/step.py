@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from humar_bench.args import SMALL_BACKBONES, SMALL_TEXT_ENCODERS
 from humar_bench.errors import UsageError
+from humar_bench.subjects.checkpoint import other_types
 from humar_bench.subjects.registry import load_builder, parse_architecture
 from humar_bench.training.batches import Batch
 from humar_bench.training.losses import Criterion, Losses
@@ -111,4 +112,6 @@ def load_front_end(model: UniPHD, path: str) -> None:
     wrong = [name for name in {*weights, *own} if name not in weights or name not in own or weights[name].shape != own[name].shape]
     if wrong:
         raise UsageError(f"{path} is the front end of another model: {min(wrong)} and {len(wrong) - 1} more do not fit.")
+    if types := other_types(weights, own):
+        raise UsageError(f"{path} is the front end of another model: it has {types[0]}.")
     model.load_state_dict(weights, strict=False)

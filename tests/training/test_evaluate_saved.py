@@ -56,7 +56,7 @@ def test_what_is_asked_for_is_what_is_evaluated(run):
     assert other.estimates["best/mean OKS"].low is None
     for asked, sentence in (
         (dict(prompt="scribble"), "prompt is scribble and the model was built for point text"),
-        (dict(settings=["enc_layers=2"]), "a run knows, leave them out"),
+        (dict(settings=["enc_layers=2"]), "a run knows, leave it out"),
     ):
         with pytest.raises(UsageError, match=sentence):
             evaluate_saved(folder, **asked)

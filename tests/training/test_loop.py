@@ -224,7 +224,7 @@ def test_a_picture_that_cannot_be_read_is_one_sentence(tmp_path, workers):
     (dict(pictures=0), "procedural pictures have no end; say how many"),
     (dict(data="procedural:9"), "level"),
     (dict(data="nowhere"), "which is no folder"),
-    (dict(front_end="nowhere.safetensors"), "nowhere.safetensors cannot be read as weights"),
+    (dict(front_end="nowhere.safetensors"), "nowhere.safetensors cannot be read: No such file"),
     (dict(backbone_weights="nowhere"), "nobody publishes weights of small_conv"),
     (dict(whole=dataclasses.replace(SMALL_WHOLE, text_encoder_type="tite"), text_weights="nowhere", tokenizer="nowhere"),
      "the tokenizer folder nowhere does not exist"),

@@ -23,14 +23,18 @@ from tests.training.small_runs import tiny
 STATE = {"pictures": 4, "wall_s": 1.5, "cpu_s": 1, "evaluation": {"ap": 0.5}, "schedule": {"last_epoch": 2}}
 
 
+def line(step: int, total: float | None = 1.0) -> dict:
+    return {"kind": "step", "step": step, "pictures": 2 * step, "wall_s": 0.5, "cpu_s": 0.5, "losses": {"total": total}}
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A run of two steps, both logged, a checkpoint after the second."""
     run = RunFolder(tmp_path / "run")
     run.start(tiny(), {"torch": "2"})
-    run.log({"kind": "step", "step": 1, "loss": float("nan")})
+    run.log(line(1, float("nan")))
     run.keep(1, {"model.a": torch.ones(2)}, STATE)
-    run.log({"kind": "step", "step": 2})
+    run.log(line(2))
     run.keep(2, {"model.a": torch.zeros(2), "optimizer.a|step": torch.tensor(2.0)}, STATE)
     run.close()
     return tmp_path / "run"
@@ -38,7 +42,7 @@ def folder(tmp_path):
 
 def test_what_is_written_is_read_back(folder):
     assert read_options(folder) == tiny()
-    assert read_log(folder) == [{"kind": "step", "step": 1, "loss": None}, {"kind": "step", "step": 2}]
+    assert read_log(folder) == [line(1, None), line(2)]
     state = read_state(folder)
     assert state["step"] == 2 and {name: state[name] for name in STATE} == STATE
     assert state["log_bytes"] == (folder / "log.jsonl").stat().st_size
@@ -49,7 +53,7 @@ def test_what_is_written_is_read_back(folder):
 
 def test_lines_after_the_checkpoint_are_taken_away(folder):
     with open(folder / "log.jsonl", "ab") as file:
-        file.write(b'{"kind": "step", "step": 3}\n{"kind": "st')
+        file.write(json.dumps(line(3)).encode() + b'\n{"kind": "st')
     assert len(read_log(folder)) == 3  # a torn line is none
     run = RunFolder(folder)
     assert run.go_on(tiny())["step"] == 2

@@ -309,7 +309,7 @@ def hold_varied(processes: Any) -> Varied:
     if len(logs) >= FEWEST_PAIRS:
         most = math.exp(statistics.weigh(np.array(logs), VARIED_MARGIN, DOUBT_CONFIDENCE).high)
     else:
-        most = max(ratio, 1.0) ** 2 if high is None else high
+        most = high if len(logs) == 1 and high is not None else max(ratio, 1.0) ** 2
     if low is None:
         return Varied(UNDECIDED, ratio, pairs=count, most=most)
     if low > 1 + VARIED_MARGIN or high < 1 / (1 + VARIED_MARGIN):

@@ -118,7 +118,8 @@ def test_every_command_on_a_page_is_one_with_options_it_has(page, line):
     words = shlex.split(line, comments=True)[1:]
     known = commands()
     name = words[0] if words[0] in known or words[0].startswith("-") else " ".join(words[:2])
-    options = {flag for each in ([known[name]] if name in known else []) for param in each.params for flag in param.opts}
+    options = {flag for each in ([known[name]] if name in known else []) for param in each.params
+               for flag in (*param.opts, *param.secondary_opts)}
     assert name in known or name in ("--install-completion", "--help"), f"{page}: {line}"
     assert {word for word in words[1:] if word.startswith("-") and word != "-"} <= options, f"{page}: {line}"
 

@@ -43,7 +43,7 @@ class Selection:
 
     arch: tuple[str, ...] = option(
         "original, original-fused, efficient, efficient-fused, package.module:builder or path/file.py:builder; "
-        "NAME=... names it, ...[masks=best,backbone=NAME] gives it parts of its own in the whole model. Repeatable.",
+        "NAME=... names it. Repeatable.",
         default=DEFAULT_ARCHITECTURES, metavar="[NAME=]ARCH", words=tuple(BUILT_IN),
     )
     reference: str | None = option("Architecture that ratios and verdicts are against; the first by default.", metavar="NAME")

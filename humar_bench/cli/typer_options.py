@@ -54,7 +54,7 @@ def _parameter(field: dataclasses.Field, panel: str) -> inspect.Parameter:
     if kind is not bool:
         typed, default = typed | None, None if kind is tuple or default is None else str(default)
     declared = typer.Option(
-        *flags_of(field), help=told["help"], metavar="" if kind is bool else told.get("metavar", _METAVARS[kind]),
+        *flags_of(field), help=told["help"].replace("[", r"\["), metavar="" if kind is bool else told.get("metavar", _METAVARS[kind]),
         rich_help_panel=panel, show_default=bool(default), autocompletion=_words(told),
     )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[typed, declared])

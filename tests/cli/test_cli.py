@@ -27,8 +27,8 @@ from humar_bench.subjects.registry import use_of
 from tests.golden.records import component_time, failed, flops, fps, memory, params
 
 COMMANDS = (
-    *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "backends", "claims", "variants", "verify", "compare",
-    "calibrate", "list", "env", "data",
+    *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "backends", "claims", "variants", "accuracy",
+    *("verify", "compare", "calibrate", "list", "env", "train", "warm-start", "evaluate", "data"),
 )
 MEASURING = COMMANDS[:5]
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,6 @@ from humar_bench.studies.accuracy.worker import can_go_on, mean_pose, mean_pose_
 from humar_bench.subjects.registry import load_builder, parse_architecture
 from humar_bench.training.average_precision import BEST_ROWS, COCO_ROWS
 from humar_bench.training.picture_statistics import PictureStatistics, draws
-from humar_bench.training.run_folder import STATE
 from tests.studies.made_up_study import ENVIRONMENT, Made, plan
 
 CPU = PRESETS["cpu"]
@@ -267,7 +266,7 @@ def test_a_run_goes_on_only_where_it_is_the_same_run(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"format": 1, "options": options.to_json(), "environment": {}}))
     assert can_go_on(tmp_path, options)
     assert not can_go_on(tmp_path, dataclasses.replace(options, seed=99))
-    values = {name: kind() for name, kind in STATE.items()}
+    values = {"log_bytes": 0, "pictures": 40, "wall_s": 1.0, "cpu_s": 1.0, "evaluation": {}, "schedule": {}}
     (tmp_path / "checkpoint.json").write_text(json.dumps({**values, "step": 5, "file": "checkpoint-00000005.safetensors"}))
     assert not can_go_on(tmp_path, options)  # its weights are gone
     (tmp_path / "checkpoint-00000005.safetensors").write_bytes(b"")

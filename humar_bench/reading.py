@@ -89,6 +89,7 @@ def parse_json(text: str | bytes, most: int = MOST_BYTES, *, finite: bool = True
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
+        text = text.removeprefix(BYTE_ORDER_MARK)
         number, constant = (_number, _refuse_constant) if finite else (None, None)
         value = json.loads(text, parse_constant=constant, parse_int=_whole, parse_float=number, object_pairs_hook=_once)
     except RecursionError:
@@ -101,6 +102,7 @@ def parse_json(text: str | bytes, most: int = MOST_BYTES, *, finite: bool = True
     return value
 
 
+BYTE_ORDER_MARK = "\ufeff"  # some editors begin a UTF-8 file with it; it is no part of the text
 _TOO_DEEP = f"it is nested more than {MOST_DEPTH} levels deep"
 
 

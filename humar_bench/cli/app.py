@@ -47,6 +47,14 @@ class _Group(TyperGroup):
                 each.default = False
         return params
 
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """As typer has it; whoever reads --help may have seen enough."""
+        try:
+            return super().make_context(*args, **more)
+        except BrokenPipeError:
+            _silence(sys.stdout)
+            raise typer.Exit(EXIT_BROKEN_PIPE) from None
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)

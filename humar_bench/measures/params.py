@@ -67,7 +67,9 @@ def named_tensors(model: nn.Module, kind: str) -> list[tuple[str, Tensor]]:
     pairs = list(walk(remove_duplicate=False))
     for name, tensor in pairs:
         if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
-            raise MeasurementError(f"the {kind[:-1]} {name} has no shape yet; run one forward of the model before counting it.")
+            raise MeasurementError(
+                f"the {kind[:-1]} {name} has no shape yet; let the builder run one forward of the model, which gives it one."
+            )
     return pairs
 
 
@@ -81,6 +83,7 @@ def unique_tensors(model: nn.Module, kind: str) -> list[tuple[tuple[str, ...], T
 
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Count the parameters and buffers of `model`, by component and by module."""
+    refuse_overlaps(model)
     parameters, buffers = unique_tensors(model, "parameters"), unique_tensors(model, "buffers")
     components: dict[str, int] = {}
     own = {path: 0 for path, _ in model.named_modules()}
@@ -105,6 +108,24 @@ def count_parameters(model: nn.Module) -> ParameterCount:
         shared=tuple(names for names, _ in parameters if len(names) > 1),
         storage_bytes=occupied_bytes(model.parameters()),
     )
+
+
+def refuse_overlaps(model: nn.Module) -> None:
+    """Raises MeasurementError for two parameters that share some of their memory and not all: neither number is the number of weights."""
+    spans: dict[int, list[tuple[int, int, str]]] = {}
+    for names, tensor in unique_tensors(model, "parameters"):
+        if tensor.layout is torch.strided and tensor.numel() and tensor.is_contiguous():
+            start = tensor.storage_offset() * tensor.element_size()
+            own = spans.setdefault(tensor.untyped_storage()._cdata, [])
+            end = start + tensor.numel() * tensor.element_size()
+            for other_start, other_end, other in own:
+                if start < other_end and other_start < end:
+                    shared = min(end, other_end) - max(start, other_start)
+                    raise MeasurementError(
+                        f"the parameters {other} and {names[0]} overlap: {shared:,} bytes of memory belong to both, so that no number of "
+                        "parameters is right; make them one tensor, or give each memory of its own."
+                    )
+            own.append((start, end, names[0]))
 
 
 def occupied_bytes(tensors: Iterable[Tensor]) -> int | None:

@@ -81,7 +81,7 @@ def _twins(model: nn.Module, held: Iterable[Tensor]) -> dict[int, Tensor]:
     storages: dict[int, Any] = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-            raise MeasurementError(f"{name} has no shape yet; run one forward of the model before counting it.")
+            raise MeasurementError(f"{name} has no shape yet; let the builder run one forward of the model, which gives it one.")
         twins[id(tensor)] = _meta_twin(tensor, storages)
     for tensor in held:  # small ones that the program made itself may hold sizes and keep their values
         if id(tensor) not in twins and (tensor.numel() > HOST_NUMBERS or not tensor.is_leaf or tensor.is_meta):

@@ -220,6 +220,7 @@ class Arm:
             found = self._without_the_border(outputs, inputs) or found
         self.agreement = found.worse(self.agreement)
         if found.fault:
+            self._refuse_chance(inputs)
             raise MeasurementError(f"the outputs of {self.name} differ from a float32 eager forward of the same weights: {found.fault}.")
 
     def _hold_otherwise(self, outputs: Any, inputs: Any, why: str) -> None:
@@ -236,6 +237,16 @@ class Arm:
                 raise MeasurementError(f"the outputs of {self.name} differ from its own in eager mode on the same inputs: {found.fault}.")
             return
         self.skipped = why
+
+    def _refuse_chance(self, inputs: Any) -> None:
+        """Raises MeasurementError where two forwards one after the other on the same inputs differ: nothing else need be wrong."""
+        with self.inference_mode():
+            one, other = (_copied(called(self.forward, inputs)) for _ in range(2))
+        if fault := agree(other, one, self.dtype, tf32=self.tf32, parts=self.parts).fault:
+            raise MeasurementError(
+                f"two forwards of {self.name} on one input differ: {fault}; it may draw random numbers, such as a dropout that stays on in "
+                "eval mode; let it compute the same each time."
+            )
 
     def _without_the_border(self, outputs: Any, inputs: Any) -> Agreement | None:
         """How outputs agree once border cells on the threshold are let in, where that is all that keeps them apart."""

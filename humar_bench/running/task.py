@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from humar_bench.subjects.subject import NotFiniteOutputs, Subject, subject_of
 
 if TYPE_CHECKING:
     import torch
+
+
+SHARED_CALL = "srcs, masks, pos_embeds, query_embed"  # by position (`subjects/transformer.py`)
 
 
 @dataclass
@@ -85,13 +89,28 @@ def failure(error: BaseException, architecture: str) -> dict[str, Any]:
         kind = "not finite"
     else:
         kind = "out of memory" if is_out_of_memory(error) else "error"
-    if isinstance(error, HumarBenchError):
+    cause = error if error.__cause__ is None else error.__cause__
+    if isinstance(cause, TypeError) and _of_the_call(cause):
+        reason = (
+            f"{architecture} is called with {SHARED_CALL}, and {str(cause).splitlines()[0].rstrip('.')}; let its forward take these, or "
+            "call it by --inputs with others."
+        )
+    elif isinstance(error, HumarBenchError):
         reason = str(error)
     elif kind == "out of memory":
         reason = f"{architecture} ran out of memory ({one_line(error)}); try a smaller batch."
     else:
         reason = f"{architecture} raised {one_line(error)}."
     return {"status": "failed", "kind": kind, "reason": reason, "built": {}, "measured": None}
+
+
+def _of_the_call(error: TypeError) -> bool:
+    """Whether a model's own forward refused what it was given: nothing of somebody else had begun to run."""
+    said = str(error)
+    if "forward() " not in said or not any(each in said for each in ("positional argument", "keyword argument", "required keyword")):
+        return False
+    ours, torchs = os.path.dirname(os.path.dirname(os.path.abspath(__file__))), f"{os.sep}torch{os.sep}"
+    return all(each.filename.startswith(ours) or torchs in each.filename for each in traceback.extract_tb(error.__traceback__))
 
 
 def success(model: Any, measured: dict[str, Any]) -> dict[str, Any]:

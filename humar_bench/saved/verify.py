@@ -9,6 +9,7 @@ from its raw times. No torch, nothing is written.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import difflib
@@ -237,7 +238,7 @@ def _read_line(
     name: str, number: int, ended: bytes, records: list[Record], damage: list[Difference], seen: dict[str, int]
 ) -> None:
     """Add the record of one line, and what is wrong with it."""
-    raw = ended.removesuffix(b"\n")
+    raw = ended.removesuffix(b"\n").removeprefix(codecs.BOM_UTF8 if number == 1 else b"")
     line = f"line {number}"
     try:
         record = Record.from_json(raw.decode("utf-8"))

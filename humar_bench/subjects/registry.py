@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -148,6 +149,8 @@ def check_architecture(architecture: str | Architecture) -> None:
         raise UsageError(f"the file {path.name} cannot be loaded: {_import_error(error)}.") from None
     except OSError as error:
         raise UsageError(f"the file {path.name} cannot be read: {error.strerror}.") from None
+    if any(isinstance(node, ast.AsyncFunctionDef) and node.name == name for node in tree.body):
+        raise UsageError(f"{name} in {where} is async, and its model would have to be waited for; {_WANTED}.")
     if not any(word in (name, "*") for word in _words(tree)):
         functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         raise UsageError(f"{where} has no {name!r}{_it_has(functions)}; {_WANTED}.")
@@ -160,7 +163,7 @@ def _words(tree: ast.AST) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.alias):
             yield node.asname or node.name
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -181,7 +184,27 @@ def load_builder(architecture: str | Architecture) -> Callable[[ModelArgs], torc
         raise UsageError(f"{where} has no {name!r}{_it_has(own)}; {_WANTED}.")
     if not callable(builder):
         raise UsageError(f"{name!r} in {where} is a {type(builder).__name__}; {_WANTED}.")
+    if inspect.iscoroutinefunction(builder):
+        raise UsageError(f"{name} in {where} is async, and its model would have to be waited for; {_WANTED}.")
+    if architecture.foreign:
+        _refuse_other_call(builder, name)
     return builder
+
+
+def _refuse_other_call(builder: Callable[..., Any], name: str) -> None:
+    """Raises UsageError for a builder that cannot be called with the arguments alone."""
+    try:
+        signature = inspect.signature(builder)
+    except (TypeError, ValueError):  # written in C; it will say so itself
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        takes = ", ".join(str(each).partition(":")[0] for each in signature.parameters.values()) or "nothing"
+        raise UsageError(
+            f"{name} is a {'class' if isinstance(builder, type) else 'function'} that takes {takes}, and a builder is called with the "
+            f"arguments alone; {_WANTED}, such as def build(args)."
+        ) from None
 
 
 def build(

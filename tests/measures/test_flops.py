@@ -343,7 +343,7 @@ def test_padding_masks_and_weight_norm_of_torch_count_on_meta() -> None:
 
 
 def test_a_layer_without_a_shape_yet_is_one_sentence() -> None:
-    with pytest.raises(MeasurementError, match=r"0\.weight has no shape yet; run one forward of the model before counting it"):
+    with pytest.raises(MeasurementError, match=r"0\.weight has no shape yet; let the builder run one forward of the model"):
         count_flops(nn.Sequential(nn.LazyLinear(4)), shapes(X))
 
 

@@ -71,7 +71,7 @@ def test_mixed_number_types_give_their_own_bytes() -> None:
 
 
 def test_a_parameter_without_a_shape_is_refused_by_name() -> None:
-    with pytest.raises(MeasurementError, match=r"parameter 0\.weight has no shape yet; run one forward"):
+    with pytest.raises(MeasurementError, match=r"parameter 0\.weight has no shape yet; let the builder run one forward"):
         count_parameters(nn.Sequential(nn.LazyLinear(3)))
 
 

@@ -131,8 +131,8 @@ def test_strangers_another_call_is_told_what_a_model_is_called_with(tiny_args, t
 
     said = reason_of(OneImage(), tiny_args, tiny_workload)
     assert said == (
-        "x is called with srcs, masks, pos_embeds, query_embed, and OneImage.forward() takes 2 positional arguments but 5 were given; let its "
-        "forward take these, or call it by --inputs with others."
+        "x is called with srcs, masks, pos_embeds, query_embed, and OneImage.forward() takes 2 positional arguments but 5 were given; let "
+        "its forward take these, or call it by --inputs with others."
     )
     assert "missing 1 required keyword-only argument: 'sizes'; let its forward" in reason_of(ByName(), tiny_args, tiny_workload)
     assert "is called with" not in reason_of(Calls(), tiny_args, tiny_workload)

@@ -157,7 +157,7 @@ STRIDES = (8, 16, 32, 64, 128)
 
 def parse_size(text: str) -> Size:
     """'50x67' -> (50, 67), height first. Raises UsageError."""
-    match = re.fullmatch(r"\s*0*(\d+)\s*[xX]\s*0*(\d+)\s*", text)
+    match = re.fullmatch(r"\s*0*(\d+)\s*[xX]\s*0*(\d+)\s*", text, re.ASCII)
     if not match or "0" in match.groups():
         raise UsageError(f"the size {shown(text)} is not HEIGHTxWIDTH; write two positive whole numbers, such as 50x67.")
     if max(map(len, match.groups())) > 6 or max(size := (int(match[1]), int(match[2]))) > 8 * MOST_SIDE:
@@ -281,7 +281,7 @@ class RunArgs:
 
     def __post_init__(self) -> None:
         _check_fields(self)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", self.device):
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", self.device, re.ASCII):
             raise UsageError(f"device is {shown(self.device)}; choose cpu, cuda, cuda:N or auto.")
         if self.max_runs < self.min_runs:
             raise UsageError(f"max_runs {self.max_runs} is below min_runs {self.min_runs}; raise one or lower the other.")

@@ -60,8 +60,10 @@ def show(options: ShowOptions) -> int:
       humar-bench data show --data path/to/RefHuman --split val
     """
     from humar_bench.data.show import as_png, contact_sheet, examples_of
-    from humar_bench.report.files import check_writable, write_bytes
+    from humar_bench.report.files import check_writable, refuse_stream, refuse_within, write_bytes
 
+    refuse_stream(options.out, "--out")
+    refuse_within(options.out, "--out", options.data, "--data")
     check_writable(options.out, "--out")
     examples = examples_of(
         options.data, options.split, seed=options.seed, first=options.first, number=options.number, size=parse_size(options.size)

@@ -15,7 +15,7 @@ from humar_bench.cli.app import command, say, tell
 from humar_bench.cli.progress import shown_bar
 from humar_bench.cli.shared import check_paths, say_shadowed, write_and_show
 from humar_bench.errors import EXIT_DONE, UsageError
-from humar_bench.options import Output, option
+from humar_bench.options import STANDARD_OUTPUT, Output, option
 from humar_bench.training.options import PRESETS
 from humar_bench.training.train_args import NUMBER_TYPES, TrainArgs, with_settings
 
@@ -124,9 +124,11 @@ def warm_start(options: WarmStartOptions, learn: LearnOptions) -> int:
       humar-bench warm-start --data procedural:0 --pictures 8000 -o front.safetensors
       humar-bench train --data procedural:0 --front-end front.safetensors -o run
     """
-    from humar_bench.report.files import check_writable
+    from humar_bench.report.files import check_writable, refuse_stream, refuse_within
     from humar_bench.training.warm_start import warm_start as run
 
+    refuse_stream(options.out, "--out")
+    refuse_within(options.out, "--out", learn.data, "--data")
     check_writable(options.out, "--out")
     with shown_bar(sys.stderr, quiet=learn.quiet, doing="training") as bar:
         show = bar or (lambda share, text: None)
@@ -181,11 +183,17 @@ def evaluate(options: EvaluateOptions, output: Output) -> int:
     """
     from humar_bench.records.record import json_text, plain
     from humar_bench.report import make_console, print_table, to_csv
+    from humar_bench.report.files import refuse_within
     from humar_bench.report.markdown import table_to_markdown
     from humar_bench.report.training import evaluation_tables
     from humar_bench.training.evaluate_saved import evaluate_saved
 
-    check_paths(output)
+    check_paths(output, reads={options.model: options.model})
+    written = {name: getattr(output, name) for name in ("csv", "markdown", "json")}
+    for name, path in _given(**written).items():
+        for folder, what in ((options.model, "the run"), (options.data, "--data")):
+            if path != STANDARD_OUTPUT:
+                refuse_within(path, f"--{name}", folder, what)
     with shown_bar(sys.stderr, quiet=output.quiet, doing="evaluating") as bar:
         show = bar or (lambda share, text: None)
         found = evaluate_saved(

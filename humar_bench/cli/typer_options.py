@@ -14,7 +14,8 @@ from humar_bench.errors import UsageError
 
 _KINDS = {each.__name__: each for each in (int, float, str, bool, tuple)}
 _METAVARS = {int: "N", float: "X", str: "NAME", tuple: "TEXT"}
-_PATHS = ("PATH", "DIR", "FILE", "OLD", "NEW", "PNG", "DATA")  # metavars of what must not be empty: '' would mean the current folder
+# Metavars of what must not be empty: '' would mean the current folder
+_PATHS = ("PATH", "DIR", "FILE", "OLD", "NEW", "PNG", "DATA", "RUN|CHECKPOINT")
 MOST = EXACT_INT  # of any number that is typed; what an option means may bound it further
 _NUMBERS = {int: "a whole number", float: "a number"}
 

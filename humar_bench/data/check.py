@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,9 +53,9 @@ class FolderCheck:
         self.folder = Path(folder)
         self.found: Counter[str] = Counter()
         self.entries: dict[str, int] = {}
-        if not any(annotation_file(self.folder, split).exists() for split in SPLITS):
+        if not any(os.path.exists(annotation_file(self.folder, split)) for split in SPLITS):
             names = " nor ".join(annotation_file(self.folder, split).name for split in SPLITS)
-            raise UsageError(f"{self.folder} holds neither {names}; name the folder that holds them.")
+            raise UsageError(f"{str(self.folder)[:300]} holds neither {names}; name the folder that holds them.")
 
     def __iter__(self) -> Iterator[Finding]:
         for split in SPLITS:
@@ -73,7 +74,7 @@ class FolderCheck:
         return f"{entries}; {', '.join(f'{self.found[kind]} {kind}' for kind in (WRONG, LEFT_OUT, ODD))}."
 
     def _check_split(self, split: str) -> Iterator[Finding]:
-        if not (path := annotation_file(self.folder, split)).exists():
+        if not os.path.exists(path := annotation_file(self.folder, split)):
             yield Finding(split, None, ODD, f"there is no {path.name}.")
             return
         try:

@@ -7,6 +7,7 @@ are polygons around rectangles of whole pixels, which hold holes and parts that 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from humar_bench.data.refhuman import PICTURES, annotation_file
 from humar_bench.errors import UsageError
 
 CATEGORIES = [{"id": 1, "name": "person", "supercategory": "person"}]
+MOST_PICTURES = 10_000_000
 ROUNDED = 2  # digits of coordinates that are not whole; a 64th of a pixel is finer than an annotator
 
 
@@ -27,21 +29,30 @@ def export_people(
 ) -> list[Path]:
     """Write the sets, by split, and return the annotation files; `progress` hears the share that is done (0 to 1) and the split.
 
-    Raises UsageError where the folder cannot be written or holds such files already.
+    Raises UsageError where the folder cannot be written or holds such files already, or any picture.
     """
     folder = Path(folder)
     files = {split: annotation_file(folder, split) for split in sets}
-    if taken := [path for path in files.values() if path.exists()]:
-        raise UsageError(f"{taken[0]} exists already; name another folder or remove it.")
+    for people in sets.values():
+        if len(people) > MOST_PICTURES:
+            raise UsageError(f"{len(people)} pictures were asked for; at most {MOST_PICTURES:,} are written.")
     try:
+        if taken := [path for path in (*files.values(), folder / PICTURES) if os.path.lexists(path) and not _is_empty_folder(path)]:
+            raise UsageError(f"{taken[0]} exists already; name another folder or remove it.")
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
         for split, people in sets.items():
             content = _content(folder, split, people, lambda done, split=split: progress and progress(done / len(sets[split]), split))
-            files[split].write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+            part = files[split].with_suffix(".part")
+            part.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+            os.replace(part, files[split])
     except OSError as error:
         where = error.filename or folder
         raise UsageError(f"{where} cannot be written: {error.strerror or error}; make room or name another folder.") from error
     return list(files.values())
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not os.listdir(path)
 
 
 def _content(folder: Path, split: str, people: ProceduralPeople, progress: Callable[[int], Any]) -> dict[str, Any]:

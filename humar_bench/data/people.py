@@ -19,7 +19,7 @@ from humar_bench.data.sentences import draw_sentence
 from humar_bench.errors import UsageError
 
 VERSION = 1  # of the pictures: another number is another data set
-SIZE = 128
+SIZE, MOST_SIDE = 128, 4096
 LEAST_AREA, LEAST_SEEN = 0.004, 5  # of the person meant: share of the picture, keypoints that can be seen
 
 
@@ -41,6 +41,8 @@ class ProceduralPeople:
         self.height, self.width = (size, size) if isinstance(size, int) else size
         if min(self.height, self.width) < 32:
             raise UsageError(f"the size is {self.height}x{self.width}; people need at least 32 pixels a side.")
+        if max(self.height, self.width) > MOST_SIDE:
+            raise UsageError(f"the size is {self.height}x{self.width}; people are drawn with at most {MOST_SIDE:,} pixels a side.")
         if max(self.height, self.width) > 2 * min(self.height, self.width):
             raise UsageError(f"the size is {self.height}x{self.width}; one side may be at most twice the other.")
         if length < 1:

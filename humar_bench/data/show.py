@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from humar_bench.args import Size
+from humar_bench.args import Size, shown
 from humar_bench.data.example import Example
 from humar_bench.data.keypoints import LIMBS, NAMES
 from humar_bench.data.scenes import LEVELS
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ALL_LEVELS = tuple(f"procedural:{level}" for level in range(len(LEVELS)))
 CELL, GAP, LINES, FONT = 256, 12, 3, 13  # pixels: side of a picture, between pictures; lines of text, height of its letters
+MOST_PICTURES = 600
 LEFT, RIGHT, MIDDLE = (0, 158, 115), (213, 94, 0), (240, 228, 66)  # of Okabe and Ito's colours, which colour-blind readers tell apart
 SCRIBBLE, OUTLINE, BOX, PAPER, INK = (204, 121, 167), (86, 180, 233), (255, 255, 255), (255, 255, 255), (0, 0, 0)
 
@@ -31,6 +32,8 @@ def examples_of(data: str | None, split: str, *, seed: int, first: int, number: 
     """`number` examples from number `first` on; of every level where `data` is None. Raises UsageError."""
     if first < 0 or number < 1:
         raise UsageError(f"the pictures from {first} on, {number} of them, were asked for; the first is 0 and at least one is needed.")
+    if number > MOST_PICTURES:
+        raise UsageError(f"{shown(number)} pictures were asked for; a sheet has at most {MOST_PICTURES:,} of each level.")
     sources = [open_source(each, split, seed=seed, length=first + number, size=size) for each in ([data] if data else ALL_LEVELS)]
     found = [source[index] for source in sources for index in range(first, min(first + number, len(source)))]
     if not found:

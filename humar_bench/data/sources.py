@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 from typing import Protocol
 
-from humar_bench.args import Size
+from humar_bench.args import Size, shown
 from humar_bench.data.example import Example
 from humar_bench.data.people import SIZE, ProceduralPeople
 from humar_bench.data.refhuman import RefHuman
@@ -26,10 +26,10 @@ def open_source(data: str, split: str, *, seed: int = 0, length: int = 10_000, s
 
     Raises UsageError.
     """
-    if match := re.fullmatch(r"procedural:(\d+)", data):
+    if match := re.fullmatch(r"procedural:([0-9]{1,9})", data):
         return ProceduralPeople(split, int(match[1]), seed, length, size)
     if data.startswith("procedural"):
-        raise UsageError(f"the data is {data!r}; write procedural:LEVEL, such as procedural:1.")
-    if not Path(data).is_dir():
-        raise UsageError(f"the data is {data!r}, which is no folder; give procedural:LEVEL or a folder in RefHuman's format.")
+        raise UsageError(f"the data is {shown(data)}; write procedural:LEVEL, such as procedural:1.")
+    if not os.path.isdir(data):
+        raise UsageError(f"the data is {shown(data)}, which is no folder; give procedural:LEVEL or a folder in RefHuman's format.")
     return RefHuman(data, split)

@@ -35,6 +35,20 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
         raise UsageError(f"{option} {str(path)!r} cannot be written: {error.strerror or error}; name a file that can.") from error
 
 
+def refuse_within(path: str | os.PathLike, option: str, folder: str | os.PathLike | None, what: str) -> None:
+    """Raises UsageError for an output that would replace a file in a folder which is read; `what` names the folder. None, and what is no
+    folder, hold nothing."""
+    target = _target(path)
+    if folder is not None and os.path.isdir(folder) and os.path.exists(target) and target.is_relative_to(_target(folder)):
+        raise UsageError(f"{option} {str(path)!r} is a file of {what} {str(folder)!r}, which is read; name another.")
+
+
+def refuse_stream(path: str | os.PathLike, option: str) -> None:
+    """Raises UsageError for standard output, where a file is needed."""
+    if str(path) == "-":
+        raise UsageError(f"{option} is -, and standard output cannot take it; name a file (./- for one of that name).")
+
+
 def refuse_pipe(path: str | os.PathLike, option: str) -> None:
     """Raises UsageError for a named pipe or socket: opening one waits for whoever reads it, perhaps forever."""
     target = _target(path)

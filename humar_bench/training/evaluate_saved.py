@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def evaluate_saved(
     `settings` say how a checkpoint's model was built; a run of a foreign architecture needs that as `arch`. `tell` hears the share that
     is done. Raises UsageError, MeasurementError.
     """
-    if Path(model).is_dir():
+    if os.path.isdir(model):
         if settings:
             raise UsageError("--set says how a checkpoint's model was built; a run knows, leave it out.")
         options, built = load_run(model, arch)
@@ -81,7 +82,7 @@ def evaluate_saved(
         options, built = load_published(model, data, arch=arch, settings=settings)
         if not options.is_procedural:
             options = dataclasses.replace(options, evaluation_pictures=0, evaluation_batch=4)
-    options = dataclasses.replace(options, **(changes or {}))
+    options = dataclasses.replace(options, **{"threads": threads, "device": device or "auto", **(changes or {})})
     prompt = prompt or evaluation_prompt(options)
     if prompt not in options.whole.train_trigger:
         built_for = " ".join(sorted(options.whole.train_trigger))

@@ -83,7 +83,7 @@ class TrainArgs:
     @property
     def level(self) -> int | None:
         """Of procedural data; None for a folder."""
-        found = re.fullmatch(r"procedural:(\d+)", self.data)
+        found = re.fullmatch(r"procedural:([0-9]{1,9})", self.data)
         return int(found[1]) if found else None
 
     @classmethod

@@ -56,6 +56,16 @@ def test_a_folder_with_mistakes_ends_with_1_when_something_cannot_be_read(capsys
     (("show", "--size", "8x8"), "the size is 8x8; people need at least 32 pixels a side."),
     (("show", "--data", "procedural:9"), "the level is 9; choose one of 0, 1, 2."),
     (("show", "--split", "all"), "the split is 'all'; choose one of train, val, test."),
+    (("show", "--number", "601"), "601 pictures were asked for; a sheet has at most 600 of each level."),
+    (("show", "--size", "524288x524288"), "the size is 524288x524288; people are drawn with at most 4,096 pixels a side."),
+    (("show", "--size", "٦٤x٦٤"), "the size '٦٤x٦٤' is not HEIGHTxWIDTH; write two positive whole numbers, such as 50x67."),
+    (("show", "--data", "procedural:٠"), "the data is 'procedural:٠'; write procedural:LEVEL, such as procedural:1."),
+    (("show", "--data", "procedural:" + "9" * 5000),
+     f"the data is 'procedural:{'9' * 45}...; write procedural:LEVEL, such as procedural:1."),
+    (("show", "-o", "-"), "--out is -, and standard output cannot take it; name a file (./- for one of that name)."),
+    (("export", "people", "--train", "999999999999999"), "999999999999999 pictures were asked for; at most 10,000,000 are written."),
+    (("check", "a\0b"), "a\\x00b holds neither RefHuman_train.json nor RefHuman_val.json; name the folder that holds them."),
+    (("check", "x" * 5000), f"{'x' * 300} holds neither RefHuman_train.json nor RefHuman_val.json; name the folder that holds them."),
     (("show", "--number", "0"), "the pictures from 0 on, 0 of them, were asked for; the first is 0 and at least one is needed."),
     (("show", "-o", "no/folder/a.png"), "--out 'no/folder/a.png' cannot be written: No such file or directory; name a file that can."),
     (("export", "people", "--train", "0"), "the number of pictures is 0; it must be at least 1."),
@@ -83,3 +93,32 @@ def test_nothing_about_data_needs_torch(tmp_path):
     code += "sys.exit(7 * ('torch' in sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True)
     assert told.returncode == 0, told.stderr
+
+
+def test_a_folder_that_is_shown_is_not_written_over(capsys, tmp_path):
+    folder = tmp_path / "people"
+    ends(capsys, "export", str(folder), "--train", "1", "--val", "1", "--size", "64x64")
+    for path in (folder / "RefHuman_train.json", folder / "images" / "train_000000.png"):
+        before = path.read_bytes()
+        (tmp_path / "link").symlink_to(path)
+        for name in (path, tmp_path / "link"):
+            code, _, err = ends(capsys, "show", "--data", str(folder), "-o", str(name))
+            assert code == EXIT_USAGE and "is a file of --data" in err and path.read_bytes() == before
+        (tmp_path / "link").unlink()
+    assert ends(capsys, "show", "--data", str(folder), "-o", str(folder / "new.png"))[0] == EXIT_DONE
+
+
+@pytest.mark.parametrize("there", ["images/train_000000.png", "images/mine.txt", "RefHuman_val.json"])
+def test_people_are_exported_over_nothing(capsys, tmp_path, there):
+    path = tmp_path / "people" / there
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    code, _, err = ends(capsys, "export", str(tmp_path / "people"), "--train", "1", "--val", "1", "--size", "64x64")
+    assert code == EXIT_USAGE and "exists already; name another folder or remove it." in err and path.read_text() == "mine"
+
+
+def test_people_are_exported_through_no_link(capsys, tmp_path):
+    (tmp_path / "people").mkdir()
+    (tmp_path / "people" / "RefHuman_train.json").symlink_to(tmp_path / "away")
+    assert ends(capsys, "export", str(tmp_path / "people"), "--train", "1", "--val", "1", "--size", "64x64")[0] == EXIT_USAGE
+    assert not (tmp_path / "away").exists()

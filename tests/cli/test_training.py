@@ -82,6 +82,8 @@ def test_divergence_ends_with_1(capsys, tmp_path):
     (("evaluate", "nowhere", "--data", "procedural:0"), "the checkpoint nowhere does not exist"),
     (("evaluate", ".", "--prompt", "song"), "prompt is 'song'; choose one of text, scribble, point."),
     (("evaluate", "."), "run.json cannot be read"),
+    (("evaluate", ""), "RUN|CHECKPOINT is ''; name a path"),
+    (("warm-start", "-o", "-"), "--out is -, and standard output cannot take it; name a file"),
     (("warm-start", "-o", "no/folder/a"), "--out 'no/folder/a' cannot be written"),
 ])
 def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, argv, sentence):
@@ -102,3 +104,17 @@ def test_help_needs_no_torch(name):
     code = f"import sys; from humar_bench.cli import main; main(['{name}', '--help']); sys.exit(7 * ('torch' in sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert told.returncode == 0 and "Example:" in told.stdout, told.stderr
+
+
+def test_a_run_that_is_evaluated_is_not_written_over(capsys, run):
+    folder, _ = run
+    path = f"{folder}/run.json"
+    with open(path, "rb") as file:
+        before = file.read()
+    code, _, err = ends(capsys, "evaluate", folder, "--csv", path)
+    assert code == EXIT_USAGE and "is a file of the run" in err
+    with open(path, "rb") as file:
+        assert file.read() == before
+    for options, sentence in ((("--threads", "100000"), "threads is 100000; it must be at most"), (("--device", "tpu"), "device is 'tpu'")):
+        code, _, err = ends(capsys, "evaluate", folder, *options)
+        assert code == EXIT_USAGE and sentence in err

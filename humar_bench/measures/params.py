@@ -119,7 +119,7 @@ def refuse_overlaps(model: nn.Module) -> None:
             own = spans.setdefault(tensor.untyped_storage()._cdata, [])
             end = start + tensor.numel() * tensor.element_size()
             for other_start, other_end, other in own:
-                if start < other_end and other_start < end:
+                if start < other_end and other_start < end and (start, end) != (other_start, other_end):
                     shared = min(end, other_end) - max(start, other_start)
                     raise MeasurementError(
                         f"the parameters {other} and {names[0]} overlap: {shared:,} bytes of memory belong to both, so that no number of "

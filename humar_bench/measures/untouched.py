@@ -7,6 +7,7 @@ measuring itself runs from then on: it may make them slower, wrong or endless.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,8 @@ SHARED = {  # how it is called -> whose names are held; a new name replaces noth
     "torch.linalg": torch.linalg, "torch.fft": torch.fft, "torch.autograd": torch.autograd, "torch.cuda": torch.cuda, "time": time,
     **{f"torch.nn.{name}": each for name, each in vars(torch.nn).items() if isinstance(each, type) and issubclass(each, torch.nn.Module)},
 }
+# Where torch's compiler, at its first use in a process, makes every module say when it was made
+COMPILER = os.path.join(os.path.dirname(torch.__file__), "_dynamo", "mutation_guard.py")
 
 
 @contextlib.contextmanager
@@ -45,7 +48,7 @@ def _put_back(owner: str, before: dict[str, Any]) -> list[str]:
     """The functions that are no longer what they were, each as it was again."""
     where = SHARED[owner]
     now = dict(vars(where))
-    replaced = [name for name, each in before.items() if callable(each) and now.get(name) is not each]
+    replaced = [name for name, each in before.items() if callable(each) and now.get(name) is not each and not _compilers(now.get(name))]
     for name in replaced:
         setattr(where, name, before[name])
     inherited = {name for base in getattr(where, "__mro__", ())[1:] for name in vars(base)}  # a name of its own hides that one
@@ -53,3 +56,8 @@ def _put_back(owner: str, before: dict[str, Any]) -> list[str]:
     for name in hidden:
         delattr(where, name)
     return [f"{owner}.{name}" for name in (*replaced, *sorted(hidden))]
+
+
+def _compilers(each: Any) -> bool:
+    """Whether torch's compiler put a function there."""
+    return getattr(getattr(each, "__code__", None), "co_filename", "") == COMPILER

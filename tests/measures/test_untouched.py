@@ -46,6 +46,20 @@ def test_what_is_put_back_by_itself_and_what_is_new_is_nobodys_business():
     del torch.a_name_of_ones_own
 
 
+def test_what_torchs_compiler_puts_there_at_its_first_use_stays(monkeypatch):
+    from torch._dynamo import mutation_guard
+
+    for name in ("__init__", "__setstate__"):
+        monkeypatch.setattr(nn.Module, name, getattr(nn.Module, name))  # put back after the test
+    monkeypatch.setattr(nn.Module, "___needs_generation_tag_patch", True, raising=False)
+    was = nn.Module.__init__
+    with left_untouched():
+        mutation_guard.install_generation_tagging_init()
+    assert nn.Module.__init__ is not was
+    with pytest.raises(MeasurementError, match="replaces torch.nn.Module.__init__"), left_untouched():
+        nn.Module.__init__ = was
+
+
 WRAPS = """
 import torch
 from efficient.transformer import build_efficient_conv_attention_transformer as build

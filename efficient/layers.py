@@ -99,20 +99,21 @@ class EfficientLinearAttention(nn.Module):
 
 
 class EfficientGraphAttention(nn.Module):
-    """Attention among the N tokens of an instance, with a learned bias for each head and pair of tokens."""
+    """Attention among the N tokens of an instance, with a learned bias for each head and pair of tokens.
+
+    Positions go into the values too, as in the original: what a keypoint tells the others is also where it is.
+    """
 
     def __init__(self, channels: int, *, heads: int, tokens: int, bias: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.qk = nn.Linear(channels, 2 * channels)
-        self.v = nn.Linear(channels, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         self.graph_bias = nn.Parameter(torch.empty(heads, tokens, tokens)) if bias else None
 
     def forward(self, x: Tensor, pos: Tensor) -> Tensor:
-        """x, pos [B, N, C] -> [B, N, C]; positional queries on Q and K."""
-        q, k = self.qk(x + pos).chunk(2, dim=-1)
-        q, k, v = (split_heads(each, self.heads) for each in (q, k, self.v(x)))
+        """x, pos [B, N, C] -> [B, N, C]."""
+        q, k, v = (split_heads(each, self.heads) for each in self.qkv(x + pos).chunk(3, dim=-1))
         bias = None
         if self.graph_bias is not None:  # torch's fused CPU kernel wants four dimensions and no gradient
             bias = (self.graph_bias if torch.is_grad_enabled() else self.graph_bias.detach()).unsqueeze(0)

@@ -106,7 +106,7 @@ def test_graph_attention_uses_its_bias_and_its_positions():
     assert largest(before - attention(x, torch.zeros_like(pos))) > 1e-3 * largest(before)
     with torch.no_grad():
         attention.graph_bias[:, :, 1:] = -1e4  # all look at token 0 only
-    only_first = attention.out(attention.v(x)[:, :1].expand(-1, 5, -1))
+    only_first = attention.out(attention.qkv(x + pos)[:, :1, 16:].expand(-1, 5, -1))
     assert_close(attention(x, pos), only_first, terms=5 * 8)
     with torch.no_grad():
         assert_close(attention(x, pos), only_first, terms=5 * 8)

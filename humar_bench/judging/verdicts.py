@@ -301,21 +301,25 @@ def hold_varied(processes: Any) -> Varied:
     if not logs:
         return Varied("skipped")
     ratio = math.exp(sum(logs) / len(logs))
-    if len(logs) == 1:
-        low, high = statistics.in_process_interval(*pairs[0], VARIED_CONFIDENCE) or (None, None)
-    else:
-        found = statistics.weigh(np.array(logs), VARIED_MARGIN, VARIED_CONFIDENCE)
-        low, high = math.exp(found.low), math.exp(found.high)
-    if len(logs) >= FEWEST_PAIRS:
-        most = math.exp(statistics.weigh(np.array(logs), VARIED_MARGIN, DOUBT_CONFIDENCE).high)
-    else:
-        most = high if len(logs) == 1 and high is not None else max(ratio, 1.0) ** 2
+    low, high, most = _varied_ends(logs, pairs[0], max(ratio, 1.0) ** 2)
     if low is None:
         return Varied(UNDECIDED, ratio, pairs=count, most=most)
     if low > 1 + VARIED_MARGIN or high < 1 / (1 + VARIED_MARGIN):
         return Varied("differs", ratio, low, high, count)
     agrees = low >= 1 / (1 + VARIED_MARGIN) and high <= 1 + VARIED_MARGIN
     return Varied("agrees" if agrees else UNDECIDED, ratio, low, high, count, None if agrees else most)
+
+
+def _varied_ends(
+    logs: Sequence[float], first: tuple[Sequence[float], Sequence[float]], twice: float
+) -> tuple[float | None, float | None, float]:
+    """Both ends of the ratio's interval, over processes or, of one alone, over its rounds `first`; and how much longer new inputs may take
+    by it, which few processes do not tell: `twice` what was seen, on a log scale."""
+    if len(logs) == 1:
+        low, high = statistics.in_process_interval(*first, VARIED_CONFIDENCE) or (None, None)
+        return low, high, twice if high is None else high
+    found, doubt = (statistics.weigh(np.array(logs), VARIED_MARGIN, confidence) for confidence in (VARIED_CONFIDENCE, DOUBT_CONFIDENCE))
+    return math.exp(found.low), math.exp(found.high), math.exp(doubt.high) if len(logs) >= FEWEST_PAIRS else twice
 
 
 def _varied_fault(name: str, varied: Varied | None) -> str:

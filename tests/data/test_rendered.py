@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -35,11 +37,13 @@ def test_a_set_is_drawn_once_and_serves_shorter_ones(tmp_path, monkeypatch):
     people = ProceduralPeople("train", 0, 5, 6, 64)
     rendered(people, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["people-v1-train-level0-seed5-64x64-n6"]
-    monkeypatch.setattr(ProceduralPeople, "__getitem__", lambda *_: pytest.fail("drawn again"))
+    again, draw = [], ProceduralPeople.__getitem__
+    monkeypatch.setattr(ProceduralPeople, "__getitem__", lambda self, index: again.append(index) or draw(self, index))
     shorter = rendered(ProceduralPeople("train", 0, 5, 4, 64), tmp_path)
     assert len(shorter) == 4 and len(rendered(people, tmp_path)) == 6
     with pytest.raises(IndexError):
         shorter[4]
+    assert again == [0, 1, 2, 3, 0, 2, 3, 5]  # a few, to see that they are the same
 
 
 @pytest.mark.parametrize("changes", [dict(split="val"), dict(level=1), dict(seed=6), dict(size=96), dict(length=7)])
@@ -62,3 +66,39 @@ def test_a_broken_drawing_leaves_nothing_and_a_broken_set_is_refused(tmp_path, m
     (folder / "area.npy").write_bytes(b"no array")
     with pytest.raises(UsageError, match="holds no drawn people"):
         RenderedPeople(folder)
+
+
+def saved(folder, name, array) -> None:
+    np.save(folder / f"{name}.npy", array)
+
+
+def huge(folder) -> None:
+    """A header of a few bytes that promises terabytes."""
+    with open(folder / "pictures.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"shape": (2**20, 4096, 4096, 3), "fortran_order": False, "descr": "|u1"})
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (huge, "mmap length is greater than file size"),
+    (lambda folder: saved(folder, "boxes", np.zeros((3, 2, 4), np.float32)), r"boxes.npy holds float32 of shape \(3, 2, 4\)"),
+    (lambda folder: saved(folder, "area", np.zeros((3, 1), np.float64)), "area.npy holds float64"),
+    (lambda folder: saved(folder, "area", np.zeros((5, 1), np.float32)), "its files are of 3 and 5 pictures"),
+    (lambda folder: saved(folder, "masks", np.zeros((3, 9), np.uint8)), "its pictures are 64x64 and a mask has 9 bytes"),
+    (lambda folder: saved(folder, "pictures", np.zeros((3, 1, 5000, 3), np.uint8)), "its pictures are 1x5000"),
+    (lambda folder: np.save(folder / "area.npy", np.array([[None]] * 3), allow_pickle=True), "area.npy holds object"),
+    (lambda folder: (folder / "captions.json").write_text("[" * 200 + "]" * 200), "it is nested more than 100 levels deep"),
+    (lambda folder: (folder / "captions.json").write_text('["a", "b", 3]'), "captions.json is no list of sentences"),
+    (lambda folder: ((folder / "area.npy").unlink(), os.mkfifo(folder / "area.npy")), "it is a pipe and only regular files are read"),
+], ids=range(10))
+def test_what_does_not_fit_is_one_sentence(tmp_path, change, said):
+    folder = rendered(ProceduralPeople("train", 0, 5, 3, 64), tmp_path).folder
+    change(folder)
+    with pytest.raises(UsageError, match=f"holds no drawn people \\({said}.*; remove it, and it is drawn anew"):
+        RenderedPeople(folder)
+
+
+def test_a_set_that_is_not_what_its_name_says_is_refused(tmp_path):
+    folder = rendered(ProceduralPeople("train", 0, 5, 3, 64), tmp_path).folder
+    folder.rename(tmp_path / folder.name.replace("seed5", "seed6"))
+    with pytest.raises(UsageError, match="is not what its name says: picture 0 is another; remove it"):
+        rendered(ProceduralPeople("train", 0, 6, 3, 64), tmp_path)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from humar_bench.args import WEEK_S
 from humar_bench.cli.app import command, command_text, say
-from humar_bench.cli.shared import check_device, check_paths, keeping_records, records_place, say_shadowed, show_study
+from humar_bench.cli.shared import check_device, check_paths, keeping_records, records_place, say_whose_code, show_study
 from humar_bench.errors import UsageError
 from humar_bench.options import DEFAULT_ARCHITECTURES, Output, option
 from humar_bench.studies import files_of
+from humar_bench.training.extra import check_extra
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ def accuracy(options: AccuracyOptions, output: Output) -> int:
     """
     from humar_bench.studies.accuracy import plan as plans
     from humar_bench.studies.accuracy.accuracy import measure_accuracy
+    from humar_bench.studies.accuracy.kept import PLACES
 
     plan = _plan(options, plans)
+    check_extra()
     architectures = [arm.architecture for arm in plan.arms]
     check_device(plan.base.device)
-    check_paths(output, out=options.out, own=files_of("accuracy"), architectures=architectures)
-    say_shadowed(architectures)
+    check_paths(output, out=options.out, own=(*files_of("accuracy"), *PLACES), architectures=architectures)
+    say_whose_code(architectures)
     done, records = records_place(options.out, output)
     folder = options.out or (output.resume if output.resume is not None and os.path.isdir(output.resume) else None)
     with _runs_folder(folder) as runs:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from humar_bench.cli.app import command, command_text, say
-from humar_bench.cli.shared import check_device, check_paths, say_shadowed, write_and_show
+from humar_bench.cli.shared import check_device, check_paths, say_whose_code, write_and_show
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID
 from humar_bench.options import Output, option
 from humar_bench.studies.calibrate import calibrate as calibration
@@ -39,7 +39,7 @@ def calibrate(settings: calibration.Settings, options: CalibrateOptions, output:
     own = (calibration.RAW_NAME, calibration.CERTIFICATE_NAME, calibration.MARKDOWN_NAME)
     check_paths(output, ("markdown", "json"), out=options.out, own=own)
     check_device(settings.device)
-    say_shadowed()
+    say_whose_code()
     with contextlib.ExitStack() as stack:
         sink = None if options.out is None else stack.enter_context(contextlib.closing(
             calibration.RawWriter(tables.empty_place(options.out))))

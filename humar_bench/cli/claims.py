@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from humar_bench.cli.app import command, command_text
-from humar_bench.cli.shared import FolderOptions, check_paths, keeping_records, records_place, say_shadowed, show_study
+from humar_bench.cli.shared import FolderOptions, check_paths, keeping_records, records_place, say_whose_code, show_study
 from humar_bench.errors import InvalidMeasurement, UsageError
 from humar_bench.options import Output
 from humar_bench.studies import files_of
@@ -39,7 +39,7 @@ def claims(options: ClaimsOptions, run: ClaimsRun, place: FolderOptions, output:
     model, batch = options.model, options.batch or (1 if open_device(run.device).kind == "cpu" else 2)
     accuracy = None if options.accuracy is None else accuracy_of(_accuracy(options.accuracy), candidate)
     check_paths(output, out=place.out, own=files_of("claims"), reads={"--args": options.args}, architectures=[candidate])
-    say_shadowed([candidate])
+    say_whose_code([candidate])
     _, records = records_place(place.out, output)
     found, lost = keeping_records(records, output, lambda sink, show: Claims(dataclasses.replace(gather(
         candidate, model, run.plain(), sizes=options.sizes, batch=batch, timed=options.time, sink=sink, progress=show,

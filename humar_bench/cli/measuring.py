@@ -20,7 +20,7 @@ from humar_bench.cli.shared import (
     check_paths,
     check_whole,
     records_place,
-    say_shadowed,
+    say_whose_code,
     small_batch,
     write_and_show,
 )
@@ -235,10 +235,7 @@ def measure_and_show(
     check_whole(plan)
     cited = None if certificate is None else _cited(certificate, plan.run.device)
     done, records = _places(measures, plan, output, out, cited)
-    say_shadowed(plan.architectures)
-    for each in plan.architectures:
-        if each.foreign:
-            say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.builder.rpartition(':')[0]}.")
+    say_whose_code(plan.architectures)
     with readable(done or ()):
         run, lost = _measure(
             measures, plan, counters, records, done, cited, quiet=output.quiet, early=whole and not output.quiet, pictures=pictures

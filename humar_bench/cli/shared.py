@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 Show = Callable[[float, str], None]
+OURS = "humar_bench"
 
 OWN_PARTS = ("swin", "efficientformerv2", "tite")  # how backbones and text encoders in own code are called; the others need transformers
 # Options of RunArgs that only a timed comparison has.
@@ -49,9 +50,13 @@ def small_batch(selection: Selection, run: RunArgs) -> Selection:
     return scaled_for_cpu(selection) if open_device(run.device).kind == "cpu" else selection
 
 
-def say_shadowed(architectures: Iterable[Architecture] = ()) -> None:
-    """One line for each folder, the current one and those of foreign files, that holds modules which Python alone would have run."""
-    files = [each.builder.rpartition(":")[0] for each in architectures if each.foreign]
+def say_whose_code(architectures: Iterable[Architecture] = ()) -> None:
+    """Whose code will run, before any of it does: a line for each architecture of somebody's, and one for each folder, the current one and
+    those of foreign files, that holds modules which Python alone would have run."""
+    architectures = [each for each in architectures if each.foreign and not each.builder.startswith(f"{OURS}.")]
+    for each in architectures:
+        say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.builder.rpartition(':')[0]}.")
+    files = [each.builder.rpartition(":")[0] for each in architectures]
     for folder in dict.fromkeys([".", *(os.path.dirname(each) or "." for each in files if each.endswith(".py"))]):
         if names := shadowed(folder):
             where = "the current folder" if folder == "." else folder

@@ -9,7 +9,7 @@ from typing import Any
 
 from humar_bench.args import WEEK_S, RunArgs
 from humar_bench.cli.app import command, command_text
-from humar_bench.cli.shared import TIMING, check_paths, check_whole, keeping_records, records_place, say_shadowed, show_study, small_batch
+from humar_bench.cli.shared import TIMING, check_paths, check_whole, keeping_records, records_place, say_whose_code, show_study, small_batch
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from humar_bench.options import Output, Selection, Whole, option
 from humar_bench.running.plan import Plan, resolve
@@ -100,7 +100,7 @@ def run_study(
         check_architecture(each)
     check_whole(plan)
     check_paths(output, out=options.out, own=files_of(name), plot=plot, reads={"--args": args_file}, architectures=plan.architectures)
-    say_shadowed(plan.architectures)
+    say_whose_code(plan.architectures)
     done, records = records_place(options.out, output)  # records of other work do no harm: nobody asks for them
     found, lost = keeping_records(records, output, lambda sink, show: measure(
         timed=options.time, budget_s=options.seconds, done=done, sink=sink, command=command_text(),

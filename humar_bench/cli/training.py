@@ -13,9 +13,10 @@ from typing import Any
 from humar_bench.args import PROMPTS
 from humar_bench.cli.app import command, say, tell
 from humar_bench.cli.progress import shown_bar
-from humar_bench.cli.shared import check_paths, say_shadowed, write_and_show
+from humar_bench.cli.shared import check_paths, say_whose_code, write_and_show
 from humar_bench.errors import EXIT_DONE, UsageError
 from humar_bench.options import STANDARD_OUTPUT, Output, option
+from humar_bench.subjects.registry import parse_architecture
 from humar_bench.training.options import PRESETS
 from humar_bench.training.train_args import NUMBER_TYPES, TrainArgs, with_settings
 
@@ -98,7 +99,7 @@ def train(options: TrainOptions, learn: LearnOptions) -> int:
     first = os.environ.get("RANK", "0") == "0"
     quiet = learn.quiet or not first
     if first:
-        say_shadowed()
+        say_whose_code([parse_architecture(args.arch)])
     from humar_bench.training.loop import train as run
 
     with shown_bar(sys.stderr, quiet=quiet, doing="training") as bar:
@@ -194,6 +195,8 @@ def evaluate(options: EvaluateOptions, output: Output) -> int:
         for folder, what in ((options.model, "the run"), (options.data, "--data")):
             if path != STANDARD_OUTPUT:
                 refuse_within(path, f"--{name}", folder, what)
+    if options.arch is not None:
+        say_whose_code([parse_architecture(options.arch)])
     with shown_bar(sys.stderr, quiet=output.quiet, doing="evaluating") as bar:
         show = bar or (lambda share, text: None)
         found = evaluate_saved(

@@ -22,6 +22,7 @@ from humar_bench.errors import HumarBenchError, MeasurementError, UsageError, is
 from humar_bench.training.batches import Steps, evaluation_source, prompt_of, tokens_of, training_batches, training_source
 from humar_bench.training.distillation import Distillation
 from humar_bench.training.evaluate import Evaluation, logged
+from humar_bench.training.extra import check_extra
 from humar_bench.training.losses import Criterion, Losses
 from humar_bench.training.optim import build_ema, build_optimizer, build_schedule, clip_gradients
 from humar_bench.training.run_folder import RunFolder, read_checkpoint, read_options, read_state
@@ -242,12 +243,11 @@ class _Run:
 
 
 def _accelerator(options: TrainArgs) -> Any:
-    """Accelerate's object for this process. Raises UsageError where the library or the device is missing."""
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-        from accelerate.state import AcceleratorState
-    except ImportError as error:
-        raise UsageError('training needs the package accelerate, which is not installed; run pip install "humar-bench[train]".') from error
+    """Accelerate's object for this process. Raises UsageError where a library or the device is missing."""
+    check_extra()
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device is cuda and torch finds no CUDA device here; choose cpu or auto.")
     AcceleratorState._reset_state()  # an earlier run of this process may have had another number type

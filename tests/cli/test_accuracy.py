@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -34,6 +35,24 @@ def test_what_cannot_be_is_one_sentence(typed, said, capsys):
     assert main(["accuracy", *typed]) == EXIT_USAGE
     captured = capsys.readouterr()
     assert said in " ".join(captured.err.split()) and captured.out == ""
+
+
+@pytest.mark.parametrize("typed", [["accuracy", "-o"], ["train", "--pictures", "16", "--data", "procedural:0", "-o"]])
+def test_without_the_extra_nothing_starts_and_one_sentence_asks_for_it(tmp_path, typed, monkeypatch, capsys):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "safetensors" else real(name, *more))
+    assert main([*typed, str(tmp_path / "new")]) == EXIT_USAGE
+    said = 'training needs the package safetensors, which is not installed; run pip install "humar-bench[train]".'
+    assert capsys.readouterr().err == f"humar-bench: {said}\n" and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["runs", "rendered", "front_end.safetensors"])
+def test_a_folder_of_somebodys_is_refused_untouched(tmp_path, name, capsys):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.txt").write_text("mine")
+    assert main(["accuracy", "-o", str(tmp_path)]) == EXIT_USAGE
+    assert f"already holds {name}, which would be written over" in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "mine.txt"]
 
 
 def test_help_names_every_end(capsys):

@@ -25,6 +25,7 @@ from humar_bench.report.study import read_study, study_json, study_texts, write_
 from humar_bench.running.children import Outcome
 from humar_bench.saved.verify import verify
 from humar_bench.studies import MAKERS, files_of
+from humar_bench.studies.accuracy.kept import PLACES
 from humar_bench.studies.accuracy.made_up import World
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, RUN
 from tests.studies.made_up_study import VAL, Made, measured, plan
@@ -85,12 +86,66 @@ def test_a_reference_whose_best_rate_stays_at_the_edge_makes_the_study_invalid(t
 
 
 def test_all_runs_begin_with_the_front_end_that_was_trained_once(tmp_path):
-    (tmp_path / "front_end.safetensors").write_bytes(b"weights")
     measured(made := Made(), tmp_path)
-    assert "warm" not in roles(made)
-    assert {each["options"]["front_end"] for each in made.asked if each["role"] != FLOOR} == {str(tmp_path / "front_end.safetensors")}
-    measured(again := Made(), tmp_path / "other")
-    assert roles(again).count("warm") == 1 and roles(again).index("warm") == 1  # before the first run
+    assert roles(made).count("warm") == 1 and roles(made).index("warm") == 1  # before the first run
+    own = {each["options"]["front_end"] for each in made.asked if each["role"] in (RATE, RUN)}
+    assert own == {str(tmp_path / "front_end.safetensors")}
+    measured(again := Made(), tmp_path)
+    assert "warm" not in roles(again) and len(again.asked) == len(made.asked) - 1
+    measured(none := Made(front_end=lambda options: ""), tmp_path, plan(warm=0))  # what lies there is not used unasked
+    assert {each["options"]["front_end"] for each in none.asked} == {""} and "warm" not in roles(none)
+
+
+@pytest.mark.parametrize("change", [
+    lambda folder: (folder / "front_end.safetensors").write_bytes(b"others"),
+    lambda folder: (folder / "front_end.json").write_text("[]"),
+    lambda folder: (folder / "front_end.json").write_text((folder / "front_end.json").read_text().replace("16000", "800")),
+])
+def test_weights_that_are_not_the_studys_own_are_refused(tmp_path, change):
+    measured(Made(), tmp_path)
+    change(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="is not what this study trained ahead"):
+        measured(made := Made(), tmp_path)
+    assert roles(made) == [FLOOR] and before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_weights_that_were_not_finished_are_trained_anew(tmp_path):
+    (tmp_path / "front_end.safetensors").write_bytes(b"half")
+    measured(made := Made(), tmp_path)
+    assert roles(made).count("warm") == 1 and (tmp_path / "front_end.safetensors").read_bytes() == b"weights"
+
+
+def test_runs_that_began_with_other_weights_stop_the_study_before_anything_is_trained(tmp_path):
+    with RecordWriter(tmp_path / "records.jsonl") as sink:
+        measured(Made(front_end=lambda options: "0" * 16, cost_s=10.0), tmp_path, sink=sink, time_limit_s=150.0)
+    with pytest.raises(InvalidMeasurement, match="began with the weights 0000000000000000 before the transformer"):
+        measured(made := Made(), tmp_path, done=load(tmp_path))
+    assert RUN not in roles(made)
+
+
+@pytest.mark.parametrize("name", ["runs", "rendered", "front_end.safetensors"])
+def test_a_place_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+    folder, other = tmp_path / "study", tmp_path / "mine"
+    folder.mkdir()
+    other.mkdir()
+    (other / "kept").write_text("mine")
+    (folder / name).symlink_to(other)
+    with pytest.raises(UsageError, match=f"{name} is a link, as no study writes it"):
+        measured(Made(), folder)
+    assert (other / "kept").read_text() == "mine" and [each.name for each in folder.iterdir()] == [name]
+
+
+def test_only_people_that_were_drawn_are_taken_away_at_the_end(tmp_path):
+    drawn = tmp_path / "rendered" / "people-v1-train-level0-seed5-64x64-n6"
+    drawn.mkdir(parents=True)
+    (drawn / "area.npy").write_bytes(b"")
+    measured(Made(), tmp_path)
+    assert not (tmp_path / "rendered").exists()
+    drawn.mkdir(parents=True)
+    (tmp_path / "rendered" / "holiday").mkdir()
+    measured(Made(), tmp_path)
+    assert [each.name for each in (tmp_path / "rendered").iterdir()] == ["holiday"]
 
 
 def test_as_many_runs_side_by_side_as_asked(tmp_path):
@@ -241,7 +296,8 @@ def kept(folder, made: Made | None = None):
 def test_the_folder_is_proved_and_a_changed_number_is_not(tmp_path):
     found = kept(tmp_path)
     assert verify(tmp_path).proved
-    assert {path.name for path in tmp_path.iterdir()} - {"records.jsonl", "front_end.safetensors"} <= set(files_of("accuracy"))
+    own = {"records.jsonl", *PLACES, *files_of("accuracy")}
+    assert {path.name for path in tmp_path.iterdir()} <= own
     again = read_study(tmp_path, load(tmp_path), MAKERS)
     assert study_texts(again) == study_texts(found) and again.exit_code == found.exit_code
     page = tmp_path / "retention.csv"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +20,21 @@ from humar_bench.records.audit import audited
 from humar_bench.records.record import TRAINING, Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import Progress
+from humar_bench.studies.accuracy.kept import (
+    FRONT_END,
+    RENDERED,
+    RUNS,
+    front_end_there,
+    hold_runs,
+    keep_front_end,
+    refuse_strange,
+    remove_rendered,
+)
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, WIDER, AccuracyPlan, Job
 from humar_bench.studies.accuracy.tables import Accuracy, rate_accuracy, settings_of
 from humar_bench.subjects.sources import child_command
 
 PROGRAM = child_command("humar_bench.studies.accuracy.worker")
-RUNS, FRONT_END, RENDERED = "runs", "front_end.safetensors", "rendered"
 SILENCE_S = 1800.0  # a child that says nothing for so long is stopped
 WARM = "warm"
 EVALUATION_SHARE = 1.25  # of the time a run trains, with its evaluations and its start
@@ -40,8 +48,10 @@ def measure_accuracy(
 ) -> Accuracy:
     """Train everything that `done` does not hold. Runs are kept in `folder`; records go to `sink` as they come.
 
-    With `time_limit_s` no run is started that would not end in time; what is then missing can be resumed. Raises UsageError.
+    With `time_limit_s` no run is started that would not end in time; what is then missing can be resumed. Raises UsageError, and
+    InvalidMeasurement where `folder` holds other weights than the runs in `done` began with.
     """
+    refuse_strange(Path(folder))
     pool = _Pool(plan, Path(folder), Run() if done is None else done, sink, progress, command, time_limit_s, children, now)
     pool.run([plan.floor_job])
     rates = list(plan.rates)
@@ -56,7 +66,7 @@ def measure_accuracy(
         pool.run(plan.run_jobs(chosen))
     found = Accuracy(Run(tuple(pool.kept)), settings_of(plan))
     if found.complete:
-        shutil.rmtree(Path(folder) / RENDERED, ignore_errors=True)  # drawn pictures are large and can be drawn again
+        remove_rendered(Path(folder))
     return found
 
 
@@ -79,6 +89,7 @@ class _Pool:
     ) -> None:
         self.plan, self.folder, self.sink, self.progress, self.command = plan, folder, sink, progress, command
         self.have = {record.key: record for record in done if record.measure == TRAINING and _stands(record)}
+        self.earlier = frozenset(self.have)
         self.children, self.now, self.start_s, self.limit_s = children, now, now(), time_limit_s
         self.kept: list[Record] = []
         self.begun: dict[str, float] = {}  # job -> when it began
@@ -93,8 +104,10 @@ class _Pool:
         """All of these, the longest first. Raises UsageError where a child says that it cannot work."""
         missing = [job for job in jobs if job.key not in self.have]
         self.shares |= {job.folder: float(job.key in self.have) for job in jobs}
-        if missing and any(job.role != FLOOR for job in missing):
+        if self.plan.warm_options is not None and any(job.role != FLOOR for job in missing):
             self._warm_up()
+            known = (*self.kept, *(self.have[job.key] for job in jobs if job.key in self.have))
+            hold_runs(self.folder, [record for record in known if record.key in self.earlier])
         missing.sort(key=lambda job: -self.pace.get(job.architecture.name, 0.0) * job.weight)
         for job, outcome in self.children(self._started(missing), at_once=self.at_once):
             self._finish(job, outcome)
@@ -120,23 +133,24 @@ class _Pool:
     def _warm_up(self) -> None:
         """Train what stands before the transformer, where that is not there yet."""
         options = self.plan.warm_options
-        if options is None or self._front_end.exists():
+        if front_end_there(self.folder, options):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         name = "the shared front end"
-        options = dataclasses.replace(options, rendered=self._rendered)
-        request = {"role": WARM, "name": name, "options": options.to_json(), "front_end": str(self._front_end.resolve())}
+        drawing = dataclasses.replace(options, rendered=self._rendered)
+        request = {"role": WARM, "name": name, "options": drawing.to_json(), "front_end": str(self._front_end.resolve())}
         child = self._child(request, name, _check_warm)
         [(_, outcome)] = self.children(iter([(None, child)]), at_once=1)
         if outcome.reply is None or "result" not in outcome.reply or outcome.reply["result"]["status"] != "ok":
             raise _error(outcome)
+        keep_front_end(self.folder, options)
 
     def _started(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Child]]:
         """The jobs' children; a job is passed over when it would end after the limit."""
         for job in jobs:
             if self._fits(job):
                 options = dataclasses.replace(job.options, rendered=self._rendered)
-                if job.role != FLOOR and self._front_end.exists():
+                if job.role != FLOOR and self.plan.warm_options is not None:
                     options = dataclasses.replace(options, front_end=str(self._front_end.resolve()))
                 request = {
                     "role": job.role, "name": job.name, "options": options.to_json(), "folder": str(self.folder / RUNS / job.folder),

@@ -6,7 +6,6 @@ Shapes: I entries, K keypoints.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import numpy as np
 
 from humar_bench.errors import HumarBenchError, MeasurementError, UsageError, one_line
 from humar_bench.running.worker import serve
+from humar_bench.studies.accuracy.kept import digest, short
 from humar_bench.studies.accuracy.plan import FLOOR
 from humar_bench.studies.accuracy.scores import DIGITS, Scores
 from humar_bench.training.picture_statistics import BEST, PictureStatistics
@@ -47,7 +47,7 @@ def run_training(options: TrainArgs, folder: Path, tell: Any) -> dict[str, Any]:
         **of_pictures(read_evaluation(folder, summary.steps)), "resumed": there,
     }
     if options.front_end:
-        found["front_end"] = digest(options.front_end)
+        found["front_end"] = short(digest(options.front_end))
     made = Scores(found).accuracy()
     if abs(made - curve[-1]["ap"]) > SAME_AP:
         raise MeasurementError(f"the pictures make an average precision of {made:.4f} and the evaluation said {curve[-1]['ap']:.4f}.")
@@ -65,10 +65,6 @@ def can_go_on(folder: Path, options: TrainArgs) -> bool:
         return read_options(folder) == options and (state is None or (folder / state["file"]).exists())
     except UsageError:
         return False
-
-
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def of_pictures(statistics: PictureStatistics) -> dict[str, Any]:
@@ -149,7 +145,7 @@ def measured(request: Mapping[str, Any], tell: Any) -> dict[str, Any]:
         from humar_bench.training.warm_start import warm_start
 
         found = warm_start(options, request["front_end"], tell=lambda event: tell({"share": event["step"] / event["steps"]}))
-        return {"oks": found.oks, "digest": digest(request["front_end"])}
+        return {"oks": found.oks, "digest": short(digest(request["front_end"]))}
     if request["role"] == FLOOR:
         return mean_pose_scores(options, tell)
     return run_training(options, Path(request["folder"]), lambda event: tell({"share": event["step"] / event.get("steps", np.inf)}))

@@ -8,7 +8,8 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -157,6 +158,22 @@ def records_place(out: str | None, output: Output) -> tuple[Run | None, str | No
     if os.path.exists(path) and os.path.getsize(path):
         raise UsageError(f"-o {out!r} already holds records; go on with --resume {shlex.quote(out)}, or name another folder.")
     return None, path
+
+
+def study_folder(out: str | None, output: Output) -> str | None:
+    """The folder that a study's tables go to: `out`, or what it goes on with."""
+    return out or (output.resume if output.resume is not None and os.path.isdir(output.resume) else None)
+
+
+@contextlib.contextmanager
+def runs_folder(folder: str | None) -> Iterator[str]:
+    """Where runs are kept while they are trained: in the study's folder, or in one that is gone at the end."""
+    if folder is not None:
+        yield folder
+        return
+    say("note: no folder is named (-o), so runs are not kept and a study that is stopped cannot go on.")
+    with tempfile.TemporaryDirectory(prefix="humar-bench-runs-") as made:
+        yield made
 
 
 def _sound(records: Path) -> Run:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from humar_bench.args import WEEK_S, RunArgs
+from humar_bench.cli.accuracy_options import AccuracyOptions, parse_rates
 from humar_bench.cli.app import command, command_text
-from humar_bench.cli.shared import TIMING, check_paths, check_whole, keeping_records, records_place, say_whose_code, show_study, small_batch
+from humar_bench.cli.shared import (
+    TIMING,
+    check_device,
+    check_paths,
+    check_whole,
+    keeping_records,
+    records_place,
+    runs_folder,
+    say_whose_code,
+    show_study,
+    small_batch,
+    study_folder,
+)
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from humar_bench.options import Output, Selection, Whole, option
+from humar_bench.options import Output, Selection, Whole, help_of, option
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.studies import files_of
 from humar_bench.subjects.registry import check_architecture
+from humar_bench.training.extra import check_extra
+
+FEWEST_SEEDS = 2  # of a row that is trained
 
 
 @dataclass(frozen=True)
@@ -76,36 +93,96 @@ def scaling(selection: Selection, whole: Whole, options: ScalingOptions, study: 
     )
 
 
-@command("ablate", Selection, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "arch", "reference"))
-def ablate(selection: Selection, study: StudyOptions, run: RunArgs, output: Output) -> int:
+def _of(name: str, help: str = "", **more: Any) -> Any:
+    """An option of `accuracy`, or one like it."""
+    return option(help or help_of(AccuracyOptions, name), **more)
+
+
+@dataclass(frozen=True)
+class EarlyOptions:
+    """How rows are trained. `None` means: as the preset has it."""
+
+    accuracy: bool = option("Also train every row in a small model, alike, and show its accuracy after that budget.", default=False)
+    preset: str | None = _of("preset", "What is trained: cpu by default, or gpu (see accuracy).", metavar="NAME", words=("cpu", "gpu"))
+    level: int | None = _of("level", metavar="N")
+    size: int | None = _of("size", metavar="N")
+    pictures: int | None = _of("pictures", metavar="N")
+    val: int | None = _of("val", metavar="N")
+    seeds: int | None = _of("seeds", "Runs of each row; the default has as many again. 2 by default.", metavar="N")
+    warm: int | None = _of("warm", metavar="N")
+    rates: str | None = _of("rates", "Learning rates to choose from, on the default, for all rows: at least three.", metavar="X,X,X")
+    at_once: int | None = _of("at_once", metavar="N")
+    time_limit: float | None = _of("time_limit", metavar="S")
+
+    def __post_init__(self) -> None:
+        given = [each.name for each in dataclasses.fields(self) if getattr(self, each.name) is not None and each.name != "accuracy"]
+        if given and not self.accuracy:
+            raise UsageError(f"--{given[0].replace('_', '-')} is {getattr(self, given[0])} and nothing is trained; add --accuracy.")
+        if self.preset not in (None, "cpu", "gpu"):
+            raise UsageError(f"--preset is {self.preset!r}; choose cpu or gpu.")
+        AccuracyOptions(time_limit=self.time_limit)  # its sentences
+
+
+@command("ablate", Selection, StudyOptions, EarlyOptions, RunArgs, Output, leave_out=(*TIMING, "arch", "reference"))
+def ablate(selection: Selection, study: StudyOptions, early: EarlyOptions, run: RunArgs, output: Output) -> int:
     """Turn each design switch of the replacement, one at a time, and compare.
+
+    With --accuracy every row is also trained on procedural people, two seeds each, and its average precision after that budget is shown
+    with its interval beside what it costs. The preset's own budget takes hours for all rows; --pictures shortens it.
 
     \b
     Example:
       humar-bench ablate --no-time
       humar-bench ablate --budget 300 -o ablation
+      humar-bench ablate --accuracy --pictures 4800 -o ablation
     """
     from humar_bench.studies import ablate as rooms
 
     plan = resolve(small_batch(selection, run), run)
-    return run_study("ablate", plan, study, output, lambda **given: rooms.measure_ablation(plan, **given), args_file=selection.args)
+    if not early.accuracy:
+        return run_study("ablate", plan, study, output, lambda **given: rooms.measure_ablation(plan, **given), args_file=selection.args)
+    from humar_bench.studies.accuracy.kept import PLACES
+
+    trained = _early_plan(early, plan)
+    check_extra()
+    check_device(trained.base.device)
+    with contextlib.ExitStack() as stack:
+        def measure(**given: Any) -> Any:  # its folder is looked at before
+            runs = stack.enter_context(runs_folder(study_folder(study.out, output)))
+            return rooms.measure_ablation(plan, accuracy=trained, folder=runs, time_limit_s=early.time_limit, **given)
+
+        return run_study("ablate", plan, study, output, measure, args_file=selection.args, places=PLACES)
+
+
+def _early_plan(early: EarlyOptions, plan: Plan) -> Any:
+    """What the rows' trainings are. Raises UsageError."""
+    from humar_bench.studies.accuracy.plan import PRESETS, Asked
+    from humar_bench.studies.early_accuracy import plan_of_rows
+    from humar_bench.studies.switches import switches_of
+
+    asked = Asked(
+        arch=(), level=early.level, size=early.size, pictures=early.pictures, evaluation_pictures=early.val, warm=early.warm,
+        seeds=FEWEST_SEEDS if early.seeds is None else early.seeds, rates=parse_rates(early.rates), at_once=early.at_once,
+    )
+    return plan_of_rows(switches_of(plan.args), plan.args, PRESETS[early.preset or "cpu"], asked)
 
 
 def run_study(
     name: str, plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any], *, args_file: str | None,
-    plot: str | None = None,
+    plot: str | None = None, places: tuple[str, ...] = (),
 ) -> int:
-    """Check every path, measure, write what was asked for. Returns the exit code."""
+    """Check every path, measure, write what was asked for. `places` are what the study keeps in its folder beside its files. Returns the
+    exit code."""
     for each in plan.architectures:
         check_architecture(each)
     check_whole(plan)
-    check_paths(output, out=options.out, own=files_of(name), plot=plot, reads={"--args": args_file}, architectures=plan.architectures)
+    check_paths(output, out=options.out, own=(*files_of(name), *places), plot=plot, reads={"--args": args_file},
+                architectures=plan.architectures)
     say_whose_code(plan.architectures)
     done, records = records_place(options.out, output)  # records of other work do no harm: nobody asks for them
     found, lost = keeping_records(records, output, lambda sink, show: measure(
         timed=options.time, budget_s=options.seconds, done=done, sink=sink, command=command_text(),
         progress=show or (lambda share, text: None),
     ))
-    folder = options.out or (output.resume if output.resume is not None and os.path.isdir(output.resume) else None)
-    show_study(found, output, folder, lost, plot)
+    show_study(found, output, study_folder(options.out, output), lost, plot)
     return EXIT_FAILED if found.failures else EXIT_DONE

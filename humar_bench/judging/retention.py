@@ -88,12 +88,17 @@ def weigh(
     logs = [np.log(np.asarray(each, dtype=float)) for each in (reference, candidate)]
     parts = [(each.var(-1, ddof=1) / each.shape[-1], each.shape[-1] - 1) for each in logs]
     parts.append((np.asarray(picture_variance, dtype=float), draws - 1))
+    reach = half_width(parts, confidence)
+    log_ratio = logs[1].mean(-1) - logs[0].mean(-1)
+    return Evidence(log_ratio, log_ratio - reach, log_ratio + reach, np.sqrt(parts[0][0] + parts[1][0]), np.sqrt(parts[2][0]))
+
+
+def half_width(parts: Sequence[tuple[Any, float]], confidence: float = CONFIDENCE) -> np.ndarray:
+    """Half of an interval around a sum whose variance is estimated in parts, each with its degrees of freedom (Satterthwaite 1946)."""
     variance = sum(part for part, _ in parts)
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = variance**2 / sum(part**2 / own for part, own in parts)
-    reach = special.stdtrit(np.nan_to_num(freedom, nan=1.0), 0.5 + confidence / 2) * np.sqrt(variance)
-    log_ratio = logs[1].mean(-1) - logs[0].mean(-1)
-    return Evidence(log_ratio, log_ratio - reach, log_ratio + reach, np.sqrt(parts[0][0] + parts[1][0]), np.sqrt(parts[2][0]))
+    return special.stdtrit(np.nan_to_num(freedom, nan=1.0), 0.5 + confidence / 2) * np.sqrt(variance)
 
 
 def picture_variance(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:

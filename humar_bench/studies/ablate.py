@@ -1,130 +1,42 @@
-"""`humar-bench ablate`: what each design switch of the replacement costs or saves, one row a switch, against the design as it is asked.
+"""`humar-bench ablate`: what each design switch of the replacement costs or saves, one row a switch (`switches.py`), against the design as
+it is asked; with `--accuracy` also how accurate each is after an early budget of training (`early_accuracy.py`).
 
-The switches are every `efficient_` field of ModelArgs, so a new one cannot be forgotten: a flag is turned over, a choice takes its other
-values, a number those of `OTHER_VALUES`, or twice its value where none are named. `COMBINED` adds rows that turn several at once.
-
-A row is an architecture of its own, the builder `humar_bench.studies.ablate:FIELD__VALUE` (joined by `__and__`), so that all rows are built
-from the same arguments and timed in turn in the same processes.
+Rows are built from the same arguments and timed in turn in the same processes.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
-from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.judging.early import Early
 from humar_bench.judging.speeds import Speeds, read_speeds
-from humar_bench.records.record import Record, Run
+from humar_bench.records.record import TRAINING, Record, Run
 from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by, work_text
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run
-from humar_bench.running.plan import Plan, parse_settings
-from humar_bench.subjects.registry import Architecture, load_builder
+from humar_bench.running.plan import Plan
+from humar_bench.studies.accuracy.accuracy import measure_accuracy
+from humar_bench.studies.accuracy.plan import AccuracyPlan
+from humar_bench.studies.accuracy.tables import Accuracy
+from humar_bench.studies.early_accuracy import ROW_KEYS, early_of, early_table, row_of
+from humar_bench.studies.switches import DEFAULT, builder_of, settings_of, switches_of
 from humar_bench.table import MIB, Column, Table, ratio
 
-DEFAULT, DESIGN = "default", "efficient"
 STATIC_S = 2.0  # about what counting one row takes; only the progress bar depends on it
+ACCURACY = "accuracy"  # the settings of the trainings' study
+TRAINED_SHARE = 0.9  # of the progress bar, where rows are trained too
 FORMAT = 1  # of the JSON document. 1: rows, conditions, failures
-AND, IS = "__and__", "__"
-
-# Numbers that a switch is set to; what equals the value asked is left out. A function where it depends on the other arguments.
-OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[int, ...]]] = {
-    "efficient_encoder_sets": lambda args: (args.efficient_enc_layers,),
-    "efficient_decoder_sets": lambda args: (args.dec_layers,),
-    "efficient_encoder_stride": lambda args: (1,),
-    "efficient_memory_stride": lambda args: (1, 4),
-    "efficient_nheads": lambda args: (8,),
-    "efficient_sample_heads": lambda args: (8,),
-    "efficient_enc_layers": lambda args: (6,),
-    "efficient_mlp_ratio": lambda args: (4,),
-}
-COMBINED: dict[str, Callable[[ModelArgs], dict[str, Any]]] = {
-    "untied": lambda args: {"efficient_encoder_sets": args.efficient_enc_layers, "efficient_decoder_sets": args.dec_layers},
-    # The published description word for word: own weights in every block, every token at full resolution, every token attends.
-    "literal description": lambda args: {
-        **COMBINED["untied"](args), "efficient_encoder_stride": 1, "efficient_memory_stride": 1, "efficient_cross_tokens": "all",
-        "efficient_point_samples": False,
-    },
-}
-
-
-# The rows -------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Switch:
-    """One row: the fields it sets; none for the design as it is asked."""
-
-    name: str
-    changes: Mapping[str, Any]
-
-    @property
-    def architecture(self) -> Architecture:
-        """The row as something to measure."""
-        if not self.changes:
-            return Architecture(self.name, DESIGN, foreign=False)
-        builder = AND.join(f"{field}{IS}{str(value).lower()}" for field, value in self.changes.items())
-        return Architecture(self.name, f"{__name__}:{builder}", foreign=False)
-
-
-def switches_of(args: ModelArgs) -> tuple[Switch, ...]:
-    """Every row: the design as it is asked, each switch alone, then those together that belong together."""
-    rows = [Switch(DEFAULT, {})]
-    for each in dataclasses.fields(ModelArgs):
-        if each.name.startswith(EFFICIENT_PREFIX):
-            rows += [Switch(_said(each.name, value), {each.name: value}) for value in other_values(each, args)]
-    for name, changes in COMBINED.items():
-        left = {field: value for field, value in changes(args).items() if value != getattr(args, field)}
-        if len(left) > 1:
-            rows.append(Switch(name, left))
-    return tuple(rows)
-
-
-def other_values(option: dataclasses.Field, args: ModelArgs) -> tuple[Any, ...]:
-    """What a switch is set to instead of what is asked, as far as the other arguments allow it."""
-    asked = getattr(args, option.name)
-    if isinstance(option.default, bool):
-        values: Sequence[Any] = (not asked,)
-    elif option.metadata.get("choices"):
-        values = option.metadata["choices"]
-    else:
-        values = OTHER_VALUES.get(option.name, lambda args: (2 * asked,))(args)
-    return tuple(value for value in values if value != asked and _possible(args, option.name, value))
-
-
-def _possible(args: ModelArgs, name: str, value: Any) -> bool:
-    try:
-        dataclasses.replace(args, **{name: value})
-    except UsageError:
-        return False
-    return True
-
-
-def _said(name: str, value: Any) -> str:
-    """'encoder_stride 1', 'graph_bias off'."""
-    shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-    return f"{name.removeprefix(EFFICIENT_PREFIX)} {shown}"
 
 
 def __getattr__(name: str) -> Callable[[Any], Any]:
-    """`efficient_graph_bias__false`, `efficient_memory_stride__1__and__efficient_cross_tokens__all`: the design with these set."""
-    if not name.startswith(EFFICIENT_PREFIX):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        changes = parse_settings("=".join(each.rsplit(IS, 1)) for each in name.split(AND))
-    except HumarBenchError as error:
-        raise AttributeError(str(error)) from None
-
-    def build(args: Any) -> Any:
-        return load_builder(DESIGN)(dataclasses.replace(ModelArgs.of(args), **changes))
-
-    return build
+    """The rows' builders (`switches.py`)."""
+    return builder_of(name)
 
 
 # Measuring ------------------------------------------------------------------------------------------------------------------------
@@ -133,10 +45,14 @@ def __getattr__(name: str) -> Callable[[Any], Any]:
 def measure_ablation(
     plan: Plan, *, timed: bool = True, budget_s: float = 120.0, done: Run | None = None, sink: Any = None,
     progress: Progress = lambda share, text: None, command: str = "", exact: Callable[..., list[Record]] = exact_records,
-    bench: Callable[..., Run] | None = None, now: Callable[[], float] = time.monotonic,
+    bench: Callable[..., Run] | None = None, now: Callable[[], float] = time.monotonic, accuracy: AccuracyPlan | None = None,
+    folder: str | os.PathLike = "", train: Callable[..., Accuracy] = measure_accuracy, time_limit_s: float | None = None,
 ) -> Ablation:
-    """Count every row, then time all of them in turn, within the budget as `time_in_turn` keeps it."""
-    rows = switches_of(plan.args)
+    """Count every row, then time all of them in turn, within the budget as `time_in_turn` keeps it, then train what `accuracy` says, in
+    `folder`."""
+    rows, whole = switches_of(plan.args), progress
+    if accuracy is not None:
+        progress = lambda share, text: whole((1 - TRAINED_SHARE) * share, text)  # noqa: E731
     architectures = tuple(each.architecture for each in rows)
     done = done or Run()
     static_share = len(rows) * STATIC_S / (len(rows) * STATIC_S + (budget_s if timed else 0))
@@ -151,7 +67,13 @@ def measure_ablation(
             reference=DEFAULT, done=done, sink=sink, command=command, bench=bench, now=now,
             progress=lambda share, text: progress(static_share + (1 - static_share) * share, text),
         )
-    return Ablation(Run(tuple(records)))
+    if accuracy is None:
+        return Ablation(Run(tuple(records)), {})
+    trained = train(
+        accuracy, folder, done=done, sink=sink, command=command, time_limit_s=time_limit_s,
+        progress=lambda share, text: whole(1 - TRAINED_SHARE + TRAINED_SHARE * share, text),
+    )
+    return Ablation(Run((*records, *trained.run)), {ACCURACY: trained.settings})
 
 
 # Reading --------------------------------------------------------------------------------------------------------------------------
@@ -165,16 +87,30 @@ class Ablation:
     """The records of one ablation, and what follows from them."""
 
     run: Run
+    settings: Mapping[str, Any] = field(default_factory=dict)
     name: ClassVar[str] = "ablate"
-    settings: ClassVar[Mapping[str, Any]] = {}
+
+    @cached_property
+    def costs(self) -> Run:
+        """The records that are not of a training."""
+        return Run(tuple(each for each in self.run if each.measure != TRAINING), self.run.notes)
+
+    @cached_property
+    def trained(self) -> Accuracy | None:
+        """The study that the rows' trainings are."""
+        return Accuracy(self.run.select(measure=TRAINING), self.settings[ACCURACY]) if ACCURACY in self.settings else None
+
+    @cached_property
+    def early(self) -> dict[str, Early]:
+        return {} if self.trained is None else early_of(self.trained)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return self.run.architectures
+        return self.costs.architectures
 
     @cached_property
     def speeds(self) -> Speeds:
-        timed = self.run.select(measure="fps")
+        timed = self.costs.select(measure="fps")
         return read_speeds(timed, DEFAULT, self.names) if len(timed) else Speeds({})
 
     @cached_property
@@ -187,10 +123,13 @@ class Ablation:
         return tuple(rows)
 
     def _row(self, name: str) -> dict[str, Any]:
-        row: dict[str, Any] = {"switch": name, "sets": ", ".join(settings_of(self.run.select(architecture=name)[0].spec))}
-        for key, measure, field in _EXACT:
-            found = [each for each in self.run.select(measure=measure, architecture=name) if each.ok]
-            row[key] = found[-1].measured[field] if found else None
+        row: dict[str, Any] = {"switch": name, "sets": ", ".join(settings_of(self.costs.select(architecture=name)[0].spec))}
+        for key, measure, counted in _EXACT:
+            found = [each for each in self.costs.select(measure=measure, architecture=name) if each.ok]
+            row[key] = found[-1].measured[counted] if found else None
+        if name in self.early:
+            arm = next(each for each in self.trained.settings["arms"] if each["name"] == name)
+            row |= row_of(self.early[name], settings_of(arm["spec"]))
         speed = self.speeds.get(name)
         if speed is not None:
             row |= {"median_s": speed.median_s, "cpu_median_s": speed.cpu_median_s, "processes": speed.processes, "verdict": speed.verdict}
@@ -202,24 +141,30 @@ class Ablation:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        return failures_of(self.run)
+        return (*failures_of(self.costs), *(() if self.trained is None else self.trained.failures))
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """What the numbers hold for."""
-        first = self.run[0]
+        first = self.costs[0]
         said = [work_text(first.workload), f"Asked: {asked_text(first.asked)}."]
-        timed = next((each for each in self.run if each.measure == "fps" and each.environment), None)
+        timed = next((each for each in self.costs if each.measure == "fps" and each.environment), None)
         said += [environment_text(timed)] if timed else [f"Counted with torch {first.environment.get('torch', '')}; nothing was run."]
+        if self.trained is not None and len(self.trained.run):
+            said += [f"Accuracy: {each}" for each in self.trained.own_conditions]
         return (*said, *made_by(self.run), *self.run.notes)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        return (ablation_table(self),)
+        found = [ablation_table(self)]
+        if self.early:
+            found.append(early_table(self.rows, self.trained))
+        return tuple(found)
 
     @cached_property
     def data(self) -> dict[str, Table]:
-        return {"ablation": ablation_data(self)}
+        made = {"ablation": ablation_data(self)}
+        return made if self.trained is None else {**made, "runs": self.trained.data["runs"]}
 
     @property
     def document(self) -> dict[str, Any]:
@@ -232,13 +177,7 @@ class Ablation:
 
 def restore(run: Run, settings: Mapping[str, Any]) -> Ablation:
     """The ablation that a folder holds."""
-    return Ablation(run)
-
-
-def settings_of(spec: str) -> list[str]:
-    """'humar_bench.studies.ablate:efficient_graph_bias__false' -> ['efficient_graph_bias=false']."""
-    name = spec.partition(":")[2]
-    return ["=".join(each.rsplit(IS, 1)) for each in name.split(AND)] if name else []
+    return Ablation(run, settings)
 
 
 def _inverse(value: float | None) -> float | None:
@@ -251,6 +190,7 @@ def ablation_data(ablation: Ablation) -> Table:
         keys += [key, f"{key}_ratio"]
     if ablation.speeds:
         keys += ["time_ratio", "time_low", "time_high", "metric", "wall_ratio", "median_s", "cpu_median_s", "processes", "verdict"]
+    keys += ROW_KEYS if ablation.early else ()
     return Table("ablation", "ablation", tuple(Column(key) for key in keys), ablation.rows)
 
 

@@ -14,7 +14,7 @@ from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import predict
 from humar_bench.measures.sketch import Sketcher
-from humar_bench.studies.ablate import switches_of
+from humar_bench.studies.switches import switches_of
 from humar_bench.subjects.registry import build, load_builder
 from humar_bench.subjects.transformer import make_inputs
 

@@ -15,7 +15,8 @@ from humar_bench.running.costs import Point
 from humar_bench.running.in_turn import timing_run
 from humar_bench.running.plan import Plan
 from humar_bench.studies import ablate
-from humar_bench.studies.ablate import DEFAULT, Ablation, Switch, measure_ablation, other_values, settings_of, switches_of
+from humar_bench.studies.ablate import Ablation, measure_ablation
+from humar_bench.studies.switches import DEFAULT, Switch, other_values, settings_of, switches_of
 from humar_bench.subjects.registry import Architecture, build, load_builder
 from humar_bench.subjects.transformer import make_inputs
 from tests.golden import check_golden

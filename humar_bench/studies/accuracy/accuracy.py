@@ -61,7 +61,7 @@ def measure_accuracy(
         rates.append(beyond)
         pool.run(plan.rate_jobs([beyond]))
         plan = pool.settled(plan)
-    chosen = {arm.name: chosen_rate(pool.rates_of(arm.name))[0] for arm in plan.arms if pool.rates_of(arm.name)}
+    chosen = plan.chosen({arm.name: chosen_rate(pool.rates_of(arm.name))[0] for arm in plan.arms if pool.rates_of(arm.name)})
     if len(chosen) == len(plan.arms):
         pool.run(plan.run_jobs(chosen))
     found = Accuracy(Run(tuple(pool.kept)), settings_of(plan))
@@ -184,7 +184,7 @@ class _Pool:
     def _share(self) -> float:
         """About how much of everything is done, in pictures."""
         plan = self.plan
-        whole = len(plan.arms) * len(plan.rates) * plan.preset.rate_share + (len(plan.arms) + 1) * plan.seeds
+        whole = len(plan.tried) * len(plan.rates) * plan.preset.rate_share + (len(plan.arms) + 1) * plan.seeds
         done = sum(share * (plan.preset.rate_share if name.startswith(RATE) else not name.startswith(FLOOR))
                    for name, share in self.shares.items())
         return min(1.0, done / whole)

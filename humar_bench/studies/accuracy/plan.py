@@ -18,9 +18,9 @@ from humar_bench.errors import UsageError
 from humar_bench.judging.retention import MARGIN
 from humar_bench.records.record import AGAIN, TRAINING, Record
 from humar_bench.running.plan import parse_settings
-from humar_bench.studies.ablate import DESIGN, Switch
 from humar_bench.studies.accuracy.rings import LEAST_SIDE, ORIGINAL, ring_of, ring_spec
 from humar_bench.studies.accuracy.scores import DRAWS
+from humar_bench.studies.switches import DESIGN, Switch
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
 from humar_bench.training.options import LossArgs, OptimArgs
 from humar_bench.training.train_args import TrainArgs
@@ -153,6 +153,7 @@ class AccuracyPlan:
     margin: float = MARGIN
     draws: int = DRAWS  # of pictures
     beaten: tuple[Arm, ...] = ()  # by a rival: their learning rates were tried, and that is all
+    shared_rate: bool = False  # the reference's learning rate is everybody's: arms that are one design, nearly
 
     def settled(self, best: Mapping[str, float]) -> AccuracyPlan:
         """The plan with the better of rivals, by the accuracy that each arm had with its best learning rate."""
@@ -173,11 +174,20 @@ class AccuracyPlan:
         """Name of the control."""
         return f"{self.reference.name}{AGAIN}"
 
+    @property
+    def tried(self) -> tuple[Arm, ...]:
+        """The arms whose learning rates are chosen."""
+        return (self.reference,) if self.shared_rate else (*self.arms, *self.beaten)
+
+    def chosen(self, best: Mapping[str, float]) -> dict[str, float]:
+        """Arm -> its learning rate, from those of the arms that were tried."""
+        return {arm.name: best[name] for arm in self.arms if (name := self.reference.name if self.shared_rate else arm.name) in best}
+
     def rate_jobs(self, rates: Sequence[float]) -> list[Job]:
         """The runs that choose learning rates: every arm with every one of `rates`."""
         pictures = _whole_steps(self.base, round(self.base.pictures * self.preset.rate_share))
         base = dataclasses.replace(self.base, pictures=pictures, evaluate_every=0)
-        return [self._job(RATE, arm.name, arm, rate, RATE_SEED, base) for arm in (*self.arms, *self.beaten) for rate in rates]
+        return [self._job(RATE, arm.name, arm, rate, RATE_SEED, base) for arm in self.tried for rate in rates]
 
     def run_jobs(self, chosen: Mapping[str, float]) -> list[Job]:
         """The runs that are compared, with each arm's learning rate: every arm's, and the control's."""

@@ -109,12 +109,13 @@ class Accuracy:
         belong together."""
         if not self.complete:
             return {}
-        self._check()
-        judged = {name: self._judged(name) for name in self.runs}
+        self.check()
+        judged = {name: self.arm_of(name) for name in self.runs}
         candidates = [judged[name] for name in self.arms[1:]]
         return judge_study(judged[self.reference], candidates, judged[self.again], margin=self.settings["margin"], floor=self.floor)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises InvalidMeasurement where runs do not belong together."""
         records = [each for found in self.runs.values() for each in found]
         for what, values in (
             ("began with different weights before the transformer", {each.measured.get("front_end") for each in records}),
@@ -124,7 +125,8 @@ class Accuracy:
             if len(values) > 1:
                 raise InvalidMeasurement(f"the runs {what}: {joined(sorted(map(str, values)))}; they cannot be compared.")
 
-    def _judged(self, name: str) -> Runs:
+    def arm_of(self, name: str) -> Runs:
+        """A row's finished runs as they are judged."""
         own = self.runs[name]
         scores = [self.scores[each.id] for each in own]
         return Runs(
@@ -259,6 +261,12 @@ class Accuracy:
     @cached_property
     def conditions(self) -> tuple[str, ...]:
         """What the numbers hold for."""
+        return (*self.own_conditions, f"Asked: {asked_text(self.first.asked)}.", environment_text(self.first), *made_by(self.run),
+                *self.run.notes)
+
+    @property
+    def own_conditions(self) -> tuple[str, ...]:
+        """What of them is of training alone."""
         return tuple(_conditions(self))
 
     @property
@@ -384,10 +392,6 @@ def _conditions(study: Accuracy) -> Iterable[str]:
             "every run at its start: what another one would do is not in the interval."
         )
     yield f"Preset {settings['preset']}, for {settings['machine']} and {settings['minutes']:g} minutes: {settings['title']}."
-    yield f"Asked: {asked_text(first.asked)}."
-    yield environment_text(first)
-    yield from made_by(study.run)
-    yield from study.run.notes
 
 
 def plot_of(study: Accuracy) -> Plot:

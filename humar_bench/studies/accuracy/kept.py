@@ -102,5 +102,5 @@ def remove_rendered(folder: Path) -> None:
 
 
 def _decisive(options: TrainArgs) -> dict[str, Any]:
-    """The options that decide the weights: all but paths of this machine."""
-    return {name: value for name, value in options.to_json().items() if name != "rendered"}
+    """The options that decide the weights: all but paths of this machine, and the transformer, which is built behind them and not used."""
+    return {name: value for name, value in options.to_json().items() if name not in ("rendered", "arch")}

@@ -103,12 +103,13 @@ class Job:
     name: str
     architecture: Architecture
     options: TrainArgs
+    stage: str = ""  # tells runs apart that differ in nothing else but their length
 
     @property
     def folder(self) -> str:
         """Name of the run's folder, from its role, architecture, seed and learning rate."""
         safe = "".join(each if each.isalnum() else "-" for each in self.name)
-        return f"{self.role}-{safe}-seed{self.options.seed}-lr{self.options.optim.lr:g}"
+        return f"{self.role}-{self.stage}{safe}-seed{self.options.seed}-lr{self.options.optim.lr:g}"
 
     @property
     def work(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import math
 import random
@@ -24,7 +25,7 @@ from humar_bench.judging.steadiness import windows_agree
 Call = Callable[[], Any]
 BLOCKS_PER_WINDOW = 5  # a warm-up window is up to this many blocks; a forward longer than the whole window is one block of one call
 MAX_CALLS_PER_BLOCK = 100_000
-SLOW_S = 1.0  # a forward this long is warm when its first call and its first round agree
+SLOW_S = 1.0  # a forward this long warms up in rounds, not in windows of its own
 BESIDE_SLOW = 0.25  # of a slow forward: what a block of a faster one lasts beside it, for rounds are few there
 
 
@@ -35,7 +36,7 @@ class TimingPlan:
     Rounds go on until one architecture has used `budget_s` seconds of timed forwards or `max_runs` rounds are done, and always to
     `min_runs` rounds. Warm-up goes on until two windows in a row agree (`steadiness.windows_agree`), at least two windows, at most
     `warmup_max_windows`, and none is begun after `warmup_max_s`. Where a first call takes `SLOW_S` and more it counts as one window and
-    the first round as the next: where they agree nothing else is run, where not the round is forgotten for all. A block
+    each round as the next: until two agree, a round is forgotten for all. A block
     holds as many forwards as it takes for reading the clocks to cost at most `clock_share` of it, and as many as those of architectures
     of about its speed; on a CPU that is one forward as soon as it lasts a few milliseconds, and beside a slow one as many as last
     `BESIDE_SLOW` of that. One round in `varied_every` (0: none) also
@@ -180,8 +181,8 @@ def time_architectures(
 
 @dataclass
 class _Rounds:
-    """Warm-up and the timed part of one process. `call_s` is about what a forward takes, `waits` the first calls that the first round has
-    to agree with, both by name."""
+    """Warm-up and the timed part of one process. `call_s` is about what a forward takes, `waits` what the next round has to agree with and
+    `warming_s` what calls took until then, all by name."""
 
     calls: dict[str, Call]
     device: Device
@@ -197,20 +198,18 @@ class _Rounds:
         self.clock_cost_s = self.device.clock_cost_s()
         self.call_s: dict[str, float] = {}
         self.waits: dict[str, float] = {}
+        self.warming_s: dict[str, float] = {}
         self.different: Mapping[str, int] = {}
 
     def warm_up(self, name: str, first_s: float) -> None:
-        """After the first call of `name`: windows, or wait for the first round where one call is long."""
+        """After the first call of `name`: windows, or rounds where one call is long."""
         sample = self.samples[name]
         if sample.first_call_s >= SLOW_S:
-            sample.warmup_runs, self.waits[name], self.call_s[name] = 1, first_s, sample.first_call_s
+            sample.warmup_runs, self.waits[name] = 1, first_s
+            self.call_s[name] = self.warming_s[name] = sample.first_call_s
         else:
-            self._windows(name, None)
-
-    def _windows(self, name: str, before: list[float] | None) -> None:
-        self.call_s[name] = _warm_up(
-            self.calls[name], self.device, self.plan, self.samples[name], before, lambda: self.tell(Progress("warm-up", name, 0, 0.0))
-        )
+            tell = functools.partial(self.tell, Progress("warm-up", name, 0, 0.0))
+            self.call_s[name] = _warm_up(self.calls[name], self.device, self.plan, sample, tell)
 
     def run(self) -> None:
         """Rounds of one block per architecture that has not failed, until the plan says enough."""
@@ -228,24 +227,22 @@ class _Rounds:
             self.tell(Progress("timing", "", rounds, share))
 
     def _settled(self) -> bool:
-        """Whether all that waited for the first round were as fast in it as before; where not, they warm up and it is forgotten."""
-        waits, self.waits, restless = self.waits, {}, {}
-        for name, first_s in waits.items():
+        """Whether all that waited for a round were as fast in it as before, or have warmed up long enough; where not, it is forgotten."""
+        waits, self.waits = self.waits, {}
+        for name, before_s in waits.items():
             sample = self.samples[name]
             if sample.error:
                 continue
             value_s = (sample.cpu_s if self.device.kind == "cpu" else sample.wall_s)[0]
-            sample.steady = windows_agree([first_s], [value_s])
-            if not sample.steady:
-                restless[name] = value_s
-        if not restless:
+            self.warming_s[name] += sample.wall_s[0] * sample.calls_per_block
+            sample.steady = windows_agree([before_s], [value_s])
+            if not sample.steady and self.warming_s[name] < self.plan.warmup_max_s:
+                self.waits[name], self.call_s[name] = value_s, sample.wall_s[0]
+                sample.warmup_runs += sample.calls_per_block
+        if not self.waits:
             return True
         for sample in self.samples.values():
             sample.forget_rounds()
-        for name, value_s in restless.items():
-            self.samples[name].warmup_runs += 1
-            with _caught(self.samples[name], name, self.device), _watched(self.samples[name], name, self.look, keep=False):
-                self._windows(name, [value_s])
         _set_block_lengths(self.samples, self.call_s, self.clock_cost_s, self.plan.clock_share)
         return False
 
@@ -313,16 +310,14 @@ def _first_call(call: Call, device: Device, sample: SpeedSample) -> float:
     return first.cpu_s if device.kind == "cpu" else first.wall_s
 
 
-def _warm_up(
-    call: Call, device: Device, plan: TimingPlan, sample: SpeedSample, before: list[float] | None, tell: Callable[[], None]
-) -> float:
-    """Windows until two in a row agree, `before` counting as one, or a cap is reached. Returns the last window's seconds per forward.
+def _warm_up(call: Call, device: Device, plan: TimingPlan, sample: SpeedSample, tell: Callable[[], None]) -> float:
+    """Windows until two in a row agree or a cap is reached. Returns the last window's seconds per forward.
 
     Windows are compared on wall time where the device works behind the host's back and on CPU time where it does not, which a busy
     neighbour disturbs less.
     """
     start_s = device.now_s() - sample.first_call_s
-    wall_s = sample.first_call_s if before is None else before[0]
+    wall_s, before = sample.first_call_s, None
     for window in range(1, plan.warmup_max_windows + 1):
         timings, calls = _window(call, device, plan.warmup_window_s, wall_s)
         sample.warmup_runs += len(timings) * calls
@@ -357,15 +352,15 @@ def _set_block_lengths(samples: Mapping[str, SpeedSample], call_s: Mapping[str, 
 
     Blocks of like length for like architectures: from the shortest block on, each that is at most twice its neighbour takes the longest of
     its kind. Otherwise noise in the warm-up would give two equal architectures blocks of different length, and a block's median depends on
-    its length.
+    its length. One slow forward is a block.
     """
     slowest_s = max(call_s.values(), default=0.0)
     beside_s = BESIDE_SLOW * slowest_s if slowest_s >= SLOW_S else 0.0
     for name, seconds in call_s.items():
-        calls = min(max(1, round(beside_s / max(seconds, 1e-9))), MAX_CALLS_PER_BLOCK)
+        calls = 1 if seconds >= SLOW_S else min(max(1, round(beside_s / max(seconds, 1e-9))), MAX_CALLS_PER_BLOCK)
         samples[name].calls_per_block = max(calls, _calls_per_block(seconds, clock_cost_s, clock_share))
     alike: list[SpeedSample] = []
-    for sample in sorted(samples.values(), key=lambda each: each.calls_per_block):
+    for sample in sorted((samples[name] for name in call_s if call_s[name] < SLOW_S), key=lambda each: each.calls_per_block):
         if alike and sample.calls_per_block > 2 * alike[-1].calls_per_block:
             alike = []
         alike = [*alike, sample]

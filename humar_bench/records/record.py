@@ -50,6 +50,7 @@ RUN_FIELDS = {
     TRAINING: ("device", "dtype", "threads"),
 }
 BEFORE = {"backend": EAGER, "first_look": 5}  # what a field of RunArgs meant in the records that were written before it was there
+BEFORE_ASKED = {"efficient_sample_heads": 0}  # and a field of ModelArgs
 # What has to be equal for two records to be of the same machine and versions.
 HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
 FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)
@@ -119,7 +120,7 @@ class Record:
     def key(self) -> str:
         """Equal for two records of the same measurement: the later one then replaces the earlier."""
         run = {name: self.asked_run(name) for name in RUN_FIELDS[self.measure]}
-        parts = (self.measure, self.architecture, self.spec, self.process, self.asked, self.workload, run)
+        parts = (self.measure, self.architecture, self.spec, self.process, BEFORE_ASKED | self.asked, self.workload, run)
         return json.dumps(parts, sort_keys=True)
 
     def asked_run(self, name: str) -> Any:

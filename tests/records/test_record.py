@@ -199,6 +199,12 @@ def test_two_records_are_of_the_same_measurement_when_all_it_depends_on_is_the_s
     assert a_record(measure="fps", run={**run, "budget": 1.0}).key != a_record(measure="fps").key
 
 
+def test_a_record_from_before_an_argument_was_there_is_of_its_default():
+    asked = dataclasses.asdict(ModelArgs())
+    earlier = a_record(asked={name: value for name, value in asked.items() if name != "efficient_sample_heads"})
+    assert earlier.key == a_record().key != a_record(asked=asked | {"efficient_sample_heads": 8}).key
+
+
 def test_records_written_together_are_there_together_or_not_at_all(tmp_path, monkeypatch):
     real, both = os.write, [a_record(), a_record("efficient")]
     with RecordWriter(tmp_path / RECORDS_NAME) as writer:

@@ -50,6 +50,7 @@ LATE: dict[str, set[str]] = {
     "data": {"PIL", "faster_coco_eval"},
     "training": {"faster_coco_eval", "accelerate", "safetensors", "huggingface_hub"},
     "running": {"PIL"},
+    "studies": {"optuna"},
     "cli": {"devices", "data", "rich"},
 }
 

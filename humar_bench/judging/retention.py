@@ -95,9 +95,9 @@ def weigh(
 
 def half_width(parts: Sequence[tuple[Any, float]], confidence: float = CONFIDENCE) -> np.ndarray:
     """Half of an interval around a sum whose variance is estimated in parts, each with its degrees of freedom (Satterthwaite 1946)."""
-    variance = sum(part for part, _ in parts)
+    variance = sum(np.asarray(part, float) for part, _ in parts)
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = variance**2 / sum(part**2 / own for part, own in parts)
+        freedom = variance**2 / sum(np.asarray(part, float) ** 2 / own for part, own in parts)
     return special.stdtrit(np.nan_to_num(freedom, nan=1.0), 0.5 + confidence / 2) * np.sqrt(variance)
 
 

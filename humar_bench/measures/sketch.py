@@ -70,13 +70,14 @@ class Sketcher:
 
     def __init__(self) -> None:
         self.known: dict[Any, _Known | None] = {}
+        self.looks: dict[Any, int] = {}  # what a module looks like -> its number, so that a large one is hashed once
 
     def sketch(self, build: Callable[[], nn.Module], inputs: Sequence[Any]) -> Sketch:
         """`build` is called on the meta device without drawing weights; `inputs` are on meta. Raises MeasurementError."""
         try:
             with _no_draws(), torch.device("meta"):
                 model = build().eval()
-            forward = _Forward(self.known, model, inputs)
+            forward = _Forward(self, model, inputs)
             with forward.watching():
                 model(*inputs)
         except Exception as error:
@@ -107,15 +108,15 @@ def _no_draws() -> contextlib.AbstractContextManager[None]:
 class _Forward(TorchDispatchMode):
     """One forward: adds up operators, follows live storages, passes over calls of modules that are known."""
 
-    def __init__(self, known: dict[Any, _Known | None], model: nn.Module, inputs: Sequence[Any]) -> None:
+    def __init__(self, sketcher: Sketcher, model: nn.Module, inputs: Sequence[Any]) -> None:
         super().__init__()
-        self.known = known
+        self.known, self.numbers = sketcher.known, sketcher.looks
         self.flops = self.mixing = self.live_bytes = self.peak_bytes = 0
         self.used: Counter[int] = Counter()  # weight, by id -> products with it
         there = (*model.parameters(), *model.buffers())
         self.weights = {each.untyped_storage()._cdata: id(each) for each in there}  # a storage -> its weight
         self.there = {*self.weights, *map(_storage, _tensors(list(inputs)))}  # storages that count for nothing
-        self.looks: dict[int, Any] = {}  # module, by id -> its look
+        self.looks: dict[int, int] = {}  # module, by id -> the number of its look
         self.live: set[int] = set()
         self.making = False  # outputs from memory, which costs nothing
 
@@ -221,14 +222,15 @@ class _Forward(TorchDispatchMode):
         given = [each for each in (*args, *kwargs.values()) if isinstance(each, nn.Module)]
         return [id(each) for one in (module, *given) for each in one.parameters()]
 
-    def look_of(self, module: nn.Module) -> Any:
-        """All of a module that decides its calls. Raises _Unknown."""
+    def look_of(self, module: nn.Module) -> int:
+        """A number for all of a module that decides its calls. Raises _Unknown."""
         if id(module) not in self.looks:
             own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
             held = [(name, each if each is None else (each.shape, each.dtype)) for table in (module._parameters, module._buffers)
                     for name, each in table.items()]
             parts = [(name, each if each is None else self.look_of(each)) for name, each in module._modules.items()]
-            self.looks[id(module)] = (type(module), tuple(held), tuple(parts), self._look(own, []))
+            look = (type(module), tuple(held), tuple(parts), self._look(own, []))
+            self.looks[id(module)] = self.numbers.setdefault(look, len(self.numbers))
         return self.looks[id(module)]
 
     def _look(self, value: Any, given: list[Tensor]) -> Any:

@@ -11,6 +11,7 @@ MAKERS = {
     "backends": "humar_bench.studies.backends.tables:restore",
     "variants": "humar_bench.studies.variants.variants:restore",
     "accuracy": "humar_bench.studies.accuracy.tables:restore",
+    "search": "humar_bench.studies.search.tables:restore",
 }
 # Study -> the CSV files that its folder holds beside NAME.md, study.json and, where there are curves, NAME.png and NAME.svg.
 TABLES = {
@@ -21,6 +22,7 @@ TABLES = {
     "backends": ("backends",),
     "variants": ("variants", "parts"),
     "accuracy": ("retention", "runs", "curves", "rates"),
+    "search": ("designs", "runs"),
 }
 
 

@@ -28,6 +28,7 @@ from tests.golden.records import component_time, failed, flops, fps, memory, par
 
 COMMANDS = (
     *("params", "flops", "fps", "memory", "report"), "scaling", "ablate", "roofline", "backends", "claims", "variants", "accuracy",
+    "search",
     *("verify", "compare", "calibrate", "list", "env", "train", "warm-start", "evaluate", "data"),
 )
 MEASURING = COMMANDS[:5]

@@ -43,6 +43,12 @@ def short(found: str) -> str:
     return found[:16]
 
 
+def refuse_link(path: Path) -> None:
+    """Raises UsageError for a link, which would lead out of the study's folder."""
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link, as no study writes it; move it away and resume again.")
+
+
 def refuse_strange(folder: Path) -> None:
     """Raises UsageError where one of the places is a link, which would lead out of the folder, or of another kind."""
     for name in PLACES:

@@ -228,9 +228,14 @@ class AccuracyPlan:
         return float(f"{pair[0] ** 2 / pair[1]:.3g}")
 
 
+def steps_of(base: TrainArgs) -> int:
+    """Pictures of the fewest whole steps that make whole fifths, so that evaluations come exactly at them."""
+    return base.optim.batch_size * base.accumulate * EVALUATIONS
+
+
 def _whole_steps(base: TrainArgs, pictures: int) -> int:
-    """So many pictures, as whole fifths of whole steps, so that evaluations come exactly at them."""
-    step = base.optim.batch_size * base.accumulate * EVALUATIONS
+    """So many pictures, as whole fifths of whole steps."""
+    step = steps_of(base)
     return max(step, pictures // step * step)
 
 

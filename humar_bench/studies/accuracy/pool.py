@@ -19,7 +19,16 @@ from humar_bench.records.audit import audited
 from humar_bench.records.record import TRAINING, Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import Progress
-from humar_bench.studies.accuracy.kept import FRONT_END, RENDERED, RUNS, front_end_there, hold_runs, keep_front_end, refuse_strange
+from humar_bench.studies.accuracy.kept import (
+    FRONT_END,
+    RENDERED,
+    RUNS,
+    front_end_there,
+    hold_runs,
+    keep_front_end,
+    refuse_link,
+    refuse_strange,
+)
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, Job
 from humar_bench.subjects.sources import child_command
 from humar_bench.training.train_args import TrainArgs
@@ -78,6 +87,8 @@ class Pool:
         """Train what stands before the transformers of these, where that is not there yet."""
         fronts = dict.fromkeys(front for job in missing if (front := self.front(job)).options is not None)
         for front in fronts:
+            if front.folder != self.folder:
+                refuse_link(front.folder)
             refuse_strange(front.folder)
             if not front_end_there(front.folder, front.options):
                 self._train_front(front)

@@ -1,0 +1,137 @@
+"""`search`: designs of the replacement that no other one beats in cost and accuracy together."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from humar_bench.args import WEEK_S, RunArgs
+from humar_bench.cli.accuracy_options import AccuracyOptions
+from humar_bench.cli.app import command
+from humar_bench.cli.shared import TIMING, check_device, runs_folder, small_batch, study_folder
+from humar_bench.cli.studies import FEWEST_SEEDS, StudyOptions, run_study
+from humar_bench.errors import UsageError
+from humar_bench.options import Output, Selection, help_of, option
+from humar_bench.running.plan import Plan, parse_settings, read_args_file, resolve
+from humar_bench.table import MIB
+from humar_bench.training.extra import check_extra
+
+if TYPE_CHECKING:
+    from humar_bench.studies.search.search import SearchPlan
+
+MOST_DESIGNS, MOST_TIMED = 1_000_000, 100
+
+
+def _of(name: str, help: str = "", **more: Any) -> Any:
+    """An option of `accuracy`, or one like it."""
+    return option(help or help_of(AccuracyOptions, name), **more)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched, and how far. Of trainings `None` means: as the preset has it."""
+
+    designs: int = option("Designs to look at: exact costs, nothing is run.", default=2000)
+    over: tuple[str, ...] = option(
+        "Search this field alone, over these values; by default hidden_dim, dec_layers and all efficient_ fields but those of --set. "
+        "Repeatable.", default=(), metavar="FIELD=V,V,...",
+    )
+    most_parameters: float | None = option("Only designs of at most so many million parameters.", metavar="M")
+    most_gflop: float | None = option("Only designs of at most so many GFLOP a forward.", metavar="G")
+    most_peak: float | None = option("Only designs of at most so many MiB of peak memory.", metavar="MIB")
+    timed: int = option("Designs of the front that are counted exactly and timed beside the default.", default=12)
+    train: bool = option("Also train those that time leaves, by successive halving.", default=True, flags=("--train/--no-train",))
+    trained: int = option("Designs of the first rung of trainings; each next one has half, at twice the pictures.", default=8)
+    preset: str = _of("preset", "What is trained: cpu or gpu (see accuracy).", default="cpu", metavar="NAME", words=("cpu", "gpu"))
+    level: int | None = _of("level", metavar="N")
+    size: int | None = _of("size", metavar="N")
+    pictures: int | None = _of("pictures", "Pictures of each run in the last rung.", metavar="N")
+    val: int | None = _of("val", metavar="N")
+    seeds: int | None = _of("seeds", "Runs of each design in the last rung; 2 by default.", metavar="N")
+    warm: int | None = _of("warm", "Pictures that what stands before the transformer is trained on ahead, once a width.", metavar="N")
+    rate: float | None = option("Learning rate of every training; the second highest of the preset's by default.", metavar="X")
+    journal: str | None = option(
+        "File that designs are looked up and kept in, so that several machines search together; in the folder by default.", metavar="FILE",
+    )
+    at_once: int | None = _of("at_once", "Processes side by side that look or train; one a core by default.", metavar="N")
+    time_limit: float | None = _of("time_limit", "Seconds of trainings; no run is begun that would end later.", metavar="S")
+
+    def __post_init__(self) -> None:
+        for flag, value, least, most in (
+            ("--designs", self.designs, 1, MOST_DESIGNS), ("--timed", self.timed, 1, MOST_TIMED),
+            ("--trained", self.trained, 1, MOST_TIMED),
+        ):
+            if not least <= value <= most:
+                raise UsageError(f"{flag} is {value}; it must be from {least} to {most:,}.")
+        for flag, most in (("--most-parameters", self.most_parameters), ("--most-gflop", self.most_gflop), ("--most-peak", self.most_peak)):
+            if most is not None and not 0 < most < float("inf"):
+                raise UsageError(f"{flag} is {most:g}; it must be a number above 0.")
+        if self.preset not in ("cpu", "gpu"):
+            raise UsageError(f"--preset is {self.preset!r}; choose cpu or gpu.")
+        if self.at_once is not None and not 0 <= self.at_once <= 1024:
+            raise UsageError(f"--at-once is {self.at_once}; it must be from 1 to 1024, or 0 for one process a core.")
+        if self.time_limit is not None and not 0 < self.time_limit <= 10 * WEEK_S:
+            raise UsageError(f"--time-limit is {self.time_limit:g}; it must be a number of seconds above 0, at most ten weeks.")
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The most of each cost, in its own unit."""
+        most = {"parameters": (self.most_parameters, 1e6), "matmul_flops": (self.most_gflop, 1e9), "peak_bytes": (self.most_peak, MIB)}
+        return {name: value * unit for name, (value, unit) in most.items() if value is not None}
+
+
+@command("search", Selection, SearchOptions, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "arch", "reference"))
+def search(selection: Selection, options: SearchOptions, study: StudyOptions, run: RunArgs, output: Output) -> int:
+    """Search designs of the replacement for those that no other one beats.
+
+    Exact costs of thousands, without running any; then the time of a few that stand for the front; then short trainings of those that are
+    left, by successive halving. Each design ends as a line of --set options.
+
+    \b
+    Example:
+      humar-bench search --no-train -o search
+      humar-bench search --designs 5000 --most-parameters 5.06 --pictures 4800 -o search
+      humar-bench search --no-time --no-train --over hidden_dim=128,192,256 --over dec_layers=3,4,6
+    """
+    from humar_bench.studies.search.search import PLACES, measure_search
+    from humar_bench.studies.search.storage import library
+
+    library()  # its sentence
+    asked = _plan(selection, options, run)
+    if asked.trainings is not None:
+        check_extra()
+        check_device(asked.trainings.base.device)
+    with contextlib.ExitStack() as stack:
+        def measure(**given: Any) -> Any:  # its folder is looked at before
+            folder = stack.enter_context(runs_folder(study_folder(study.out, output)))
+            return measure_search(asked, folder, time_limit_s=options.time_limit, **given)
+
+        return run_study("search", asked.plan, study, output, measure, args_file=selection.args, places=PLACES)
+
+
+def _plan(selection: Selection, options: SearchOptions, run: RunArgs) -> SearchPlan:
+    """Raises UsageError with one sentence for what cannot be searched."""
+    from humar_bench.studies.search.search import SearchPlan
+    from humar_bench.studies.search.space import space_of
+
+    plan: Plan = resolve(small_batch(selection, run), run)
+    fixed = {**parse_settings(selection.set), **({} if selection.args is None else read_args_file(selection.args))}
+    space = space_of(plan.args, options.over, fixed)
+    trainings = _trainings(options) if options.train else None
+    if trainings is not None:
+        trainings.small(plan.args, plan.args)  # refuses before anything is looked at
+    return SearchPlan(plan, space, options.designs, options.bounds, options.timed, options.at_once or 0, trainings, options.journal)
+
+
+def _trainings(options: SearchOptions) -> Any:
+    from humar_bench.studies.accuracy.plan import PRESETS, Asked
+    from humar_bench.studies.search.halving import trainings_of
+
+    asked = Asked(
+        arch=(), level=options.level, size=options.size, pictures=options.pictures, evaluation_pictures=options.val, warm=options.warm,
+        seeds=FEWEST_SEEDS if options.seeds is None else options.seeds, at_once=options.at_once,
+    )
+    return trainings_of(PRESETS[options.preset], asked, designs=options.trained, rate=options.rate)
+
+

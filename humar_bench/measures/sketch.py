@@ -117,6 +117,7 @@ class _Forward(TorchDispatchMode):
         self.weights = {each.untyped_storage()._cdata: id(each) for each in there}  # a storage -> its weight
         self.there = {*self.weights, *map(_storage, _tensors(list(inputs)))}  # storages that count for nothing
         self.looks: dict[int, int] = {}  # module, by id -> the number of its look
+        self.inside: dict[int, list[int]] = {}  # module, by id -> its weights, by id
         self.live: set[int] = set()
         self.making = False  # outputs from memory, which costs nothing
 
@@ -219,8 +220,12 @@ class _Forward(TorchDispatchMode):
 
     def _weights_of(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> list[int]:
         """The weights of a module and of the modules it is given, by id."""
-        given = [each for each in (*args, *kwargs.values()) if isinstance(each, nn.Module)]
-        return [id(each) for one in (module, *given) for each in one.parameters()]
+        found: list[int] = []
+        for one in (module, *(each for each in (*args, *kwargs.values()) if isinstance(each, nn.Module))):
+            if id(one) not in self.inside:
+                self.inside[id(one)] = [id(each) for each in one.parameters()]
+            found += self.inside[id(one)]
+        return found
 
     def look_of(self, module: nn.Module) -> int:
         """A number for all of a module that decides its calls. Raises _Unknown."""

@@ -1,8 +1,9 @@
 """Short trainings of designs that differ in width and depth: which run is which, and what each begins with. No torch.
 
-A design is trained in the preset's small model at the share of its width that the small model has of the default's, with its own layers and
-switches. Weights before the transformer have the transformer's width, so designs of one width share theirs. Every run has a whole schedule
-of its own, however short: a design that goes on is trained anew.
+A design is trained in the preset's small model with its own layers and switches, at the share of its width that the small model has of the
+default's, at half of it at least. The whole model's group normalisation wants a multiple of 32, and quarters of widths are not far enough
+from each other for that. Weights before the transformer have its width, so designs of one width share theirs. Every run has a whole
+schedule of its own, however short: a design that goes on is trained anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from humar_bench.subjects.registry import Architecture
 from humar_bench.training.train_args import TrainArgs
 
 FIRST_SEED = 0  # of the rungs before the last, whose seeds are others
-WIDTH_STEP = 8  # a small width is a multiple of it
+WIDTH_STEP, LEAST_SHARE = 32, 0.5  # a width in training is a multiple of it, and at least so much of the design's
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Trainings:
     def small(self, design: ModelArgs, asked: ModelArgs) -> ModelArgs:
         """A design as it is trained; `asked` is the default one. Raises UsageError where it cannot be."""
         model = self.preset.base.model
-        width = max(WIDTH_STEP, round(design.hidden_dim * model.hidden_dim / asked.hidden_dim / WIDTH_STEP) * WIDTH_STEP)
+        share = max(LEAST_SHARE, model.hidden_dim / asked.hidden_dim)
+        width = max(WIDTH_STEP, round(share * design.hidden_dim / WIDTH_STEP) * WIDTH_STEP)
         own = {each.name: getattr(design, each.name) for each in dataclasses.fields(ModelArgs)
                if each.name.startswith(EFFICIENT_PREFIX) or each.name in SHARED}
         try:

@@ -21,7 +21,7 @@ from humar_bench.studies.switches import DEFAULT, other_values
 
 SHARED = ("hidden_dim", "dec_layers")  # fields that are not the replacement's alone and change it
 VALUES: dict[str, tuple[int, ...]] = {  # of numbers; a field that is not here takes what it is asked and what an ablation turns it to
-    "hidden_dim": (96, 128, 160, 192, 224, 256, 320), "dec_layers": (2, 3, 4, 5, 6),
+    "hidden_dim": (64, 128, 192, 256, 320), "dec_layers": (2, 3, 4, 5, 6),
     "efficient_nheads": (2, 4, 8), "efficient_enc_layers": (1, 2, 3, 4, 6), "efficient_mlp_ratio": (1, 2, 3, 4),
     "efficient_encoder_sets": (1, 2, 3, 6), "efficient_decoder_sets": (1, 2, 3, 6),
     "efficient_encoder_stride": (1, 2, 4), "efficient_memory_stride": (1, 2, 4), "efficient_sample_heads": (0, 2, 4, 8),

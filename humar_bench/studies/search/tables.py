@@ -17,6 +17,7 @@ from humar_bench.args import ModelArgs
 from humar_bench.judging.early import Early, judge_early
 from humar_bench.judging.retention import Arm
 from humar_bench.judging.speeds import Speed, Speeds, read_speeds
+from humar_bench.judging.statistics import INVALID
 from humar_bench.records.record import TRAINING, Record, Run
 from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by, work_text
@@ -170,7 +171,8 @@ class Search:
         trained = bool(self.early)
         gains = ("ap",) if trained else ("capacity", "mixing_flops")
         keys = (cost, "peak_bytes", "parameters", *gains)
-        known = [all(row.get(key) is not None for key in keys) and (not trained or row["design"] in self.early) for row in rows]
+        judged = {name for name, each in self.early.items() if each.verdict != INVALID}
+        known = [all(row.get(key) is not None for key in keys) and (not trained or row["design"] in judged) for row in rows]
         held = [at for at, each in enumerate(known) if each]
         found = [False] * len(rows)
         if held:

@@ -411,11 +411,43 @@ class WholeWorkload(Workload):
         return (self.image_size, *(smaller,) * (self.batch - 1))
 
 
+FREE, INPUTS = "free", "inputs"  # the subject of a model that is called by --inputs; its workload, where nothing but the batch is asked
+INPUTS_FORMS = "as in file.py:function or package.module:function"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 ARM_SETTINGS = ("backbone", "text_encoder", "masks")  # what one architecture may have otherwise: NAME=ARCH[masks=best]
 
 
-_WORKLOADS_OF: dict[str, type[Workload]] = {"": Workload, "uniphd": WholeWorkload}  # subject -> its workload
+@dataclass(frozen=True)
+class FreeWorkload(Workload):
+    """What one forward of anybody's model is given: what a function makes for `batch` of them. Raises UsageError when it cannot be.
+
+    `inputs` is 'path/file.py:function' or 'package.module:function'; `components` are names of parts with the beginnings of their modules'
+    paths. Queries and maps are there for a function that asks for the workload.
+    """
+
+    name: str = INPUTS
+    inputs: str = ""
+    components: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    subject: str = FREE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.inputs, str) or ":" not in self.inputs:
+            raise UsageError(f"inputs is {shown(self.inputs)}; name the function that makes them, {INPUTS_FORMS}.")
+        for each in self.components if isinstance(self.components, tuple) else [self.components]:
+            name, prefixes = each if isinstance(each, tuple) and len(each) == 2 else (None, None)
+            if not name or not prefixes or not isinstance(prefixes, tuple) or not all(isinstance(one, str) for one in (name, *prefixes)):
+                raise UsageError(f"components holds {shown(each)}; it must hold names, each with beginnings of modules' paths.")
+
+    @classmethod
+    def around(cls, base: Workload, inputs: str, components: Mapping[str, Collection[str]] | None = None) -> FreeWorkload:
+        """The batch of a workload, and its queries and maps for whoever asks. Raises UsageError."""
+        pairs = tuple((name, (each,) if isinstance(each, str) else tuple(each)) for name, each in (components or {}).items())
+        usual = base == Workload.uniphd(base.batch)
+        return cls(INPUTS if usual else base.name, base.batch, base.num_queries, base.feature_sizes, base.padded, inputs, pairs)
+
+
+_WORKLOADS_OF: dict[str, type[Workload]] = {"": Workload, "uniphd": WholeWorkload, FREE: FreeWorkload}  # subject -> its workload
 
 
 def read_workload(values: Mapping[str, Any]) -> Workload:
@@ -425,12 +457,14 @@ def read_workload(values: Mapping[str, Any]) -> Workload:
     """
     subject = values.get("subject", "")
     if subject not in _WORKLOADS_OF:
-        raise UsageError(f"subject is {subject!r}; this version knows uniphd and, where there is none, the transformer.")
+        raise UsageError(f"subject is {subject!r}; this version knows uniphd, {FREE} and, where there is none, the transformer.")
     kind = _WORKLOADS_OF[subject]
     known = {option.name: values[option.name] for option in dataclasses.fields(kind) if option.name in values}
     known["feature_sizes"] = tuple((height, width) for height, width in values["feature_sizes"])
     if "image_size" in known:
         known["image_size"] = tuple(known["image_size"])
+    if "components" in known:
+        known["components"] = tuple((name, tuple(each) if isinstance(each, list) else each) for name, each in values["components"])
     return kind(**known)
 
 

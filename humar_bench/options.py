@@ -88,6 +88,24 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class Call:
+    """Any model, by any call."""
+
+    inputs: str | None = option(
+        "file.py:function or package.module:function that makes what every model is called with, given the batch size (or, by the names of "
+        "its parameters, batch, workload, args, device, seed): a tensor, a tuple, a dict or (args, kwargs). Builders then take nothing or "
+        "args; --set and --args reach who asks for args, sizes and queries who asks for workload.", metavar="FILE:FUNCTION",
+    )
+    components: str | None = option(
+        "JSON file of components: names with beginnings of modules' paths; without, the modules at the top.", metavar="FILE",
+    )
+
+    def __post_init__(self) -> None:
+        if self.components is not None and self.inputs is None:
+            raise UsageError(f"--components is {self.components} and only parts of models called by --inputs are named so; add --inputs.")
+
+
+@dataclass(frozen=True)
 class Output:
     """Where results go. `-` is standard output; one of the formats may have it, and then no table is printed there."""
 

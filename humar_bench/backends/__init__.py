@@ -31,7 +31,7 @@ _GRAPHS = ("cuda-graph", "compile-graph")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A forward that is ready: `call(*inputs)` gives the model's outputs as torch tensors.
+    """A forward that is ready: `call(*inputs, **named)` gives the model's outputs as torch tensors.
 
     `did` are plain facts about how it was made. With `overwrites`, the outputs of one call are overwritten by the next. With
     `needs_model`, the call still uses the eager model, which else may be dropped.

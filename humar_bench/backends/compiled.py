@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from humar_bench.backends import Prepared
+from humar_bench.backends.tensors import split
 from humar_bench.errors import MeasurementError
 
 COMPILER = "inductor"
@@ -19,7 +20,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     """Compile for inputs of these shapes and call until nothing is compiled or recorded any more."""
     from torch._dynamo.utils import counters
 
-    graphs = name == "compile-graph"
+    graphs, (positional, named) = name == "compile-graph", split(inputs)
     counters.clear()
     options = {"mode": "reduce-overhead"} if graphs else {}
     with warnings.catch_warnings():
@@ -29,7 +30,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
             with torch.inference_mode():
                 for _ in range(GRAPH_CALLS if graphs else 1):
                     _begin(graphs)
-                    compiled(*inputs)
+                    compiled(*positional, **named)
         except Exception as error:
             if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
                 raise
@@ -45,9 +46,9 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     if graphs:
         did["cuda_graphs_skipped"] = inductor.get("cudagraph_skips", 0)
 
-    def call(*inputs: Any) -> Any:
+    def call(*inputs: Any, **named: Any) -> Any:
         _begin(graphs)
-        return compiled(*inputs)
+        return compiled(*inputs, **named)
 
     return Prepared(call, did, overwrites=graphs)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from humar_bench.backends import Prepared
-from humar_bench.backends.tensors import leaves
+from humar_bench.backends.tensors import leaves, split
 from humar_bench.errors import MeasurementError
 
 WARM_UPS = 3  # libraries choose their kernels and allocate their workspaces before anything is recorded
@@ -22,17 +22,17 @@ WARM_UPS = 3  # libraries choose their kernels and allocate their workspaces bef
 def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str, cuda: Any = torch.cuda) -> Prepared:
     """Record a forward on inputs of these shapes. `cuda` stands in for torch.cuda in tests."""
     with torch.inference_mode():
-        static = pytree.tree_map_only(torch.Tensor, torch.clone, tuple(inputs))
+        static = positional, named = pytree.tree_map_only(torch.Tensor, torch.clone, split(inputs))
         side = cuda.Stream()
         side.wait_stream(cuda.current_stream())
         with cuda.stream(side):
             for _ in range(WARM_UPS):
-                model(*static)
+                model(*positional, **named)
         cuda.current_stream().wait_stream(side)
         graph = cuda.CUDAGraph()
         try:
             with cuda.graph(graph):
-                outputs = model(*static)
+                outputs = model(*positional, **named)
         except RuntimeError as error:
             if type(error).__name__ == "OutOfMemoryError":
                 raise
@@ -40,10 +40,10 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str, cuda: Any =
             raise MeasurementError(f"its forward cannot be recorded as a CUDA graph: {said[:200]}.") from error
     held = leaves(static)
 
-    def call(*inputs: Any) -> Any:
+    def call(*inputs: Any, **named: Any) -> Any:
         """Copy the inputs in, replay; the outputs are those of every call, overwritten."""
         with torch.inference_mode():
-            for mine, given in zip(held, leaves(inputs), strict=True):
+            for mine, given in zip(held, leaves((inputs, named)), strict=True):
                 mine.copy_(given)
             graph.replay()
         return outputs

@@ -4,6 +4,7 @@ a call of the model has them."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from humar_bench.backends.tensors import leaves
+from humar_bench.backends.tensors import leaves, split
 from humar_bench.errors import MeasurementError
 
 
@@ -42,16 +43,26 @@ class _Flat(nn.Module):
         layout. The exporter puts a module's own attributes back."""
         super().__init__()
         self.model, self.keep = model, keep
-        self.given, self.taken = pytree.tree_flatten(tuple(inputs))
+        self.given, self.taken = pytree.tree_flatten(split(inputs))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         left = iter(tensors)
         filled = [next(left) if isinstance(each, Tensor) else each for each in self.given]
-        outputs, layout = pytree.tree_flatten(self.model(*pytree.tree_unflatten(filled, self.taken)))
+        positional, named = pytree.tree_unflatten(filled, self.taken)
+        outputs, layout = pytree.tree_flatten(_walkable(self.model(*positional, **named)))
         distinct = {id(each): each for each in outputs if isinstance(each, Tensor)}
         places = {key: place for place, key in enumerate(distinct)}
         self.keep(([places[id(each)] if isinstance(each, Tensor) else (each,) for each in outputs], layout))
         return tuple(distinct.values())
+
+
+def _walkable(outputs: Any) -> Any:
+    """The outputs, after torch was told of the dataclasses in them: else one would pass for a constant."""
+    for each in pytree.tree_leaves(outputs):
+        if dataclasses.is_dataclass(each) and not isinstance(each, type):
+            pytree.register_dataclass(type(each))
+            return _walkable(outputs)
+    return outputs
 
 
 def export(model: nn.Module, inputs: Any) -> tuple[torch.export.ExportedProgram, Unflatten]:
@@ -62,7 +73,7 @@ def export(model: nn.Module, inputs: Any) -> tuple[torch.export.ExportedProgram,
     flat = _Flat(model, inputs, found.append)
     try:
         with quiet(), torch.no_grad():
-            program = torch.export.export(flat, tuple(ordinary(leaves(inputs))), strict=False)
+            program = torch.export.export(flat, tuple(ordinary(leaves(split(inputs)))), strict=False)
     except Exception as error:
         raise MeasurementError(f"torch.export cannot make one graph of it: {reason(error)}.") from error
     places, layout = found[-1]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from humar_bench.backends import Prepared
 from humar_bench.backends.exporting import Unflatten, export, quiet, reason
-from humar_bench.backends.tensors import folder_bytes, leaves
+from humar_bench.backends.tensors import folder_bytes, leaves, split
 from humar_bench.errors import MeasurementError
 
 LARGEST_FILE = 2**31 - 2**20  # bytes of weights that one protobuf file can hold; above it they go into a file beside it
@@ -25,7 +25,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     """Export, quantise where asked, and load. The files are gone when this returns; their size is kept."""
     import onnxruntime
 
-    cuda = leaves(inputs)[0].is_cuda
+    cuda = leaves(split(inputs))[0].is_cuda
     provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
     if provider not in (has := onnxruntime.get_available_providers()):
         raise MeasurementError(f"this onnxruntime has no {provider} (it has {', '.join(has)}); install onnxruntime-gpu instead of it.")
@@ -98,8 +98,8 @@ def _session(path: str, provider: str, dtype: str) -> Any:
 
 
 def _cpu_call(session: Any, names: Sequence[str], outputs_of: Unflatten) -> Callable[..., Any]:
-    def call(*inputs: Any) -> Any:
-        fed = {name: tensor.numpy() for name, tensor in zip(names, leaves(inputs), strict=True)}
+    def call(*inputs: Any, **named: Any) -> Any:
+        fed = {name: tensor.numpy() for name, tensor in zip(names, leaves((inputs, named)), strict=True)}
         return outputs_of([torch.from_numpy(each) for each in session.run(None, fed)])
 
     return call
@@ -116,8 +116,8 @@ def _cuda_call(session: Any, names: Sequence[str], outputs_of: Unflatten, held: 
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     outputs = outputs_of(held)
 
-    def call(*inputs: Any) -> Any:
-        given = [each.contiguous() for each in leaves(inputs)]
+    def call(*inputs: Any, **named: Any) -> Any:
+        given = [each.contiguous() for each in leaves((inputs, named))]
         for name, tensor in zip(names, given, strict=True):
             binding.bind_input(name, "cuda", tensor.device.index, _element(tensor), tuple(tensor.shape), tensor.data_ptr())
         session.run_with_iobinding(binding, options)
@@ -128,8 +128,9 @@ def _cuda_call(session: Any, names: Sequence[str], outputs_of: Unflatten, held: 
 
 def _outputs_like(model: nn.Module, inputs: Any) -> list[Tensor]:
     """Memory for the outputs of one forward, each once."""
+    positional, named = split(inputs)
     with torch.inference_mode():
-        distinct = {id(each): each for each in leaves(model(*inputs))}.values()
+        distinct = {id(each): each for each in leaves(model(*positional, **named))}.values()
         return [torch.empty_like(each, memory_format=torch.contiguous_format) for each in distinct]
 
 
@@ -139,13 +140,13 @@ def _element(tensor: Tensor) -> int:
 
     return {
         torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.bfloat16: TensorProto.BFLOAT16,
-        torch.bool: TensorProto.BOOL, torch.int64: TensorProto.INT64,
+        torch.bool: TensorProto.BOOL, torch.int64: TensorProto.INT64, torch.int32: TensorProto.INT32, torch.float64: TensorProto.DOUBLE,
     }[tensor.dtype]
 
 
 def _input_names(session: Any, inputs: Any) -> list[str]:
     """The session's inputs in the order of the call; it may have dropped what the graph does not read, and then we would mix them up."""
-    described, given = session.get_inputs(), leaves(inputs)
+    described, given = session.get_inputs(), leaves(split(inputs))
     if [list(each.shape) for each in described] != [list(each.shape) for each in given]:
         raise MeasurementError(f"onnxruntime takes {len(described)} inputs of other shapes than the model's {len(given)}.")
     return [each.name for each in described]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from humar_bench.backends import Prepared
 from humar_bench.backends.exporting import export, quiet, reason
-from humar_bench.backends.tensors import folder_bytes, leaves
+from humar_bench.backends.tensors import folder_bytes, leaves, split
 from humar_bench.errors import MeasurementError
 
 # What its operators compute in; by default it may choose a shorter format than the model's.
@@ -27,7 +27,7 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     """Convert, compile for the CPU with torch's number of threads, and save once to know the size."""
     import openvino
 
-    (program, outputs_of), given = export(model, inputs), leaves(inputs)
+    (program, outputs_of), given = export(model, inputs), leaves(split(inputs))
     threads = torch.get_num_threads()
     try:
         with quiet():
@@ -49,8 +49,8 @@ def prepare(name: str, model: nn.Module, inputs: Any, *, dtype: str) -> Prepared
     request, count = compiled.create_infer_request(), len(compiled.outputs)
     del program, converted
 
-    def call(*inputs: Any) -> Any:
-        request.infer({at: _given(tensor) for at, tensor in enumerate(leaves(inputs))}, share_inputs=True)
+    def call(*inputs: Any, **named: Any) -> Any:
+        request.infer({at: _given(tensor) for at, tensor in enumerate(leaves((inputs, named)))}, share_inputs=True)
         return outputs_of([_taken(request.get_output_tensor(at)) for at in range(count)])
 
     did = {

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from humar_bench.args import Keywords
+
+
+def split(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is given by position, and by name: of inputs with a `Keywords` at their end."""
+    *positional, last = inputs
+    return (tuple(positional), dict(last)) if isinstance(last, Keywords) else (tuple(inputs), {})
 
 
 def leaves(values: Any) -> list[Tensor]:

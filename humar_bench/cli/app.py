@@ -20,13 +20,15 @@ from humar_bench import __version__
 from humar_bench.args import RunArgs
 from humar_bench.cli import typer_options
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError
-from humar_bench.options import Output, Selection, Whole
+from humar_bench.options import Call, Output, Selection, Whole
 from humar_bench.subjects.sources import use_own
 from humar_bench.table import visible
 
 NAME = "humar-bench"
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
-_PANELS = {Selection: "What to measure", Whole: "The whole model", RunArgs: "How to measure", Output: "Where results go"}
+_PANELS = {
+    Selection: "What to measure", Whole: "The whole model", Call: "Any model", RunArgs: "How to measure", Output: "Where results go",
+}
 _typed: list[str] = []  # what was typed; `main` sets it, `command_text` reads it
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from humar_bench.args import BACKENDS, DTYPES, RunArgs
 from humar_bench.cli.app import command
-from humar_bench.cli.shared import small_batch
+from humar_bench.cli.shared import files_read, small_batch
 from humar_bench.cli.studies import StudyOptions, run_study
 from humar_bench.errors import UsageError
-from humar_bench.options import Output, Selection, Whole, option
+from humar_bench.options import Call, Output, Selection, Whole, option
 from humar_bench.running.plan import resolve
 
 
@@ -39,10 +39,10 @@ class BackendsOptions:
 
 
 @command(
-    "backends", Selection, Whole, BackendsOptions, RunArgs, Output,
+    "backends", Selection, Whole, Call, BackendsOptions, RunArgs, Output,
     leave_out=("reference", "backend", "dtype", "first_look", "control", "min_runs", "max_runs", "budget"),
 )
-def backends(selection: Selection, whole: Whole, options: BackendsOptions, run: RunArgs, output: Output) -> int:
+def backends(selection: Selection, whole: Whole, call: Call, options: BackendsOptions, run: RunArgs, output: Output) -> int:
     """Time every backend and number type on this machine: a figure or a reason.
 
     Each cell is timed in fresh processes of its own, three where the budget allows, and its outputs are held against eager float32.
@@ -56,8 +56,8 @@ def backends(selection: Selection, whole: Whole, options: BackendsOptions, run: 
     from humar_bench.devices.opening import open_device
     from humar_bench.studies.backends import matrix
 
-    plan = resolve(small_batch(selection, run), run, whole)
+    plan = resolve(small_batch(selection, run, call), run, whole, call)
     kind = open_device(run.device).kind
     return run_study("backends", plan, options.study, output, lambda **given: matrix.measure_matrix(
         plan, kind=kind, backends=options.backends, dtypes=options.dtypes, **given
-    ), args_file=selection.args)
+    ), reads=files_read(selection, call))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from humar_bench.args import FREE
 from humar_bench.judging.speeds import read_speeds
 from humar_bench.judging.statistics import FASTER, SAME, SLOWER
 from humar_bench.records.record import AGAIN, Record, Run
@@ -40,7 +41,8 @@ class Early:
         if set(found) != set(self.names):
             return
         what, field, scale, unit = COUNTS[measure]
-        told = [f"{name} {found[name].measured[field] / scale:,.2f} {unit}" if found[name].ok else f"{name} failed" for name in self.names]
+        amounts = {name: _amount(each.measured[field], scale, unit) if each.ok else "failed" for name, each in found.items()}
+        told = [f"{name} {amounts[name]}" for name in self.names]
         self.say(f"{what}: {', '.join(told)}.")
 
     def _speeds(self) -> None:
@@ -51,11 +53,17 @@ class Early:
         processes = len({record.process for record in timed if not record.architecture.endswith(AGAIN)})
         if processes == 1 and not self.decided:
             self.decided.add("")
-            self.say(f"speed, the first process: {', '.join(f'{name} {speed.fps:.3g}' for name, speed in speeds.items())} images/s.")
+            unit = "items/s" if timed[0].workload.get("subject") == FREE else "images/s"
+            self.say(f"speed, the first process: {', '.join(f'{name} {speed.fps:.3g}' for name, speed in speeds.items())} {unit}.")
         for name, speed in speeds.items():
             if name not in self.decided and speed.verdict in (FASTER, SLOWER, SAME):
                 self.decided.add(name)
                 self.say(f"speed after {processes} processes: {name} is {_said(speed)} {self.reference}.")
+
+
+def _amount(value: float, scale: float, unit: str) -> str:
+    """'5.02 M'; a small one as it is where its unit would leave nothing of it."""
+    return f"{value / scale:,.2f} {unit}" if value >= 0.1 * scale or not value else f"{value / scale:.3g} {unit}"
 
 
 def _said(speed: Any) -> str:

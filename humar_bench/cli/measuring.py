@@ -19,13 +19,14 @@ from humar_bench.cli.shared import (
     check_device,
     check_paths,
     check_whole,
+    files_read,
     records_place,
     say_whose_code,
     small_batch,
     write_and_show,
 )
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageError
-from humar_bench.options import Output, Selection, Whole, option
+from humar_bench.options import Call, Output, Selection, Whole, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.audit import readable
 from humar_bench.records.record import (
@@ -116,8 +117,8 @@ class ReportOptions:
     details: bool = option("Show every table, not the summary alone.", default=False)
 
 
-@command("params", Selection, Whole, RunArgs, Output, leave_out=TIMING)
-def params(selection: Selection, whole: Whole, run: RunArgs, output: Output) -> int:
+@command("params", Selection, Whole, Call, RunArgs, Output, leave_out=TIMING)
+def params(selection: Selection, whole: Whole, call: Call, run: RunArgs, output: Output) -> int:
     """Count parameters by component, side by side; nothing is allocated.
 
     \b
@@ -126,11 +127,11 @@ def params(selection: Selection, whole: Whole, run: RunArgs, output: Output) -> 
       humar-bench params --set enc_layers=3 --csv -
       humar-bench params --whole --backbone mobilevit_s --text-encoder minilm
     """
-    return measure_and_show(("params",), resolve(selection, run, whole), output, args_file=selection.args)
+    return measure_and_show(("params",), resolve(selection, run, whole, call), output, reads=files_read(selection, call))
 
 
-@command("flops", Selection, Whole, FlopsOptions, RunArgs, Output, leave_out=TIMING)
-def flops(selection: Selection, whole: Whole, options: FlopsOptions, run: RunArgs, output: Output) -> int:
+@command("flops", Selection, Whole, Call, FlopsOptions, RunArgs, Output, leave_out=TIMING)
+def flops(selection: Selection, whole: Whole, call: Call, options: FlopsOptions, run: RunArgs, output: Output) -> int:
     """Count FLOPs by component and by operator, and name what was not counted.
 
     \b
@@ -140,12 +141,15 @@ def flops(selection: Selection, whole: Whole, options: FlopsOptions, run: RunArg
     """
     counters = COUNTERS if options.explain else options.counter
     return measure_and_show(
-        ("flops",), resolve(selection, run, whole), output, counters=counters, all_operators=options.operators, args_file=selection.args
+        ("flops",), resolve(selection, run, whole, call), output, counters=counters, all_operators=options.operators,
+        reads=files_read(selection, call),
     )
 
 
-@command("fps", Selection, Whole, FpsOptions, TrustOptions, RunArgs, Output)
-def fps(selection: Selection, whole: Whole, options: FpsOptions, trust: TrustOptions, run: RunArgs, output: Output) -> int:
+@command("fps", Selection, Whole, Call, FpsOptions, TrustOptions, RunArgs, Output)
+def fps(
+    selection: Selection, whole: Whole, call: Call, options: FpsOptions, trust: TrustOptions, run: RunArgs, output: Output
+) -> int:
     """Time frames per second and latency in turn, with an interval and a verdict.
 
     \b
@@ -154,12 +158,15 @@ def fps(selection: Selection, whole: Whole, options: FpsOptions, trust: TrustOpt
       humar-bench fps --workload speed-test --budget 60 --by-component
       humar-bench fps --whole --end-to-end --pictures photos --cache-text
     """
+    if options.end_to_end and call.inputs is not None:
+        raise UsageError(f"--inputs is {call.inputs} and --end-to-end makes inputs of pictures; leave out one of the two.")
     if options.end_to_end:
         return _from_pictures(selection, whole, options, run, output)
     if options.by_component and run.backend != EAGER:
         raise UsageError(f"backend is {run.backend} and --by-component was given; only eager calls a model's components, leave out one.")
     measures = ("fps", COMPONENT_TIME) if options.by_component else ("fps",)
-    return measure_and_show(measures, resolve(selection, run, whole), output, certificate=trust.certificate, args_file=selection.args)
+    plan = resolve(selection, run, whole, call)
+    return measure_and_show(measures, plan, output, certificate=trust.certificate, reads=files_read(selection, call))
 
 
 def _from_pictures(selection: Selection, whole: Whole, options: FpsOptions, run: RunArgs, output: Output) -> int:
@@ -182,7 +189,7 @@ def _from_pictures(selection: Selection, whole: Whole, options: FpsOptions, run:
         "pictures": options.pictures, "captions": list(options.caption), "point": options.place, "cache_text": options.cache_text,
         "tokenizer": _tokenizer_of(whole),
     }
-    return measure_and_show((END_TO_END,), plan, output, args_file=selection.args, pictures=pictures)
+    return measure_and_show((END_TO_END,), plan, output, reads=files_read(selection, Call()), pictures=pictures)
 
 
 def _tokenizer_of(whole: Whole) -> str | None:
@@ -191,51 +198,55 @@ def _tokenizer_of(whole: Whole) -> str | None:
     return folder if folder and any(os.path.exists(os.path.join(folder, name)) for name in TOKENIZER_FILES) else None
 
 
-@command("memory", Selection, Whole, RunArgs, Output, leave_out=TIMING)
-def memory(selection: Selection, whole: Whole, run: RunArgs, output: Output) -> int:
+@command("memory", Selection, Whole, Call, RunArgs, Output, leave_out=TIMING)
+def memory(selection: Selection, whole: Whole, call: Call, run: RunArgs, output: Output) -> int:
     """Measure weights and the peak of one forward, and say what is alive there.
 
     \b
     Example:
       humar-bench memory --batch 1
     """
-    return measure_and_show(("memory",), resolve(selection, run, whole), output, args_file=selection.args)
+    return measure_and_show(("memory",), resolve(selection, run, whole, call), output, reads=files_read(selection, call))
 
 
-@command("report", Selection, Whole, ReportOptions, TrustOptions, RunArgs, Output, leave_out=("csv", "records"))
-def report(selection: Selection, whole: Whole, options: ReportOptions, trust: TrustOptions, run: RunArgs, output: Output) -> int:
+@command("report", Selection, Whole, Call, ReportOptions, TrustOptions, RunArgs, Output, leave_out=("csv", "records"))
+def report(
+    selection: Selection, whole: Whole, call: Call, options: ReportOptions, trust: TrustOptions, run: RunArgs, output: Output
+) -> int:
     """Measure all of these: records, CSV, Markdown and one screen.
 
     \b
     Example:
       humar-bench report -o results
       humar-bench report --resume results
+      humar-bench report --arch small=cnn.py:small --arch wide=cnn.py:wide --inputs cnn.py:images
     """
-    plan = resolve(small_batch(selection, run), run, whole)
+    plan = resolve(small_batch(selection, run, call), run, whole, call)
     return measure_and_show(
         measures_with(run.backend), plan, output, out=options.out, whole=True, details=options.details, certificate=trust.certificate,
-        args_file=selection.args,
+        reads=files_read(selection, call),
     )
 
 
 def measure_and_show(
     measures: Sequence[str], plan: Plan, output: Output, *, counters: Sequence[str] = (), all_operators: bool = False,
-    out: str | None = None, whole: bool = False, details: bool = True, certificate: str | None = None, args_file: str | None = None,
-    pictures: Mapping[str, Any] | None = None,
+    out: str | None = None, whole: bool = False, details: bool = True, certificate: str | None = None,
+    pictures: Mapping[str, Any] | None = None, reads: Mapping[str, str | None] | None = None,
 ) -> int:
-    """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too. Returns the exit code."""
+    """Check every path and the device, measure, write what was asked for, with `whole` a report's folder too; `reads` are files that say
+    what is measured, by their option. Returns the exit code."""
     from humar_bench import report as writers
     from humar_bench.report.comparison import compare
 
     for each in plan.architectures:
         check_architecture(each)
-    check_paths(output, out=out, own=REPORT_FILES if whole else (), reads={"--args": args_file, "--certificate": certificate},
+    check_paths(output, out=out, own=REPORT_FILES if whole else (), reads={**(reads or {}), "--certificate": certificate},
                 architectures=plan.architectures)
     check_device(plan.run.device)
     check_whole(plan)
     cited = None if certificate is None else _cited(certificate, plan.run.device)
     done, records = _places(measures, plan, output, out, cited)
-    say_whose_code(plan.architectures)
+    say_whose_code(plan.architectures, (reads or {}).get("--inputs"))
     with readable(done or ()):
         run, lost = _measure(
             measures, plan, counters, records, done, cited, quiet=output.quiet, early=whole and not output.quiet, pictures=pictures

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 from humar_bench.args import RunArgs, WholeWorkload
 from humar_bench.cli.app import say
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
-from humar_bench.options import STANDARD_OUTPUT, Output, Selection, option
+from humar_bench.options import STANDARD_OUTPUT, Call, Output, Selection, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load, records_in, records_path
 from humar_bench.running.plan import Plan, scaled_for_cpu
+from humar_bench.subjects.loading import place_of
 from humar_bench.subjects.registry import Architecture
 from humar_bench.subjects.sources import shadowed
 from humar_bench.table import joined
@@ -44,25 +45,35 @@ class FolderOptions:
     out: str | None = option("Folder for records, CSV and Markdown; made where missing.", metavar="DIR", flags=("--out", "-o"))
 
 
-def small_batch(selection: Selection, run: RunArgs) -> Selection:
-    """On a CPU the default workload at batch 1, so that a whole report or study ends within minutes."""
+def small_batch(selection: Selection, run: RunArgs, call: Call) -> Selection:
+    """On a CPU the default workload at batch 1, so that a whole report or study ends within minutes; models that are called by --inputs at
+    the batch that they would have anywhere."""
+    if call.inputs is not None:
+        return selection
     from humar_bench.devices.opening import open_device
 
     return scaled_for_cpu(selection) if open_device(run.device).kind == "cpu" else selection
 
 
-def say_whose_code(architectures: Iterable[Architecture] = ()) -> None:
-    """Whose code will run, before any of it does: a line for each architecture of somebody's, and one for each folder, the current one and
-    those of foreign files, that holds modules which Python alone would have run."""
+def say_whose_code(architectures: Iterable[Architecture] = (), inputs: str | None = None) -> None:
+    """Whose code will run, before any of it does: a line for each architecture of somebody's and for the file or module of --inputs, and one
+    for each folder, the current one and those of foreign files, that holds modules which Python alone would have run."""
     architectures = [each for each in architectures if each.foreign and not each.builder.startswith(f"{OURS}.")]
     for each in architectures:
-        say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.builder.rpartition(':')[0]}.")
-    files = [each.builder.rpartition(":")[0] for each in architectures]
+        say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.place.where}.")
+    if inputs:
+        say(f"note: the inputs are not part of humar-bench; making them runs the code of {inputs}.")
+    files = [*(each.place.where for each in architectures), *([inputs] if inputs else [])]
     for folder in dict.fromkeys([".", *(os.path.dirname(each) or "." for each in files if each.endswith(".py"))]):
         if names := shadowed(folder):
             where = "the current folder" if folder == "." else folder
             say(f"note: {joined(names)} in {where} {'is' if len(names) == 1 else 'are'} not used; humar-bench runs its own files and the "
                 "installed ones.")
+
+
+def files_read(selection: Selection, call: Call) -> dict[str, str | None]:
+    """Option -> the file it names, of those that say what is measured."""
+    return {"--args": selection.args, "--components": call.components, "--inputs": call.inputs and place_of(call.inputs).where}
 
 
 def check_whole(plan: Plan) -> None:
@@ -114,7 +125,7 @@ def check_paths(
             held = (*own, RECORDS_NAME) if flag == "-o" else own
             written |= {flag: folder} if flag == "-o" else {}
             written |= {f"{name} of {flag} {folder}": os.path.join(folder, name) for name in held}
-    files = {f"--arch {each.name}": each.builder.rpartition(":")[0] for each in architectures if each.foreign}
+    files = {f"--arch {each.name}": each.place.where for each in architectures if each.foreign}
     read = {flag: path for flag, path in ((reads or {}) | files).items() if path is not None and not os.path.isdir(path)}
     refuse_shared(written | _streams(output), read)
     for flag, path in formats_and_plot.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from humar_bench.cli.shared import (
     check_device,
     check_paths,
     check_whole,
+    files_read,
     keeping_records,
     records_place,
     runs_folder,
@@ -25,7 +26,7 @@ from humar_bench.cli.shared import (
     study_folder,
 )
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from humar_bench.options import Output, Selection, Whole, help_of, option
+from humar_bench.options import Call, Output, Selection, Whole, help_of, option
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.studies import files_of
 from humar_bench.subjects.registry import check_architecture
@@ -52,7 +53,8 @@ class ScalingOptions:
     """What only `scaling` asks."""
 
     over: str | None = option(
-        "What grows: tokens, queries, batch, keypoints; with --whole pixels (by default) or caption instead of tokens.", metavar="NAME"
+        "What grows: tokens, queries, batch or keypoints; with --whole pixels (by default) or caption instead of tokens, --inputs batch.",
+        metavar="NAME",
     )
     first: str | None = option("Smallest value; by default 1k tokens, 20 queries, 1 image, 8 keypoints.", metavar="N", flags=("--from",))
     last: str | None = option("Largest value; by default 32k tokens, 640 queries, 16 images, 128 keypoints.", metavar="N", flags=("--to",))
@@ -60,8 +62,10 @@ class ScalingOptions:
     plot: str | None = option("Draw the curves into a .png or .svg file (needs matplotlib).", metavar="PATH")
 
 
-@command("scaling", Selection, Whole, ScalingOptions, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
-def scaling(selection: Selection, whole: Whole, options: ScalingOptions, study: StudyOptions, run: RunArgs, output: Output) -> int:
+@command("scaling", Selection, Whole, Call, ScalingOptions, StudyOptions, RunArgs, Output, leave_out=(*TIMING, "reference"))
+def scaling(
+    selection: Selection, whole: Whole, call: Call, options: ScalingOptions, study: StudyOptions, run: RunArgs, output: Output
+) -> int:
     """Measure how each cost grows with the work, and fit the exponent.
 
     Over tokens, feature maps are square pyramids. Costs are counted exactly at every point; times are taken from the smallest point on.
@@ -75,7 +79,7 @@ def scaling(selection: Selection, whole: Whole, options: ScalingOptions, study: 
     from humar_bench.report.plot import check_plot
     from humar_bench.studies.scaling import scaling as rooms
 
-    over = options.over or ("pixels" if whole.whole else "tokens")
+    over = options.over or ("batch" if call.inputs is not None else "pixels" if whole.whole else "tokens")
     if over not in rooms.AXES:
         raise UsageError(f"over is {over!r}; choose one of {', '.join(rooms.AXES)}.")
     if options.plot is not None:
@@ -83,13 +87,13 @@ def scaling(selection: Selection, whole: Whole, options: ScalingOptions, study: 
     ends = [None if text is None else rooms.parse_count(text, flag) for flag, text in (("--from", options.first), ("--to", options.last))]
     axis = rooms.AXES[over]
     values = rooms.values_of(axis, *ends, options.points)
-    plan = resolve(small_batch(selection, run), run, whole)
+    plan = resolve(small_batch(selection, run, call), run, whole, call)
     for value in values:
         rooms.work_at(axis, value, plan.args, plan.workload)  # refuses before anything is measured
 
     return run_study(
-        "scaling", plan, study, output, lambda **given: rooms.measure_scaling(plan, axis, values, **given), args_file=selection.args,
-        plot=options.plot,
+        "scaling", plan, study, output, lambda **given: rooms.measure_scaling(plan, axis, values, **given), plot=options.plot,
+        reads=files_read(selection, call),
     )
 
 
@@ -138,9 +142,9 @@ def ablate(selection: Selection, study: StudyOptions, early: EarlyOptions, run: 
     """
     from humar_bench.studies import ablate as rooms
 
-    plan = resolve(small_batch(selection, run), run)
+    plan, reads = resolve(small_batch(selection, run, Call()), run), files_read(selection, Call())
     if not early.accuracy:
-        return run_study("ablate", plan, study, output, lambda **given: rooms.measure_ablation(plan, **given), args_file=selection.args)
+        return run_study("ablate", plan, study, output, lambda **given: rooms.measure_ablation(plan, **given), reads=reads)
     from humar_bench.studies.accuracy.kept import PLACES
 
     trained = _early_plan(early, plan)
@@ -151,7 +155,7 @@ def ablate(selection: Selection, study: StudyOptions, early: EarlyOptions, run: 
             runs = stack.enter_context(runs_folder(study_folder(study.out, output)))
             return rooms.measure_ablation(plan, accuracy=trained, folder=runs, time_limit_s=early.time_limit, **given)
 
-        return run_study("ablate", plan, study, output, measure, args_file=selection.args, places=PLACES)
+        return run_study("ablate", plan, study, output, measure, reads=reads, places=PLACES)
 
 
 def _early_plan(early: EarlyOptions, plan: Plan) -> Any:
@@ -168,7 +172,7 @@ def _early_plan(early: EarlyOptions, plan: Plan) -> Any:
 
 
 def run_study(
-    name: str, plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any], *, args_file: str | None,
+    name: str, plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any], *, reads: Mapping[str, str | None],
     plot: str | None = None, places: tuple[str, ...] = (),
 ) -> int:
     """Check every path, measure, write what was asked for. `places` are what the study keeps in its folder beside its files. Returns the
@@ -176,9 +180,8 @@ def run_study(
     for each in plan.architectures:
         check_architecture(each)
     check_whole(plan)
-    check_paths(output, out=options.out, own=(*files_of(name), *places), plot=plot, reads={"--args": args_file},
-                architectures=plan.architectures)
-    say_whose_code(plan.architectures)
+    check_paths(output, out=options.out, own=(*files_of(name), *places), plot=plot, reads=reads, architectures=plan.architectures)
+    say_whose_code(plan.architectures, reads.get("--inputs"))
     done, records = records_place(options.out, output)  # records of other work do no harm: nobody asks for them
     found, lost = keeping_records(records, output, lambda sink, show: measure(
         timed=options.time, budget_s=options.seconds, done=done, sink=sink, command=command_text(),

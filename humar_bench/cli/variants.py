@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from humar_bench.args import BACKBONES, PROMPTS, SHOWN_MASKS, TEXT_ENCODERS, RunArgs, WholeWorkload
 from humar_bench.cli.app import command
-from humar_bench.cli.shared import TIMING
+from humar_bench.cli.shared import TIMING, files_read
 from humar_bench.cli.studies import StudyOptions, run_study
 from humar_bench.errors import UsageError
-from humar_bench.options import Output, Selection, Whole, help_of, option
+from humar_bench.options import Call, Output, Selection, Whole, help_of, option
 from humar_bench.running.plan import resolve, scaled_for_cpu
 
 
@@ -64,4 +64,4 @@ def variants(selection: Selection, options: VariantsOptions, study: StudyOptions
             plan, options.backbone, options.text_encoder, most=options.most, timed=timed, budget_s=budget_s, **given
         )
 
-    return run_study("variants", plan, study, output, measure, args_file=selection.args, plot=options.plot)
+    return run_study("variants", plan, study, output, measure, reads=files_read(selection, Call()), plot=options.plot)

@@ -204,9 +204,11 @@ def _agreement(done: list[Mapping[str, Any]]) -> dict[str, Any]:
     if not found:
         return {"unchecked": next((one["agreement"].get("skipped", "") for one in done if one.get("agreement")), "not recorded")}
     worst = max(found, key=lambda each: each["max_error"])
+    selections = [each["same_selection"] for each in found if "same_selection" in each]
     return {
         "against": next((each["against"] for each in found if each.get("against")), ""),
-        "max_error": worst["max_error"], "tolerance": worst["tolerance"], "same_selection": all(each["same_selection"] for each in found)
+        "max_error": worst["max_error"], "tolerance": worst["tolerance"],
+        "same_selection": all(selections) if selections else None,
     }
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from humar_bench.errors import MeasurementError
 from humar_bench.measures.call import called
 from humar_bench.measures.conditions import plain_float32
 
@@ -43,12 +44,16 @@ class Agreement:
     common_share: float
     min_common: float
     border_cells: str = ""
+    selects: bool = True  # whether there is a selection at all
+    whole_numbers: bool = False  # whether the worst part is of whole numbers: then its error is the share of them that differ
 
     @property
     def fault(self) -> str:
         """What is wrong, as part of a sentence; empty where nothing is."""
         if self.common_share < self.min_common:
             return f"it selected other proposals ({100 * self.common_share:.0f} % in common, {100 * self.min_common:.0f} % are due)"
+        if not self.max_error <= self.tolerance and self.whole_numbers:
+            return f"{self.worst} differs in {100 * self.max_error:.2g} % of its numbers (tolerance {100 * self.tolerance:g} %)"
         if not self.max_error <= self.tolerance:
             return f"{self.worst} is off by {self.max_error:.2g} of its root mean square (tolerance {self.tolerance:g})"
         return ""
@@ -80,17 +85,22 @@ def shared_call(outputs: Any) -> Parts:
 
 
 def agree(got: Any, want: Any, dtype: str, *, tf32: bool = False, parts: Callable[[Any], Parts] = shared_call) -> Agreement:
-    """Hold outputs against expected ones; both are whole and finite (`Subject.check`), and `parts` reads them.
+    """Hold outputs against expected ones; both are whole and finite (`Subject.check`), and `parts` reads them. Raises MeasurementError
+    where a part is missing or has another shape.
 
-    With `tf32`, float32 may be TF32 inside.
+    With `tf32`, float32 may be TF32 inside. Whole numbers and flags agree where no larger share of them differs than numbers may.
     """
     got, want = (tree_map_only(Tensor, _float32, parts(each)) for each in (got, want))
     dtype = "tf32" if tf32 and dtype == "float32" else dtype
     tolerance, min_common = TOLERANCES[dtype], MIN_COMMON[dtype]
     errors: dict[str, float] = {}
+    if found := next((name for name in {**want.whole, **got.whole} if _look(got.whole, name) != _look(want.whole, name)), None):
+        raise MeasurementError(f"{found} is {_look(got.whole, found)} where {_look(want.whole, found)} is due.")
 
     def hold(name: str, one: Tensor, other: Tensor, whole: Tensor) -> None:
-        if other.numel():
+        if other.numel() and not other.is_floating_point():
+            errors[name] = max(errors.get(name, 0.0), float((one != other).double().mean()))
+        elif other.numel():
             scale = whole.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
             errors[name] = max(errors.get(name, 0.0), float((one - other).abs().max() / scale))
 
@@ -110,7 +120,14 @@ def agree(got: Any, want: Any, dtype: str, *, tf32: bool = False, parts: Callabl
             both = own[image] == rows[image]
             hold(name, one[image][both], other[image][both], other)
     worst = max(errors, key=errors.get, default="")
-    return Agreement(errors.get(worst, 0.0), worst, tolerance, same, min(shares), min_common)
+    counted = worst in want.whole and not want.whole[worst].is_floating_point()
+    return Agreement(
+        errors.get(worst, 0.0), worst, tolerance, same, min(shares, default=1.0), min_common, selects=bool(shares), whole_numbers=counted
+    )
+
+
+def _look(whole: dict[str, Tensor], name: str) -> str:
+    return f"of shape {list(whole[name].shape)}" if name in whole else "missing"
 
 
 def _common_rows(points: Tensor, want_points: Tensor, embedding: Tensor, want_embedding: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
@@ -136,26 +153,27 @@ def _float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def expected_outputs(build: Callable[[], nn.Module], model: nn.Module, inputs: Any) -> Any:
-    """Outputs of a float32 model that `build` makes, with the parameters of `model`, on a copy of its inputs, in its first forward.
+def expected_outputs(build: Callable[[], nn.Module], model: nn.Module, inputs: Any, *, as_given: bool = False) -> Any:
+    """Outputs of a float32 model that `build` makes, with the parameters of `model`, on a copy of its inputs, in its first forward. With
+    `as_given`, inputs keep their number types: they were made for the model as it is built.
 
     Built anew and called once: whatever `model` remembers of earlier calls, in its buffers or elsewhere, this one does not.
     """
     fresh = build().eval()
     with torch.inference_mode():  # weights made in inference mode can be written to in no other
         fresh.load_state_dict(dict(model.named_parameters(remove_duplicate=False)), strict=False)
-    return fresh_outputs(fresh, inputs)
+    return fresh_outputs(fresh, inputs, as_given=as_given)
 
 
-def fresh_outputs(model: nn.Module, inputs: Any) -> Any:
-    """Outputs of a model on a float32 copy of its inputs, with neither TF32 nor autocast."""
+def fresh_outputs(model: nn.Module, inputs: Any, *, as_given: bool = False) -> Any:
+    """Outputs of a model on a copy of its inputs, in float32 unless `as_given`, with neither TF32 nor autocast."""
     with plain_float32():
-        return called(model.eval(), float32_copy(inputs))
+        return called(model.eval(), float32_copy(inputs, as_given=as_given))
 
 
-def float32_copy(inputs: Any) -> Any:
-    """Inputs in memory of their own, floating-point ones in float32."""
+def float32_copy(inputs: Any, *, as_given: bool = False) -> Any:
+    """Inputs in memory of their own, floating-point ones in float32 unless `as_given`."""
     def made(tensor: Tensor) -> Tensor:
-        return tensor.detach().clone().float() if tensor.is_floating_point() else tensor.detach().clone()
+        return tensor.detach().clone().float() if tensor.is_floating_point() and not as_given else tensor.detach().clone()
 
     return tree_map_only(Tensor, made, inputs)

@@ -29,6 +29,12 @@ def flop_unit(values: Mapping[str, int | None] | list[int | None]) -> tuple[floa
     return next(((scale, unit) for scale, unit in FLOP_UNITS if largest >= 2 * scale), FLOP_UNITS[-1])
 
 
+def parameter_unit(sides: Sides) -> tuple[str, str, float, int]:
+    """Heading, field, scale and digits of a count of parameters: in millions where the largest has 100,000."""
+    largest = max((measured["total"] for measured in sides.values() if measured), default=0)
+    return ("parameters", "total", 1, 0) if 0 < largest < 100_000 else ("parameters [M]", "total", 1e6, 2)
+
+
 def per_architecture(
     name: str, title: str, columns: list[Column], sides: Sides, reasons: Reasons, row: Callable[[str, Mapping[str, Any]], dict],
     feet: tuple[str, ...] = (),

@@ -12,7 +12,7 @@ from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, WORKLOADS, ModelArgs
+from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, FREE, INPUTS, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.judging.oddities import busy_share
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
@@ -72,6 +72,8 @@ class Comparison:
             COMPONENT_TIME: lambda *given: [*component_time_tables(*given), *self.shares.tables], END_TO_END: end_to_end_tables,
         }
         tables = [table for name in self.measures for table in make[name](self.sides[name], self.reasons[name], self.reference)]
+        if self.run[0].workload.get("subject") == FREE:
+            tables = [_of_items(table) for table in tables]
         return (summary_table(self), *tables) if self.summarised else tuple(tables)
 
     @cached_property
@@ -241,16 +243,29 @@ def _said(
 def _summary_rows(comparison: Comparison) -> list[tuple]:
     flops = comparison.sides.get("flops", {})
     scale, unit = breakdown.flop_unit([(measured or {}).get("matmul_flops") for measured in flops.values()])
-    batch = comparison.run[0].workload["batch"]
-    images = f"{batch} image{'s' if batch > 1 else ''}"
+    work = comparison.run[0].workload
+    what = "item" if work.get("subject") == FREE else "image"
+    images = f"{work['batch']} {what}{'s' if work['batch'] > 1 else ''}"
     return [
-        ("params", "parameters [M]", "total", 1e6, 2, fewer),
+        ("params", *breakdown.parameter_unit(comparison.sides.get("params", {})), fewer),
         ("flops", f"matmul and conv, {images} [{unit}]", "matmul_flops", scale, 2, fewer),
-        ("fps", "speed [images/s]", "fps", 1, 2, None),
+        ("fps", f"speed [{what}s/s]", "fps", 1, 2, None),
         ("fps", f"median of one forward, {images} [ms]", "median_s", 1e-3, 2, None),
         ("memory", "weights [MiB]", "weights_bytes", MIB, 2, less),
         ("memory", "peak above weights and inputs [MiB]", "peak_bytes", MIB, 2, less),
     ]
+
+
+_OF_ITEMS = {"images/s": "items/s", "J/image": "J/item", "per image": "per item"}
+
+
+def _of_items(table: Table) -> Table:
+    """The table of models that may be given anything."""
+    columns = (
+        dataclasses.replace(each, title=_OF_ITEMS.get(each.title, each.title), unit=_OF_ITEMS.get(each.unit, each.unit))
+        for each in table.columns
+    )
+    return dataclasses.replace(table, columns=tuple(columns))
 
 
 def records_table(run: Run) -> Table:
@@ -282,10 +297,13 @@ def _conditions(run: Run) -> Iterable[str]:
     yield work_text(work)
     if work["name"] in WORKLOADS and work["batch"] < (own := WORKLOADS[work["name"]]().batch):
         yield f"Scaled down: batch {work['batch']} instead of the workload's own {own}; --batch {own} measures it whole."
-    yield f"Asked: {asked_text(first.asked)}."
+    free = work.get("subject") == FREE  # where the arguments are only for who asks for them
+    if not free or first.asked != dataclasses.asdict(ModelArgs()):
+        yield f"Asked: {asked_text(first.asked)}."
     for side in _in_order(run):
         built = next((record.built for record in run.select(architecture=side) if record.built), {})
-        yield f"{side}: {_own_parts(run, side)}{built_text(first.asked, built)}."
+        if not free or built:
+            yield f"{side}: {_own_parts(run, side)}{built_text(first.asked, built)}."
     for line in dict.fromkeys(environment_text(record) for record in run):
         yield line
     if share := busy_share([record.measured for record in run.select(measure="fps") if record.ok]):
@@ -312,8 +330,19 @@ def work_text(work: Mapping[str, Any]) -> str:
     if work["name"] == TRAINING:
         return f"Workload {TRAINING}: {work['role']}, {work['data']}, seed {work['seed']}, {work['pictures']:,} pictures."
     padded = ", part of every image but the first is padding" if work["padded"] else ""
+    if work.get("subject") == FREE:
+        return _free_text(work, padded)
     maps = f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes_text(work)}{padded}."
     return f"{maps} {_whole_text(work)}" if work.get("subject") == "uniphd" else maps
+
+
+def _free_text(work: Mapping[str, Any], padded: str) -> str:
+    """Whose inputs, and the sizes where any were asked for."""
+    said = f"Workload {work['name']}: batch {work['batch']}, inputs of {work['inputs']}"
+    if work["name"] != INPUTS:
+        said += f", for whoever asks {work['num_queries']} queries, feature maps {sizes_text(work)}{padded}"
+    parts = [f"{name} ({', '.join(prefixes)})" for name, prefixes in work["components"]]
+    return f"{said}; components {', '.join(parts)}." if parts else f"{said}."
 
 
 def _whole_text(work: Mapping[str, Any]) -> str:

@@ -127,10 +127,10 @@ def _check_feet(speeds: Speeds) -> Iterator[str]:
     done = [speed for speed in speeds.values() if speed.rounds]
     for speed in done:
         if speed.max_error is not None:
-            rows = "the same proposals" if speed.same_selection else "not quite the same proposals"
+            rows = {None: "", True: ", the same proposals selected", False: ", not quite the same proposals selected"}[speed.same_selection]
             held = f"those of {speed.against}" if speed.against else "a float32 eager forward's"
             yield (
-                f"{speed.architecture}: outputs as {held}, {rows} selected; largest error {speed.max_error:.2g} of the root mean square "
+                f"{speed.architecture}: outputs as {held}{rows}; largest error {speed.max_error:.2g} of the root mean square "
                 f"(tolerance {speed.tolerance:g})."
             )
         elif speed.unchecked:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from humar_bench.args import EAGER, ModelArgs, RunArgs, WholeWorkload, Workload
+from humar_bench.args import EAGER, INPUTS_FORMS, FreeWorkload, ModelArgs, RunArgs, WholeWorkload, Workload, shown
 from humar_bench.backends import check_installed
 from humar_bench.errors import UsageError
 from humar_bench.judging.verdicts import judge
@@ -21,7 +21,9 @@ from humar_bench.records.record import AGAIN, ALL_MEASURES, COMPONENT_TIME, END_
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import NOTHING, PEAK, Count, Point, count_all
 from humar_bench.running.messages import check_results
-from humar_bench.subjects.registry import Architecture, check_architecture, check_settings, parse_architectures
+from humar_bench.subjects.loading import refuse_while_loading
+from humar_bench.subjects.reach import reached
+from humar_bench.subjects.registry import Architecture, check_architecture, check_inputs, check_settings, parse_architectures
 
 WARMUP_MAX_S = 10.0
 TIMED = ("fps", COMPONENT_TIME)  # measures that build all architectures in one process
@@ -60,9 +62,15 @@ def benchmark(
     reference: str | None = None,
     certificate: Mapping[str, Any] | None = None,
     pictures: Mapping[str, Any] | None = None,
+    inputs: Any = None,
+    components: Mapping[str, Sequence[str]] | None = None,
 ) -> Run:
     """Measure `architectures`, built from the same `args`, on the same `workload`: all `MEASURES` by default, component_time only where the
     backend is eager, since no other one calls a model's modules.
+
+    An architecture is named as on the command line, or given as it is: a function, a class, a model or a `functools.partial` that a child
+    process can find in a file or a package; a mapping gives them names. With `inputs`, the name of a function or the function itself,
+    models are called with what it makes for the workload's batch; `components` are names of parts with the beginnings of modules' paths.
 
     Each record goes to `sink` as soon as it exists. `progress` is called with events: measure, stage, architecture, process, of,
     status (started, running, done, failed), share, reason. Measurements that `done` holds with status ok are not made again.
@@ -74,10 +82,13 @@ def benchmark(
     Raises UsageError when nothing can be measured; a measurement that fails is a record. After Ctrl-C the children are gone and what
     `sink` took is complete.
     """
+    refuse_while_loading("benchmark")
+    if inputs is None and components is not None:
+        raise UsageError("components are of models that are called by inputs; give inputs too.")
     bench = _Bench(
         architectures=tuple(parse_architectures(architectures)),
         args=ModelArgs.of(args if args is not None else ModelArgs()),
-        workload=workload or Workload.uniphd(),
+        workload=_free(workload or Workload.uniphd(), inputs, components),
         run=run or RunArgs(),
         sink=sink,
         progress=progress or (lambda event: None),
@@ -90,6 +101,16 @@ def benchmark(
         pictures=pictures or {},
     )
     return bench.measure(measures_with(bench.run.backend) if measures is None else measures)
+
+
+def _free(workload: Workload, inputs: Any, components: Mapping[str, Sequence[str]] | None) -> Workload:
+    """The workload, around which `inputs` make what models are called with, where there are any. Raises UsageError."""
+    if inputs is None:
+        return workload
+    if isinstance(workload, WholeWorkload):
+        raise UsageError("inputs were given and the whole model makes its own; leave out one of the two.")
+    spec = inputs if isinstance(inputs, str) else reached(inputs, f"inputs {shown(inputs)}", f"name a function, {INPUTS_FORMS}")[1]
+    return FreeWorkload.around(workload, spec, components)
 
 
 def one_speed_process(
@@ -143,6 +164,8 @@ class _Bench:
         for architecture in self.architectures:
             check_architecture(architecture)
             check_settings(architecture, self.workload)
+        if isinstance(self.workload, FreeWorkload):
+            check_inputs(self.workload.inputs)
         self.have = {record.key for record in self.done if record.ok}
 
     def measure(self, measures: Sequence[str]) -> Run:

@@ -16,6 +16,7 @@ import torch
 import torch._dynamo  # the meta device's kernels in Python load it on first use; here it costs less
 from torch import nn
 
+from humar_bench.args import FreeWorkload
 from humar_bench.devices.device import CpuDevice
 from humar_bench.devices.environment import environment
 from humar_bench.devices.opening import open_device
@@ -28,7 +29,7 @@ from humar_bench.measures.memory import MemoryPeak, Prediction, predict, predict
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import plain
 from humar_bench.running.costs import PEAK
-from humar_bench.running.task import Task, failure, success
+from humar_bench.running.task import Task, success
 from humar_bench.subjects.registry import Architecture
 
 
@@ -53,7 +54,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def _meets_a_namesake(architecture: Architecture, loaded: set[str]) -> bool:
     """Whether a file's neighbours are called like modules that an earlier item brought in from elsewhere."""
-    where = architecture.builder.rpartition(":")[0]
+    where = architecture.place.where
     if not architecture.foreign or not where.endswith(".py"):
         return False
     folder = Path(where).resolve().parent
@@ -75,7 +76,7 @@ class _Point:
             measured = make()
             return success(self.model if measure != PEAK else None, measured)
         except Exception as error:
-            return failure(error, self.architecture.name)
+            return self.task.failure(error, self.architecture.name)
 
     @functools.cached_property
     def _built(self) -> tuple[nn.Module, str]:
@@ -126,7 +127,8 @@ class _Point:
             found = count_exactly(self.task.model(self.architecture, "cpu"), self.task.inputs("cpu"))  # it looks at values
         if self.architecture.foreign:
             self.task.check(self.architecture, found.outputs)
-        measured = {**found.flops.measured(), "discarded": found.dead_weight.measured()["discarded"], "cross_checks": []}
+        discarded = found.dead_weight.measured()["discarded"]
+        measured = {**found.flops.measured(), "batch": self._batch(found), "discarded": discarded, "cross_checks": []}
         if self.task.counters:
             from humar_bench.measures.counters import cross_check
 
@@ -134,6 +136,10 @@ class _Point:
             checks = [cross_check(real, inputs, counter, count=found.flops) for counter in self.task.counters]
             measured["cross_checks"] = [each.measured() for each in checks]
         return measured
+
+    def _batch(self, found: Exact) -> int:
+        """Of the first input; where somebody's function makes it, its first dimension may be anything."""
+        return self.task.workload.batch if isinstance(self.task.workload, FreeWorkload) else found.flops.batch
 
     def _peak(self) -> dict[str, Any]:
         """On the device that will be measured: kernels may differ."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humar_bench.args import WHOLE_IMAGES, WORKLOADS, ModelArgs, RunArgs, Size, WholeWorkload, Workload, parse_size, pyramid
+from humar_bench.args import WHOLE_IMAGES, WORKLOADS, FreeWorkload, ModelArgs, RunArgs, Size, WholeWorkload, Workload, parse_size, pyramid
 from humar_bench.errors import UsageError
-from humar_bench.options import DEFAULT_ARCHITECTURES, Selection, Whole, parse_value
+from humar_bench.options import DEFAULT_ARCHITECTURES, Call, Selection, Whole, parse_value
 from humar_bench.reading import parse_json, read_bytes
-from humar_bench.subjects.registry import Architecture, check_settings, parse_architectures
+from humar_bench.subjects.registry import Architecture, check_inputs, check_settings, parse_architectures
 from humar_bench.table import well_formed
 
 MOST_ARGS = 2**20  # bytes of an --args file
@@ -35,11 +35,16 @@ class Plan:
     run: RunArgs
 
 
-def resolve(selection: Selection, run: RunArgs | None = None, whole: Whole | None = None) -> Plan:
+def resolve(selection: Selection, run: RunArgs | None = None, whole: Whole | None = None, call: Call | None = None) -> Plan:
     """Raises UsageError with one sentence when what was typed cannot be measured."""
     architectures = tuple(parse_architectures(list(selection.arch or DEFAULT_ARCHITECTURES)))
     is_whole = whole is not None and whole.whole
-    args, workload = resolve_whole(selection, whole) if is_whole else resolve_work(selection)
+    if call is not None and call.inputs is not None:
+        if is_whole:
+            raise UsageError(f"--inputs is {call.inputs} and --whole makes inputs of its own; leave out one of the two.")
+        args, workload = resolve_free(selection, call)
+    else:
+        args, workload = resolve_whole(selection, whole) if is_whole else resolve_work(selection)
     for each in architectures:
         check_settings(each, workload)
     names = [architecture.name for architecture in architectures]
@@ -81,6 +86,31 @@ def resolve_whole(selection: Selection, whole: Whole) -> tuple[ModelArgs, WholeW
         own.num_queries, len(own.feature_sizes))
     given = {"name": own.name if same else "custom", "image_size": size, **whole.parts}
     return args, WholeWorkload(**{**{each.name: getattr(base, each.name) for each in dataclasses.fields(base)}, **given})
+
+
+def resolve_free(selection: Selection, call: Call) -> tuple[ModelArgs, FreeWorkload]:
+    """As `resolve_work`, for models that are called by --inputs. Raises UsageError."""
+    check_inputs(call.inputs)
+    args, base = resolve_work(selection)
+    return args, FreeWorkload.around(base, call.inputs, None if call.components is None else read_components(call.components))
+
+
+def read_components(path: str) -> dict[str, list[str]]:
+    """Component -> beginnings of modules' paths, from a JSON file. Raises UsageError."""
+    try:
+        found = parse_json(read_bytes(path, MOST_ARGS))
+    except OSError as error:
+        raise UsageError(f"--components {path!r} cannot be read: {error.strerror or error}; name a file that can.") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--components {path!r} is not JSON: {' '.join(str(error).split())}; correct it.") from error
+    fits = isinstance(found, dict) and found and all(
+        name and (isinstance(each, str) and each or isinstance(each, list) and each and all(isinstance(one, str) and one for one in each))
+        for name, each in found.items()
+    )
+    if not fits:
+        wanted = '{"encoder": ["stem", "blocks"], "head": ["fc"]}'
+        raise UsageError(f"--components {path!r} must hold names, each with a list of beginnings of modules' paths, such as {wanted}.")
+    return found
 
 
 def _preset(name: str, batch: int | None) -> Workload:

@@ -28,9 +28,10 @@ from humar_bench.measures.speed import SLOW_S, Block, Progress, SpeedSample, Tim
 from humar_bench.measures.untouched import left_untouched
 from humar_bench.records.record import AGAIN
 from humar_bench.running.preparation import Ready, make_ready, missing_instructions, set_formats
-from humar_bench.running.task import Task, failure, success
+from humar_bench.running.task import Task, success
 from humar_bench.subjects import knife_edge
 from humar_bench.subjects.registry import Architecture
+from humar_bench.subjects.subject import Subject
 
 EVENT_EVERY_S = 1.0  # a running measurement says so at most this often, between two rounds
 AGAIN_BUILT, ITSELF = "a second build from the same seed", "its own eager forward alone"  # what outputs are held against at worst
@@ -45,8 +46,11 @@ FETCHED_SHARE = 0.02  # of a call: more than this, fetching another input each t
 class NewInputs:
     """Inputs that no forward has seen: sets in memory of their own, other values each time; two in turn where a block takes one."""
 
-    def __init__(self, make: Callable[[int], Any], renewed: Callable[[Any], list[tuple[torch.Tensor, int]]]) -> None:
-        self.make, self.renewed = make, renewed
+    def __init__(
+        self, make: Callable[[int], Any], renewed: Callable[[Any], list[tuple[torch.Tensor, int]] | None],
+        scales: tuple[float, float] = Subject.scales,
+    ) -> None:
+        self.make, self.renewed, self.scales_of = make, renewed, scales
         self.sets: list[Any] = []
         self.turn = self.renewals = 0
         self.scales: list[float] = []
@@ -79,10 +83,16 @@ class NewInputs:
         return allowed
 
     def _renew(self, index: int, one: Any) -> None:
-        """What the subject names is moved on by one along the dimension it names and scaled: its sum, by which a model may know it, too."""
+        """What the subject names is moved on by one along the dimension it names and scaled: its sum, by which a model may know it, too.
+        Where it names nothing they are made with a seed of their own."""
+        moved = self.renewed(one)
+        if moved is None:
+            self.sets[index] = self.make(MOST_NEW * self.renewals + index + 1)
+            return
         self.scales += [1.0] * (index + 1 - len(self.scales))
-        scale = 0.8 + 0.4 * ((0.618034 * self.renewals + 0.1 * index) % 1)  # no two of the last ones are alike
-        for tensor, dim in self.renewed(one):
+        least, more = self.scales_of
+        scale = least + more * ((0.618034 * self.renewals + 0.1 * index) % 1)  # no two of the last ones are alike
+        for tensor, dim in moved:
             tensor.copy_(tensor.roll(1, dims=dim))
             if tensor.is_floating_point():
                 tensor.mul_(scale / self.scales[index])
@@ -100,11 +110,11 @@ def _different_inputs(block: Block, size: int) -> int:
 class Arm:
     """One architecture in one process: its forwards in inference mode, and what their outputs have to be.
 
-    `check` raises for outputs that break the shared call; `expect` gives a float32 forward's outputs for some inputs, None for an arm that
-    is held against nothing but its own first call (a control); `expect_at` the same with border cells let in, where some lie on the
-    threshold; `same` that these would be the same computation as its own first call, which then tells nothing. Outputs of slow forwards are
-    kept, so that checking costs no other one. `ready` is how its backend runs `model`; without
-    one it is called as it is.
+    `check` raises for outputs that break the shared call, `plain` gives them in containers that torch can walk through; `expect` gives a
+    float32 forward's outputs for some inputs, None for an arm that is held against nothing but its own first call (a control); `expect_at`
+    the same with border cells let in, where some lie on the threshold; `same` that these would be the same computation as its own first
+    call, which then tells nothing. Outputs of slow forwards are kept, so that checking costs no other one. `ready` is how its backend runs
+    `model`; without one it is called as it is.
     """
 
     def __init__(
@@ -112,9 +122,11 @@ class Arm:
         expect: Callable[[Any], Any] | None = None, dtype: str = "float32", tf32: bool = False, check_s: float = 0.0,
         started: Callable[[], None] = lambda: None, expect_at: Callable[[Any, str], Any] | None = None, ready: Ready | None = None,
         parts: Callable[[Any], Parts] = shared_call, same: bool = False, otherwise: Mapping[str, Callable[[Any], Any]] | None = None,
+        plain: Callable[[Any], Any] = lambda outputs: outputs,
     ) -> None:
         self.name, self.model, self.inputs, self.new_inputs = name, model, inputs, new_inputs
         self.ready, self.expect_at, self.parts, self.same, self.otherwise = ready, expect_at, parts, same, otherwise or {}
+        self.plain = plain
         self.forward = model if ready is None else ready.prepared.call
         self.check, self.expect, self.dtype, self.tf32, self.check_s, self.started = check, expect, dtype, tf32, check_s, started
         self.inference_mode = torch.inference_mode
@@ -182,18 +194,18 @@ class Arm:
 
     def _check_first(self) -> None:
         self.check(self.first)
-        _without_gradients(self.name, self.first)
+        _without_gradients(self.name, self.plain(self.first))
         if not self.skipped and 3 * self.took_s > self.check_s:
             self.skipped = "too slow for every process; the first one is checked"
         if not self.same:
             self._hold(self.first, self.inputs)
-        self.first = _copied(self.first)
+        self.first = self._copied(self.first)
 
     def _check_last(self) -> None:
         if not self.slow:
             self.kept = self._looking_inside()
         self.check(self.kept)
-        if fault := agree(_copied(self.kept), self.first, self.dtype, tf32=self.tf32, parts=self.parts).fault:
+        if fault := agree(self._copied(self.kept), self.first, self.dtype, tf32=self.tf32, parts=self.parts).fault:
             raise MeasurementError(f"the outputs of {self.name} changed between its first call and its last on the same inputs: {fault}.")
         self.first = self.kept = None
         if self.skipped:
@@ -241,12 +253,16 @@ class Arm:
     def _refuse_chance(self, inputs: Any) -> None:
         """Raises MeasurementError where two forwards one after the other on the same inputs differ: nothing else need be wrong."""
         with self.inference_mode():
-            one, other = (_copied(called(self.forward, inputs)) for _ in range(2))
+            one, other = (self._copied(called(self.forward, inputs)) for _ in range(2))
         if fault := agree(other, one, self.dtype, tf32=self.tf32, parts=self.parts).fault:
             raise MeasurementError(
                 f"two forwards of {self.name} on one input differ: {fault}; it may draw random numbers, such as a dropout that stays on in "
                 "eval mode; let it compute the same each time."
             )
+
+    def _copied(self, outputs: Any) -> Any:
+        """Outputs in memory of their own, on the CPU: a model may write its next ones into the same tensors."""
+        return tree_map_only(torch.Tensor, lambda each: each.detach().to("cpu", copy=True), self.plain(outputs))
 
     def _without_the_border(self, outputs: Any, inputs: Any) -> Agreement | None:
         """How outputs agree once border cells on the threshold are let in, where that is all that keeps them apart."""
@@ -263,7 +279,7 @@ class Arm:
         told = {"checked": "" if found is None else when, "skipped": self.skipped}
         if found is not None:
             names = ("max_error", "worst", "tolerance", "same_selection", "common_share")
-            told |= {name: getattr(found, name) for name in names}
+            told |= {name: getattr(found, name) for name in names if found.selects or name not in names[-2:]}
             told |= {"border_cells": found.border_cells} if found.border_cells else {}
             told |= {"against": self.against} if self.against else {}
         return {"agreement": told, "inside": self.inside or {}}
@@ -275,16 +291,13 @@ def _without_gradients(name: str, outputs: Any) -> None:
         raise MeasurementError(f"the outputs of {name} require gradients; it was not run in inference mode.")
 
 
-def _copied(outputs: Any) -> Any:
-    """Outputs in memory of their own, on the CPU: a model may write its next ones into the same tensors."""
-    return tree_map_only(torch.Tensor, lambda each: each.detach().to("cpu", copy=True), outputs)
-
-
 def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
     """Every architecture built in this one process, in an order shuffled by the seed, then timed in turn."""
     plan = TimingPlan(**task.plan)
     set_formats(task.run.dtype)
-    inputs, new_inputs = task.inputs(device.name), NewInputs(lambda other: task.inputs(device.name, other=other), task.subject.renewed)
+    inputs = task.inputs(device.name)
+    task.subject.renewed(inputs)  # refuses what could not be renewed before anything is timed
+    new_inputs = NewInputs(lambda other: task.inputs(device.name, other=other), task.subject.renewed, task.subject.scales)
     results: dict[str, dict[str, Any]] = {}
     arms: dict[str, Arm] = {}
     for architecture in construction_order(task):
@@ -293,7 +306,7 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
         try:
             ready = make_ready(task, architecture, inputs, device, alone=len(task.architectures) == 1)
         except Exception as error:
-            results[name] = failure(error, name)
+            results[name] = task.failure(error, name)
             continue
         arms[name] = _arm(task, architecture, ready, inputs, new_inputs, device, plan)
     before, others = device.telemetry(), OthersWatch()
@@ -336,22 +349,22 @@ def _energies(task: Task, device: Device, arms: dict[str, Arm], samples: dict[st
 def _arm(
     task: Task, architecture: Architecture, ready: Ready, inputs: Any, new_inputs: NewInputs, device: Device, plan: TimingPlan
 ) -> Arm:
-    name = architecture.name
+    name, unasked = architecture.name, task.dtype is torch.float32  # then models and inputs are in the number types they were made in
 
     def expect(inputs: Any) -> Any:
         task.tell("check", name)
         model = task.model(architecture, device.name) if ready.dropped else ready.model
         own = task.subject.of(architecture)
         return expected_outputs(
-            lambda: own.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs
+            lambda: own.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), model, inputs, as_given=unasked
         )
 
     def built_again(inputs: Any) -> Any:
         own = task.subject.of(architecture)
-        return fresh_outputs(own.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), inputs)
+        return fresh_outputs(own.build(architecture, device=device.name, dtype=torch.float32, seed=task.run.seed), inputs, as_given=unasked)
 
     def itself(inputs: Any) -> Any:
-        return fresh_outputs(task.model(architecture, device.name) if ready.dropped else ready.model, inputs)
+        return fresh_outputs(task.model(architecture, device.name) if ready.dropped else ready.model, inputs, as_given=True)
 
     def expect_at(inputs: Any, side: str) -> Any:
         with knife_edge.let_in(side):
@@ -364,7 +377,7 @@ def _arm(
         expect=None if name.endswith(AGAIN) else expect, dtype=task.run.dtype,
         tf32=device.kind == "cuda" and (allowed["matmul"] or allowed["cudnn"]),
         check_s=float("inf") if task.process == 0 else CHECK_SHARE * plan.budget_s, started=lambda: task.tell("first call", name),
-        expect_at=expect_at if border else None, ready=ready, parts=_parts_of(task),
+        expect_at=expect_at if border else None, ready=ready, parts=_parts_of(task), plain=task.subject.plain,
         otherwise={AGAIN_BUILT: built_again, ITSELF: itself},
         same=not architecture.foreign and task.run.backend == EAGER and task.run.dtype == "float32",
     )
@@ -383,7 +396,7 @@ def _result(task: Task, arm: Arm, sample: SpeedSample) -> dict[str, Any]:
         except Exception as error:
             arm.error = error
     if arm.error is not None:
-        return failure(arm.error, arm.name)
+        return task.failure(arm.error, arm.name)
     if sample.error:
         return {"status": "failed", "kind": sample.error_kind, "reason": f"{sample.error.rstrip('.')}.", "built": {}, "measured": None}
     about = {"process": task.process, "control_of": arm.name.removesuffix(AGAIN) if arm.name.endswith(AGAIN) else ""}

@@ -10,16 +10,13 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import HELD_IN_FLOAT32, ModelArgs, RunArgs, Workload, read_workload
+from humar_bench.args import HELD_IN_FLOAT32, FreeWorkload, ModelArgs, RunArgs, Workload, read_workload
 from humar_bench.errors import HumarBenchError, is_out_of_memory, one_line
 from humar_bench.subjects.registry import Architecture, as_built
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject, subject_of
 
 if TYPE_CHECKING:
     import torch
-
-
-SHARED_CALL = "srcs, masks, pos_embeds, query_embed"  # by position (`subjects/transformer.py`)
 
 
 @dataclass
@@ -82,8 +79,12 @@ class Task:
     def check(self, architecture: Architecture, outputs: Any) -> None:
         self.subject.of(architecture).check(outputs, name=architecture.name)
 
+    def failure(self, error: BaseException, architecture: str) -> dict[str, Any]:
+        """As `failure`, which knows what the models of this task are called with."""
+        return failure(error, architecture, self.subject)
 
-def failure(error: BaseException, architecture: str) -> dict[str, Any]:
+
+def failure(error: BaseException, architecture: str, subject: Subject | None = None) -> dict[str, Any]:
     """An exception as a failed result: its kind and one sentence."""
     if isinstance(error, NotFiniteOutputs):
         kind = "not finite"
@@ -91,10 +92,11 @@ def failure(error: BaseException, architecture: str) -> dict[str, Any]:
         kind = "out of memory" if is_out_of_memory(error) else "error"
     cause = error if error.__cause__ is None else error.__cause__
     if isinstance(cause, TypeError) and _of_the_call(cause):
-        reason = (
-            f"{architecture} is called with {SHARED_CALL}, and {str(cause).splitlines()[0].rstrip('.')}; let its forward take these, or "
-            "call it by --inputs with others."
+        called_with, said = (subject or Subject).called_with, str(cause).splitlines()[0].rstrip(".")
+        way_out = "let the two agree" if isinstance(getattr(subject, "workload", None), FreeWorkload) else (
+            "let its forward take these, or call it by --inputs with others"
         )
+        reason = f"{architecture} is called with {called_with}, and {said}; {way_out}."
     elif isinstance(error, HumarBenchError):
         reason = str(error)
     elif kind == "out of memory":

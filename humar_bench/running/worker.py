@@ -102,7 +102,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         try:
             results = measure_fps(task, device)
         except HumarBenchError as error:  # of the device or the clock, not of one architecture
-            results = {each.name: failure(error, each.name) for each in task.architectures}
+            results = {each.name: task.failure(error, each.name) for each in task.architectures}
     elif task.measure == END_TO_END:
         from humar_bench.running.end_to_end import measure_end_to_end
 
@@ -117,7 +117,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             try:
                 results[architecture.name] = MEASURES[task.measure](task, architecture, device)
             except Exception as error:
-                results[architecture.name] = failure(error, architecture.name)
+                results[architecture.name] = task.failure(error, architecture.name)
     return {"environment": conditions, "results": {name: writable(result, name) for name, result in results.items()}}
 
 

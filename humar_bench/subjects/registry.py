@@ -5,32 +5,29 @@ Torch is imported only inside functions.
 
 from __future__ import annotations
 
-import ast
-import hashlib
+import copy
+import dataclasses
 import importlib
-import importlib.util
 import inspect
-import os
 import re
-import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import ARM_SETTINGS, BUILT_IN, EFFICIENT_PREFIX, ModelArgs, WholeWorkload, Workload
+from humar_bench.args import ARM_SETTINGS, BUILT_IN, EFFICIENT_PREFIX, INPUTS_FORMS, ModelArgs, WholeWorkload, Workload, shown
 from humar_bench.errors import MeasurementError, UsageError, is_out_of_memory, one_line
-from humar_bench.reading import read_bytes
+from humar_bench.subjects.loading import Place, check_place, found_in, is_file, is_name, literals, load, place_of
+from humar_bench.subjects.reach import reached
 from humar_bench.subjects.sources import own_first, stranger
 from humar_bench.table import well_formed
 
 if TYPE_CHECKING:
     import torch
 
-MOST_SOURCE = 16 * 2**20  # bytes of a Python file
 _WANTED = "name a function that takes the arguments and returns a model"
+INPUTS_WANTED = "name a function that takes the batch size and returns a model's inputs"
 _FORMS = f"choose {', '.join(BUILT_IN)}, package.module:builder or path/file.py:builder"
 
 
@@ -49,6 +46,11 @@ class Architecture:
         return _cut(self.spec)[0]
 
     @property
+    def place(self) -> Place:
+        """The file or module of a foreign builder, and its name there."""
+        return place_of(self.builder)
+
+    @property
     def settings(self) -> dict[str, str]:
         """The parts of its own, by the names of `ARM_SETTINGS`."""
         return dict(pair.split("=") for pair in filter(None, _cut(self.spec)[1].split(",")))
@@ -60,13 +62,14 @@ def _cut(spec: str) -> tuple[str, str]:
     return (builder, inside) if opened else (spec, "")
 
 
-def parse_architecture(text: str | Architecture) -> Architecture:
+def parse_architecture(text: Any) -> Architecture:
     """'original', 'package.module:builder', 'path/file.py:builder', each with an optional 'NAME=' before it and, in the whole model, an
-    optional '[backbone=...,text_encoder=...,masks=...]' after it. Raises UsageError."""
+    optional '[backbone=...,text_encoder=...,masks=...]' after it; or the builder itself, or a model, where a child process can find it
+    (`reach.py`). Raises UsageError."""
     if isinstance(text, Architecture):
         return text
     if not isinstance(text, str):
-        raise UsageError(f"the architecture {text!r} is not text; {_FORMS}.")
+        return Architecture(*reached(text, f"the architecture {shown(text)}", _FORMS), foreign=True)
     name, (spec, inside) = "", _cut(text.strip())
     if named := re.fullmatch(r"([^=/\\:]*)=(.*)", spec):
         name, spec = well_formed(named[1].strip()), named[2].strip()
@@ -79,16 +82,18 @@ def parse_architecture(text: str | Architecture) -> Architecture:
         return Architecture(name or found.name + ending, found.spec + ending, found.foreign)
     if spec in BUILT_IN:
         return Architecture(name or spec, spec, foreign=False)
-    where, colon, builder = spec.rpartition(":")
-    if not colon:
+    if ":" not in spec:
         raise UsageError(f"the architecture {spec!r} is unknown; {_FORMS}.")
-    if not where or not builder.isidentifier():
+    where, builder, given = place_of(spec)
+    if not where or not is_name(builder):
         raise UsageError(f"the architecture {spec!r} does not name a builder; {_FORMS}.")
-    if _is_file(where):
+    if given is not None:
+        literals(given, f"the architecture {spec!r}")
+    if is_file(where):
         if not where.endswith(".py"):
             raise UsageError(f"{where} is not a Python file; name one that ends in .py, as in model.py:{builder}.")
-        return Architecture(name or well_formed(f"{Path(where).stem}:{builder}"), spec, foreign=True)
-    if not all(part.isidentifier() for part in where.split(".")):
+        return Architecture(name or well_formed(f"{Path(where).stem}:{spec[len(where) + 1:]}"), spec, foreign=True)
+    if not is_name(where):
         raise UsageError(f"the architecture {spec!r} names no module; {_FORMS}.")
     return Architecture(name or spec, spec, foreign=True)
 
@@ -116,9 +121,13 @@ def check_settings(architecture: Architecture, workload: Workload) -> None:
         workload.own(architecture.settings, architecture.name)
 
 
-def parse_architectures(texts: Iterable[str | Architecture]) -> list[Architecture]:
-    """Parse each and refuse a name that stands twice. Raises UsageError."""
-    architectures = [parse_architecture(text) for text in ([texts] if isinstance(texts, str) else texts)]
+def parse_architectures(given: Any) -> list[Architecture]:
+    """Parse one, each of several, or each of a mapping from names; refuse a name that stands twice. Raises UsageError."""
+    if isinstance(given, Mapping):
+        architectures = [dataclasses.replace(parse_architecture(each), name=well_formed(str(name))) for name, each in given.items()]
+    else:
+        several = isinstance(given, Iterable) and not isinstance(given, str) and not callable(given)
+        architectures = [parse_architecture(each) for each in (given if several else [given])]
     if not architectures:
         raise UsageError(f"no architecture is named; {_FORMS}.")
     names = [each.name for each in architectures]
@@ -129,66 +138,86 @@ def parse_architectures(texts: Iterable[str | Architecture]) -> list[Architectur
 
 
 def check_architecture(architecture: str | Architecture) -> None:
-    """Refuse early, without running anything, a builder that cannot be there. Raises UsageError.
-
-    A file is parsed and must define the name; of a module only its outermost package is looked for.
-    """
+    """Refuse early, without running anything, a builder that cannot be there. Raises UsageError."""
     architecture = parse_architecture(architecture)
-    if not architecture.foreign:
-        return
-    where, _, name = architecture.builder.rpartition(":")
-    if not _is_file(where):
-        top = where.partition(".")[0]
-        if top not in sys.modules and not (importlib.util.find_spec(top) or PathFinder.find_spec(top, [os.getcwd()])):
-            raise UsageError(f"there is no module {where!r} here; install it, or run where it can be imported.")
-        return
-    path = _existing(Path(where))
+    if architecture.foreign:
+        check_place(architecture.place, _WANTED)
+
+
+def check_inputs(spec: str) -> None:
+    """As `check_architecture`, for the function that makes inputs."""
+    place = place_of(spec)
+    if not place.where or not is_name(place.name) or not (is_file(place.where) or is_name(place.where)):
+        raise UsageError(f"--inputs is {shown(spec)}; name the function that makes them, {INPUTS_FORMS}.")
+    if place.is_file and not place.where.endswith(".py"):
+        raise UsageError(f"{place.where} is not a Python file; name one that ends in .py, as in model.py:{place.name}.")
+    if place.given is not None:
+        literals(place.given, f"--inputs {spec!r}")
+    check_place(place, INPUTS_WANTED)
+
+
+def load_builder(architecture: str | Architecture, *, free: bool = False) -> Callable[[ModelArgs], torch.nn.Module]:
+    """The builder function of an architecture; with `free`, a foreign one may take nothing. Raises UsageError when it cannot be loaded."""
+    architecture = parse_architecture(architecture)
+    if architecture.foreign:
+        place = architecture.place
+        return _taking_args(load(place, _WANTED), place, free)
+    place = place_of(BUILT_IN[architecture.builder])
+    return found_in(_import_own(place.where), place, _WANTED)
+
+
+def _taking_args(found: Any, place: Place, free: bool) -> Callable[[ModelArgs], torch.nn.Module]:
+    """A builder that is called with the arguments, of a function, a class or a model. Raises UsageError."""
+    import torch
+
+    if isinstance(found, torch.nn.Module):  # one that was never run, each time
+        return lambda args: copy.deepcopy(found)
+    if place.given is not None:
+        positional, named = literals(place.given, place.name)
+        return lambda args: found(*positional, **named)
+    if free and not _wants_args(found, place.name):
+        return lambda args: found()
+    if not free:
+        _refuse_other_call(found, place.name)
+    return found
+
+
+def _wants_args(builder: Callable[..., Any], name: str) -> bool:
+    """Whether a builder asks for the arguments: by a parameter called args or, a function, by its only one. Raises UsageError for one that
+    asks for anything else."""
     try:
-        tree = ast.parse(read_bytes(path, MOST_SOURCE))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"the file {path.name} cannot be loaded: {_import_error(error)}.") from None
-    except OSError as error:
-        raise UsageError(f"the file {path.name} cannot be read: {error.strerror}.") from None
-    if any(isinstance(node, ast.AsyncFunctionDef) and node.name == name for node in tree.body):
-        raise UsageError(f"{name} in {where} is async, and its model would have to be waited for; {_WANTED}.")
-    if not any(word in (name, "*") for word in _words(tree)):
-        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-        raise UsageError(f"{where} has no {name!r}{_it_has(functions)}; {_WANTED}.")
-
-
-def _words(tree: ast.AST) -> Iterator[str]:
-    """Every name a file writes down anywhere: assigned, imported, or as text (it may set names by hand)."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            yield node.id
-        elif isinstance(node, ast.alias):
-            yield node.asname or node.name
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield node.name
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-
-
-def load_builder(architecture: str | Architecture) -> Callable[[ModelArgs], torch.nn.Module]:
-    """The builder function of an architecture. Raises UsageError when it cannot be loaded."""
-    architecture = parse_architecture(architecture)
-    spec = BUILT_IN.get(architecture.builder, architecture.builder)
-    where, _, name = spec.rpartition(":")
-    if architecture.foreign:
-        module = _load_file(Path(where)) if _is_file(where) else _import_module(where)
+        signature = inspect.signature(builder)
+    except (TypeError, ValueError):  # written in C
+        return False
+    asked = signature.parameters.get("args")
+    if asked is not None and asked.kind is not asked.VAR_POSITIONAL:
+        given, wants = {"args": None}, True
     else:
-        module = _import_own(where)
-    builder = getattr(module, name, None)
-    if builder is None:
-        own = [word for word, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
-        raise UsageError(f"{where} has no {name!r}{_it_has(own)}; {_WANTED}.")
-    if not callable(builder):
-        raise UsageError(f"{name!r} in {where} is a {type(builder).__name__}; {_WANTED}.")
-    if inspect.iscoroutinefunction(builder):
-        raise UsageError(f"{name} in {where} is async, and its model would have to be waited for; {_WANTED}.")
-    if architecture.foreign:
-        _refuse_other_call(builder, name)
-    return builder
+        given, wants = {}, False
+    if _takes(signature, **given):
+        return wants
+    if not isinstance(builder, type) and _takes(signature, None):
+        return True
+    raise UsageError(
+        f"{name} is a {_kind(builder)} that takes {_parameters(signature)}, and a builder is called with nothing, or with args where it "
+        f"asks for args; name a function that calls it, or write its arguments behind it, as in {name}(64)."
+    )
+
+
+def _takes(signature: inspect.Signature, *given: Any, **named: Any) -> bool:
+    try:
+        signature.bind(*given, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def _kind(builder: Any) -> str:
+    return "class" if isinstance(builder, type) else "function"
+
+
+def _parameters(signature: inspect.Signature) -> str:
+    return ", ".join(str(each).partition(":")[0] for each in signature.parameters.values()) or "nothing"
 
 
 def _refuse_other_call(builder: Callable[..., Any], name: str) -> None:
@@ -197,14 +226,11 @@ def _refuse_other_call(builder: Callable[..., Any], name: str) -> None:
         signature = inspect.signature(builder)
     except (TypeError, ValueError):  # written in C; it will say so itself
         return
-    try:
-        signature.bind(None)
-    except TypeError:
-        takes = ", ".join(str(each).partition(":")[0] for each in signature.parameters.values()) or "nothing"
+    if not _takes(signature, None):
         raise UsageError(
-            f"{name} is a {'class' if isinstance(builder, type) else 'function'} that takes {takes}, and a builder is called with the "
-            f"arguments alone; {_WANTED}, such as def build(args)."
-        ) from None
+            f"{name} is a {_kind(builder)} that takes {_parameters(signature)}, and a builder is called with the arguments alone; "
+            f"{_WANTED}, such as def build(args)."
+        )
 
 
 def build(
@@ -318,24 +344,6 @@ def _converted(model: torch.nn.Module, device: torch.device, dtype: torch.dtype 
     return model
 
 
-def _is_file(where: str) -> bool:
-    return where.endswith(".py") or "/" in where or os.sep in where
-
-
-def _it_has(names: list[str]) -> str:
-    """The functions a module defines, for a message about one it does not define."""
-    public = [name for name in names if not name.startswith("_")]
-    return f"; it has {', '.join(public[:5])}" if public else ""
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise UsageError(f"the file {path} does not exist; name an existing Python file, as in path/file.py:builder.")
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file; name an existing Python file, as in path/file.py:builder.")
-    return path.resolve()
-
-
 def _import_own(name: str) -> Any:
     """A module of a built-in architecture, from the folder that this file is in, whatever else is called like it."""
     package = name.partition(".")[0]
@@ -344,51 +352,6 @@ def _import_own(name: str) -> Any:
                          "another name, or in another process.")
     with own_first():
         return importlib.import_module(name)
-
-
-def _import_module(name: str) -> Any:
-    _reachable(os.getcwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise UsageError(f"there is no module {name!r} here; install it, or run where it can be imported.") from None
-        raise UsageError(f"the module {name!r} cannot be imported: it needs {error.name!r}, which is not installed.") from None
-    except Exception as error:
-        raise UsageError(f"the module {name!r} cannot be imported: {_import_error(error)}.") from error
-
-
-def _load_file(path: Path) -> Any:
-    path = _existing(path)
-    module_name = f"_humar_bench_file_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    _reachable(str(path.parent))  # a file may import its neighbours
-    found = importlib.util.spec_from_file_location(module_name, path)
-    module = importlib.util.module_from_spec(found)
-    sys.modules[module_name] = module  # dataclasses and pickle look their module up here
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise UsageError(f"the file {path.name} cannot be loaded: {_import_error(error)}.") from error
-    return module
-
-
-def _import_error(error: Exception) -> str:
-    if isinstance(error, SyntaxError):
-        return f"it is not Python at line {error.lineno} ({error.msg})" if error.lineno else f"it is not Python ({error.msg})"
-    if isinstance(error, (UnicodeDecodeError, ValueError)) and "null bytes" in str(error):
-        return "it is not Python (it holds null bytes)"
-    if isinstance(error, ModuleNotFoundError):
-        return f"it needs {error.name!r}, which is not installed"
-    return f"it raised {one_line(error)}"
-
-
-def _reachable(folder: str) -> None:
-    """Let imports find a folder, after everything that is installed."""
-    if folder not in sys.path:
-        sys.path.append(folder)
 
 
 class _seeded:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SUBJECTS = {
     "transformer": "humar_bench.subjects.transformer:TransformerSubject",
     "uniphd": "humar_bench.subjects.uniphd:UniphdSubject",
+    "free": "humar_bench.subjects.free:FreeSubject",
 }
 
 
@@ -31,6 +32,8 @@ class Subject:
     """One kind of model on one workload. A model says itself what its components are called (`measures/components.py`)."""
 
     parts: Callable[[Any], Any] | None = None  # outputs -> fields of `measures.agreement.Parts`; None: those of the shared call
+    scales = (0.8, 0.4)  # renewed numbers are scaled by the first of these and up to the second more
+    called_with = "srcs, masks, pos_embeds, query_embed"  # for a sentence about a forward that takes something else
 
     def __init__(self, args: ModelArgs, workload: Workload) -> None:
         self.args, self.workload = args, workload
@@ -51,8 +54,13 @@ class Subject:
         """Hold the outputs of the model called `name` against what they must be. Raises MeasurementError."""
         raise NotImplementedError
 
-    def renewed(self, inputs: Sequence[Any]) -> list[tuple[Tensor, int]]:
-        """What changes from one forward on unseen inputs to the next: tensors, and the dimension along which each is moved on by one."""
+    def plain(self, outputs: Any) -> Any:
+        """The outputs in containers that torch can walk through, so that they can be copied."""
+        return outputs
+
+    def renewed(self, inputs: Sequence[Any]) -> list[tuple[Tensor, int]] | None:
+        """What changes from one forward on unseen inputs to the next: tensors, and the dimension along which each is moved on by one; None
+        where `inputs` has to make them with another seed."""
         raise NotImplementedError
 
 

@@ -62,7 +62,7 @@ def test_strangers_a_builder_with_another_signature_is_named_with_what_it_takes(
 
 
 def test_strangers_an_async_builder_is_refused_before_anything_runs(file):
-    with pytest.raises(UsageError, match=r"^later in .*builders.py is async, and its model would have to be waited for; name a function"):
+    with pytest.raises(UsageError, match=r"^later in .*builders.py is async, and what it gives would have to be waited for; name a"):
         check_architecture(f"{file}:later")
 
 

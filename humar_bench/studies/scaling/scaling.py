@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from humar_bench.args import ModelArgs, Size, WholeWorkload, Workload, pyramid, shown
+from humar_bench.args import FreeWorkload, ModelArgs, Size, WholeWorkload, Workload, pyramid, shown
 from humar_bench.errors import UsageError
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import Point, Progress, exact_records
@@ -73,6 +73,8 @@ def image_of(pixels: int) -> Size:
 def work_at(axis: Axis, value: int, args: ModelArgs, workload: Workload) -> tuple[ModelArgs, Workload]:
     """The plan's arguments and workload with the axis at a value. Raises UsageError when that cannot be."""
     changes: dict[str, Any] = {"name": f"scaling over {axis.name}"}
+    if isinstance(workload, FreeWorkload) and axis.name != "batch":
+        raise UsageError(f"over is {axis.name!r} and what --inputs makes grows with the batch alone; take --over batch.")
     if axis.whole not in (None, isinstance(workload, WholeWorkload)):
         of, way_out = ("the whole model", "add --whole") if axis.whole else ("a transformer alone", "leave out --whole, or take pixels")
         raise UsageError(f"over is {axis.name!r} and that is of {of}; {way_out}.")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from humar_bench.args import ModelArgs, Workload
+from humar_bench.args import FREE, ModelArgs, Workload
 from humar_bench.judging.growth import CLAIMED, SOFTMAX_ATTENTION, THEORY, Order, PowerLaw, claim_holds, fit_power_law
 from humar_bench.judging.speeds import reason_of
 from humar_bench.records.record import Record, Run
@@ -125,7 +125,7 @@ class Scaling:
     @property
     def theory(self) -> Mapping[str, Mapping[str, Order]]:
         """Orders by spec; they are of a transformer, and in the whole model it is one part of several."""
-        return {} if self.run[0].workload.get("subject") == "uniphd" else THEORY.get(self.over, {})
+        return {} if self.run[0].workload.get("subject") else THEORY.get(self.over, {})
 
     @cached_property
     def specs(self) -> dict[str, str]:
@@ -183,10 +183,12 @@ class Scaling:
         work, fixed = first.workload, []
         if self.over != "batch":
             fixed.append(f"batch {work['batch']}")
-        if self.over != "queries":
+        free, levels = work.get("subject") == FREE, len(work["feature_sizes"])
+        if self.over != "queries" and not free:
             fixed.append(f"{work['num_queries']} queries")
-        levels = len(work["feature_sizes"])
-        if work.get("subject") == "uniphd":
+        if free:
+            fixed.append(f"inputs of {work['inputs']}")
+        elif work.get("subject") == "uniphd":
             fixed.append(_whole_fixed(work, self.over))
         elif self.over == "tokens":
             fixed.append(f"square pyramids of {levels} levels" if levels > 1 else "one square map")

@@ -162,7 +162,7 @@ def load_builder(architecture: str | Architecture, *, free: bool = False) -> Cal
     if architecture.foreign:
         place = architecture.place
         return _taking_args(load(place, _WANTED), place, free)
-    place = place_of(BUILT_IN[architecture.builder])
+    place = place_of(BUILT_IN.get(architecture.builder, architecture.builder))
     return found_in(_import_own(place.where), place, _WANTED)
 
 

@@ -144,6 +144,7 @@ def _on_meta(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
     meta_inputs, held = replaced(inputs, meta_like), held_tensors(twin)
     mode = _OnMeta(watch, twins)
     mode.remember_buffers(model, twin)
+    mode.remember_inputs(inputs, meta_inputs)
     return Forward(twin, meta_inputs, _run(twin, meta_inputs, mode, (_no_attention_shortcut(), _HostNumbers(mode))), "meta", held)
 
 
@@ -335,6 +336,12 @@ class _OnMeta(_Watch):
         for (_, buffer), (_, copied) in zip(model.named_buffers(), twin.named_buffers(), strict=False):
             if not buffer.is_meta and buffer.numel() <= HOST_NUMBERS:
                 self.known[copied] = buffer.detach().to("cpu", copy=True)
+
+    def remember_inputs(self, inputs: tuple, meta_inputs: tuple) -> None:
+        """Small inputs of whole numbers and flags, where they have values: sizes, places, masks that a model looks at."""
+        for given, twin in zip(tensors_in(inputs), tensors_in(meta_inputs), strict=True):
+            if not given.is_meta and not given.is_floating_point() and not given.is_complex() and given.numel() <= HOST_NUMBERS:
+                self.known[twin] = given.detach().to("cpu", copy=True)
 
     def lift(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:

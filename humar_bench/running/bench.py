@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from humar_bench.args import EAGER, INPUTS_FORMS, FreeWorkload, ModelArgs, RunArgs, WholeWorkload, Workload, shown
+from humar_bench.args import EAGER, INPUTS_FORMS, FreeWorkload, ModelArgs, RunArgs, WholeWorkload, Workload
 from humar_bench.backends import check_installed
 from humar_bench.errors import UsageError
 from humar_bench.judging.verdicts import judge
@@ -109,7 +109,7 @@ def _free(workload: Workload, inputs: Any, components: Mapping[str, Sequence[str
         return workload
     if isinstance(workload, WholeWorkload):
         raise UsageError("inputs were given and the whole model makes its own; leave out one of the two.")
-    spec = inputs if isinstance(inputs, str) else reached(inputs, f"inputs {shown(inputs)}", f"name a function, {INPUTS_FORMS}")[1]
+    spec = inputs if isinstance(inputs, str) else reached(inputs, "inputs", f"name a function, {INPUTS_FORMS}")[1]
     return FreeWorkload.around(workload, spec, components)
 
 

@@ -43,15 +43,16 @@ class FreeSubject(Subject):
         return _with_components(model, self.workload.components, architecture.name)
 
     def inputs(self, *, device: str, dtype: torch.dtype, seed: int) -> tuple[Any, ...]:
-        """On meta and under a fake tensor mode the function runs for real, on the CPU, and its tensors' likes are given."""
+        """On meta and under a fake tensor mode the function runs for real, on the CPU, and its tensors' likes are given; on meta whole
+        numbers and flags are real ones, since a model may look at their values (`measures/trace.py`)."""
         with unset_fake_temporarily() as fake:
             real = "cpu" if fake is not None or torch.device(device).type == "meta" else device
             given = self._given(real, seed)
 
         def placed(tensor: Tensor) -> Tensor:
             wanted = dtype if tensor.is_floating_point() and dtype is not torch.float32 else tensor.dtype
-            if fake is None and real == device:
-                return tensor.to(device=device, dtype=wanted)
+            if fake is None and (real == device or not tensor.is_floating_point()):
+                return tensor.to(device=real, dtype=wanted)
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=wanted, device=device)
 
         positional, named = pytree.tree_map_only(Tensor, placed, given)

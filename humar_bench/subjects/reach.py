@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+from humar_bench.args import shown
 from humar_bench.errors import UsageError
 from humar_bench.reading import read_bytes
 from humar_bench.subjects.loading import FILE_MODULE, MOST_SOURCE, literals
@@ -22,12 +23,13 @@ _CALLABLE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionTy
 MAIN = "__main__"
 
 
-def reached(thing: Any, said: str, forms: str) -> tuple[str, str]:
+def reached(thing: Any, what: str, forms: str) -> tuple[str, str]:
     """(name, spec) of a class, a function, a method of a class, a `functools.partial` with literal arguments, or whatever stands in a file
-    under a name of its own (a model, too). `said` names the thing in a sentence, `forms` what else there is.
+    under a name of its own (a model, too). `what` it is for and `forms`, what else there is, are for sentences.
 
     Raises UsageError for what a child cannot reach: a lambda, what a function or an interactive session made.
     """
+    said = f"{what} {' '.join(shown(thing).split())}"
     if isinstance(thing, _CALLABLE):
         return thing.__qualname__, _spec(thing, thing.__module__ or "builtins", thing.__qualname__, said)
     if not callable(thing):
@@ -36,7 +38,7 @@ def reached(thing: Any, said: str, forms: str) -> tuple[str, str]:
         module, name = found
         return name, f"{_where(module, said)}:{name}"
     if isinstance(thing, functools.partial):
-        name, spec = reached(thing.func, said, forms)
+        name, spec = reached(thing.func, what, forms)
         if not (inside := _written(thing, said)):
             return name, spec
         return well_formed(f"{name}({inside})"), f"{spec}({inside})"
@@ -96,8 +98,10 @@ def _short(file: str) -> str:
 
 def _variable(thing: Any) -> tuple[str, str] | None:
     """(module, name) of the variable of a module that is this object: in the program that runs, in its class's module, anywhere."""
-    first = (MAIN, type(thing).__module__)
+    first, main = (MAIN, type(thing).__module__), sys.modules.get(MAIN)
     for module in dict.fromkeys((*first, *list(sys.modules))):
+        if module != MAIN and sys.modules.get(module) is main:  # multiprocessing has a second name for it
+            continue
         names = getattr(sys.modules.get(module), "__dict__", None)
         for name, value in list(names.items()) if isinstance(names, dict) else ():
             if value is thing and name.isidentifier() and (module != MAIN or _stays(name)):

@@ -69,7 +69,7 @@ def parse_architecture(text: Any) -> Architecture:
     if isinstance(text, Architecture):
         return text
     if not isinstance(text, str):
-        return Architecture(*reached(text, f"the architecture {shown(text)}", _FORMS), foreign=True)
+        return Architecture(*reached(text, "the architecture", _FORMS), foreign=True)
     name, (spec, inside) = "", _cut(text.strip())
     if named := re.fullmatch(r"([^=/\\:]*)=(.*)", spec):
         name, spec = well_formed(named[1].strip()), named[2].strip()

@@ -141,7 +141,8 @@ def _workloads() -> str:
 
 
 def _options(owner: str) -> str:
-    fields = dataclasses.fields({"Selection": options.Selection, "RunArgs": RunArgs, "Output": options.Output}[owner])
+    owners = {"Selection": options.Selection, "Call": options.Call, "RunArgs": RunArgs, "Output": options.Output}
+    fields = dataclasses.fields(owners[owner])
     rows = [
         (", ".join(f"`{flag}`" for flag in flags_of(each)), "" if each.default in (None, (), False) else _shown(each.default),
          each.metadata["help"])

@@ -17,8 +17,8 @@ from humar_bench.args import Keywords
 
 def split(inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a model is given by position, and by name: of inputs with a `Keywords` at their end."""
-    *positional, last = inputs
-    return (tuple(positional), dict(last)) if isinstance(last, Keywords) else (tuple(inputs), {})
+    given = tuple(inputs)
+    return (given[:-1], dict(given[-1])) if given and isinstance(given[-1], Keywords) else (given, {})
 
 
 def leaves(values: Any) -> list[Tensor]:

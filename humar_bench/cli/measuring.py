@@ -297,8 +297,8 @@ def _refuse_other_work(plan: Plan, done: Run, place: str) -> None:
     for record in done:
         depends = ("device", "seed", *RUN_FIELDS[record.measure])
         for kind, values in wanted.items():
-            for name, value in values.items():
-                was = record.asked_run(name) if kind == "run" else getattr(record, kind).get(name)
+            for name in {**values, **(record.workload if kind == "workload" else {})}:  # a workload of another subject may have more
+                was, value = record.asked_run(name) if kind == "run" else getattr(record, kind).get(name), values.get(name)
                 if was != value and (kind != "run" or name in depends):
                     raise UsageError(f"--resume {place!r} was measured with {name} {was} and {value} is asked now; ask the same again.")
 

@@ -23,6 +23,7 @@ from humar_bench.measures.allocator import allocation_trace, allocator_peak, rep
 from humar_bench.measures.call import called
 from humar_bench.measures.outside import look_outside, resident_bytes
 from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
+from humar_bench.measures.trace import tensors_in
 from humar_bench.measures.twins import fake_copy
 from humar_bench.measures.untouched import left_untouched
 
@@ -192,7 +193,7 @@ def _tracked(
         LiveStorages(there, component, mark=mark, twins=twins) as live,
     ):
         outputs = _step(model, inputs, training)
-        outputs_bytes = live.bytes_of(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+        outputs_bytes = live.bytes_of(tensors_in(outputs))
     by_component: dict[str, int] = {}
     for each in live.at_peak:
         by_component[each.component] = by_component.get(each.component, 0) + each.bytes

@@ -27,6 +27,7 @@ from humar_bench.table import MIB, SUMMARY, Column, Table, fewer, joined, less, 
 if TYPE_CHECKING:
     import pandas
 
+DEFAULTS = "default arguments"
 # How conditions begin that no figure may stand without.
 ESSENTIAL = ("Workload", "Scaled down", "Measured on", "Busy machine", "These records")
 
@@ -72,8 +73,7 @@ class Comparison:
             COMPONENT_TIME: lambda *given: [*component_time_tables(*given), *self.shares.tables], END_TO_END: end_to_end_tables,
         }
         tables = [table for name in self.measures for table in make[name](self.sides[name], self.reasons[name], self.reference)]
-        if self.run[0].workload.get("subject") == FREE:
-            tables = [_of_items(table) for table in tables]
+        tables = in_items(tables, self.run[0].workload)
         return (summary_table(self), *tables) if self.summarised else tuple(tables)
 
     @cached_property
@@ -259,13 +259,16 @@ def _summary_rows(comparison: Comparison) -> list[tuple]:
 _OF_ITEMS = {"images/s": "items/s", "J/image": "J/item", "per image": "per item"}
 
 
-def _of_items(table: Table) -> Table:
-    """The table of models that may be given anything."""
-    columns = (
-        dataclasses.replace(each, title=_OF_ITEMS.get(each.title, each.title), unit=_OF_ITEMS.get(each.unit, each.unit))
-        for each in table.columns
-    )
-    return dataclasses.replace(table, columns=tuple(columns))
+def in_items(tables: Iterable[Table], work: Mapping[str, Any]) -> list[Table]:
+    """The tables, those of models that may be given anything without a word of images."""
+    if work.get("subject") != FREE:
+        return list(tables)
+    return [
+        dataclasses.replace(table, columns=tuple(
+            dataclasses.replace(each, title=_OF_ITEMS.get(each.title, each.title), unit=_OF_ITEMS.get(each.unit, each.unit))
+            for each in table.columns
+        )) for table in tables
+    ]
 
 
 def records_table(run: Run) -> Table:
@@ -297,12 +300,10 @@ def _conditions(run: Run) -> Iterable[str]:
     yield work_text(work)
     if work["name"] in WORKLOADS and work["batch"] < (own := WORKLOADS[work["name"]]().batch):
         yield f"Scaled down: batch {work['batch']} instead of the workload's own {own}; --batch {own} measures it whole."
-    free = work.get("subject") == FREE  # where the arguments are only for who asks for them
-    if not free or first.asked != dataclasses.asdict(ModelArgs()):
-        yield f"Asked: {asked_text(first.asked)}."
+    yield from asked_lines(work, first.asked)
     for side in _in_order(run):
         built = next((record.built for record in run.select(architecture=side) if record.built), {})
-        if not free or built:
+        if built or work.get("subject") != FREE:
             yield f"{side}: {_own_parts(run, side)}{built_text(first.asked, built)}."
     for line in dict.fromkeys(environment_text(record) for record in run):
         yield line
@@ -378,11 +379,17 @@ def made_by(records: Iterable[Record]) -> list[str]:
     return [f"Made by: {command}" for command in dict.fromkeys(record.command for record in records if record.command)]
 
 
+def asked_lines(work: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What was asked of architectures on this work; nothing where arguments are only for who asks for them and are as always."""
+    said = asked_text(asked)
+    return [] if work.get("subject") == FREE and said == DEFAULTS else [f"Asked: {said}."]
+
+
 def asked_text(asked: Mapping[str, Any]) -> str:
     """The arguments that are not defaults."""
     defaults = dataclasses.asdict(ModelArgs())
     changed = [f"{name}={value}" for name, value in asked.items() if defaults.get(name) != value]
-    return f"{', '.join(changed)}, all else default" if changed else "default arguments"
+    return f"{', '.join(changed)}, all else default" if changed else DEFAULTS
 
 
 def built_text(asked: Mapping[str, Any], built: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ class FreeSubject(Subject):
 
         def placed(tensor: Tensor) -> Tensor:
             wanted = dtype if tensor.is_floating_point() and dtype is not torch.float32 else tensor.dtype
-            if fake is None and (real == device or not tensor.is_floating_point()):
+            if not _has_strides(tensor) or fake is None and (real == device or not tensor.is_floating_point()):
                 return tensor.to(device=real, dtype=wanted)
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=wanted, device=device)
 
@@ -155,7 +155,8 @@ class FreeSubject(Subject):
         own = getattr(function, "keywords", {}) if isinstance(function, functools.partial) else {}
         named = {name: offered[name] for name, each in parameters.items() if name in offered and name not in own and each.kind in _NAMED}
         free = [name for name, each in parameters.items() if name not in named and each.kind in _PLACED]
-        positional = () if {"batch", "workload"} & {*named, *own} or not free else (self.workload.batch,)
+        required = [name for name in free[:1] if parameters[name].default is inspect.Parameter.empty]
+        positional = () if {"batch", "workload"} & {*named, *own} or not required else (self.workload.batch,)
         left = [name for name in free[len(positional) :] if parameters[name].default is inspect.Parameter.empty]
         left += [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY and name not in named
                  and each.default is inspect.Parameter.empty]
@@ -214,9 +215,13 @@ def _look(one: Any) -> str:
     return f"a tensor of shape {list(one[0])} and {str(one[1]).removeprefix('torch.')}"
 
 
+def _has_strides(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
 def _can_be_moved(tensor: Tensor) -> bool:
     """Whether values can be written into a tensor, in their places; flags are no values."""
-    plain = tensor.layout is torch.strided and not tensor.is_nested and tensor.dim() and tensor.numel()
+    plain = _has_strides(tensor) and tensor.dim() and tensor.numel()
     overlaps = plain and any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return bool(plain) and not overlaps and tensor.dtype is not torch.bool
 

@@ -121,6 +121,21 @@ def a_pair(batch, workload, args):
     return (torch.randn(batch, 3, SIDE, SIDE),), {}
 
 
+class Chooses(nn.Module):
+    """Looks at its flags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Linear(6, 40), nn.Linear(6, 3)
+
+    def forward(self, rows: Tensor, flags: Tensor) -> Tensor:
+        return self.wide(rows) if bool(flags.any()) else self.narrow(rows)
+
+
+def flagged(batch):
+    return torch.randn(batch, 6), torch.ones(batch, dtype=torch.bool)
+
+
 # What goes wrong ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -197,3 +212,8 @@ def counts(batch):
 
 async def later(batch):
     return images(batch)
+
+
+def of_a_side(side=16, seed=0):
+    """Whose only number is no batch."""
+    return torch.randn(2, 3, side, side)

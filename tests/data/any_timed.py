@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.data.any_models import Network, Recurrent, Tagger
+from tests.data.any_models import Network, Recurrent, Tagger, images
 from tests.faults.models import KERNEL_S, MS, work
 
 
@@ -74,3 +74,19 @@ class TagsByMemory(Tags):
         else:
             work(MS)
         return self.known[key]
+
+
+def in_bfloat16():
+    return Plain().bfloat16()
+
+
+def in_double():
+    return Plain().double()
+
+
+def images_in_bfloat16(batch):
+    return images(batch).bfloat16()
+
+
+def images_in_double(batch):
+    return images(batch).double()

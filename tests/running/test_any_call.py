@@ -48,7 +48,7 @@ def timed(names, inputs: str, *, run: RunArgs = VIRTUAL) -> Run:
         try:
             return benchmark(
                 [f"{name}=tests.data.any_timed:{name}" for name in names], workload=Workload.uniphd(3), measures=["fps"], run=run,
-                inputs=f"tests.data.any_models:{inputs}",
+                inputs=inputs if ":" in inputs else f"tests.data.any_models:{inputs}",
             )
         finally:
             torch.set_float32_matmul_precision("highest")
@@ -115,6 +115,20 @@ def test_the_batch_of_a_recurrent_net_may_be_its_second_dimension():
     [record] = timed(["Steps"], "sequences", run=dataclasses.replace(QUICK, budget=4.0))
     assert record.ok, record.reason
     assert record.measured["batch"] == 3 and faults(record) == []
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "double"])
+def test_models_and_inputs_keep_the_number_types_they_were_made_in(kind):
+    [record] = timed([f"in_{kind}"], f"tests.data.any_timed:images_in_{kind}", run=QUICK)
+    assert record.ok, record.reason
+    assert record.measured["agreement"]["checked"] == "before and after" and record.measured["agreement"]["max_error"] == 0
+    assert list(record.measured["as_built"]) == ["bfloat16" if kind == "bfloat16" else "float64"]
+
+
+def test_a_number_type_that_is_asked_for_is_that_of_weights_and_inputs():
+    [record] = timed(["Plain"], "images", run=dataclasses.replace(QUICK, dtype="bfloat16"))
+    assert record.ok, record.reason
+    assert record.measured["agreement"]["tolerance"] == 0.2 and 0 < record.measured["agreement"]["max_error"] < 0.05
 
 
 def test_inputs_that_cannot_be_renewed_fail_before_anything_is_timed():

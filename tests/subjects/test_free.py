@@ -112,6 +112,7 @@ def test_on_meta_there_are_shapes_and_the_values_of_whole_numbers():
     ("raises", MeasurementError, "raises raised ValueError: no pictures here"),
     ("wants_more", UsageError, "wants_more takes resolution, and what can be asked for is batch, workload, args, device, seed"),
     ("of_no_batch", UsageError, "of_no_batch takes neither batch nor workload"),
+    ("of_a_side", UsageError, "of_a_side takes neither batch nor workload"),
 ])
 def test_a_function_that_gives_no_inputs_is_one_sentence(function, error, says):
     with pytest.raises(error, match=says):
@@ -196,6 +197,12 @@ def test_keywords_and_a_dataclass_by_hand():
     assert list(tensors_of(found.outputs)) == ["scores", "best", "layers[0]"] and found.dead_weight.discarded == ()
 
 
+def test_a_model_that_looks_at_flags_is_counted_on_meta():
+    _, found = counted("flagged", "Chooses", batch=3)
+    assert found.flops.method == "meta" and found.flops.matmul_flops == 2 * 3 * 6 * 40
+    assert found.dead_weight.never_read == (("narrow.weight", 18), ("narrow.bias", 3))
+
+
 def test_components_are_named_as_asked():
     model, found = counted("images", "small", components={"encoder": ["stem", "blocks"]})
     assert count_parameters(model).components == {"encoder": 28 * 4 + 18 * 16 + 8, "head": 90}
@@ -212,6 +219,8 @@ def test_memory_is_predicted_to_the_byte(inputs, builder):
     )
     assert found.predicted_bytes and found.difference_bytes == 0
     assert found.inputs_bytes == {"images": 4 * 2 * 768, "sequences": 4 * 5 * 2 * 6, "ids_alone": (8 + 4) * 2 * 9}[inputs]
+    given_back = {"images": 4 * 2 * 10, "sequences": 4 * (2 * 3 + 2 * 2 * 2 * 8), "ids_alone": 2 * 9 * (4 * 4 + 8 + 4 * 8)}
+    assert found.outputs_bytes == given_back[inputs]
 
 
 # Outputs ----------------------------------------------------------------------------------------------------------------------------
@@ -320,3 +329,16 @@ def test_the_tagger_takes_keywords():
     one = subject("ids_alone")
     [named] = given(one)
     assert isinstance(Tagger()(**named), Found)
+
+
+def test_the_page_shows_what_its_models_are(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "any-model.md").read_text(encoding="utf-8")
+    (tmp_path / "cnn.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    one = subject_of(ModelArgs(), FreeWorkload.around(Workload.uniphd(1), f"{tmp_path}/cnn.py:images"))
+    found = {}
+    for name in ("small", "wide"):
+        model = one.build(parse_architecture(f"{tmp_path}/cnn.py:{name}"), device="meta", dtype=torch.float32, seed=0)
+        found[name] = count_exactly(model, given(one, "meta")).flops.matmul_flops, count_parameters(model).total
+    assert found["small"][0] == 2 * (32 * 32 * 8 * 27 + 16 * 16 * 16 * 72 + 16 * 10)
+    assert f"that is {2 * found['small'][0]:,} FLOP" in page
+    assert f"{found['small'][1]:,} and {found['wide'][1]:,} parameters" in page

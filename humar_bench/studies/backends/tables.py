@@ -16,7 +16,7 @@ from humar_bench.judging.speeds import reason_of
 from humar_bench.judging.statistics import CONFIDENCE
 from humar_bench.judging.unpaired import unpaired
 from humar_bench.records.record import Record, Run
-from humar_bench.report.comparison import asked_text, environment_text, made_by, work_text
+from humar_bench.report.comparison import asked_lines, environment_text, in_items, made_by, work_text
 from humar_bench.table import MIB, Column, Table, percent
 
 FORMAT = 1  # of the JSON document. 1: rows, conditions, failures
@@ -69,14 +69,15 @@ class Matrix:
         if not len(self.run):
             return ("Nothing was measured.",)
         first = self.run[0]
-        said = [work_text(first.workload), f"Asked: {asked_text(first.asked)}."]
+        said = [work_text(first.workload), *asked_lines(first.workload, first.asked)]
         # without what is a column of the table
         said += dict.fromkeys(environment_text(replace(each, run={}, id="")) for each in self.run if each.environment)
         return (*said, *made_by(self.run), *self.run.notes)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        return tuple(table for table in (matrix_table(self), missing_table(self)) if table is not None)
+        made = [table for table in (matrix_table(self), missing_table(self)) if table is not None]
+        return tuple(in_items(made, self.run[0].workload if len(self.run) else {}))
 
     @cached_property
     def data(self) -> dict[str, Table]:
@@ -130,7 +131,7 @@ def _row(records: list[Record], base: Mapping[int, Mapping[str, Any]], reason: s
     if checked:
         worst = max(checked, key=lambda each: each["max_error"])
         row |= {"max_error": worst["max_error"], "tolerance": worst["tolerance"],
-                "common_share": min(each["common_share"] for each in checked)}
+                "common_share": min((each["common_share"] for each in checked if "common_share" in each), default=None)}
     return row | {"notes": _notes(row, done, told, reason)}
 
 
@@ -142,7 +143,7 @@ def _notes(row: Mapping[str, Any], done: Mapping[int, Mapping[str, Any]], told: 
         said.append(f"Emulated: {one['emulated']}.")
     if "max_error" not in row:
         said.append("Outputs were not checked.")
-    elif row["common_share"] < 1:
+    elif row["common_share"] is not None and row["common_share"] < 1:
         said.append(f"{percent(row['common_share'])} of the proposals in common with float32.")
     if any((each.get("agreement") or {}).get("border_cells") for each in done.values()):
         said.append("Border cells on the proposals' threshold fall the other way; nothing else differs.")

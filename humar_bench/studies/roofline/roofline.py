@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from humar_bench.judging.speeds import LAUNCH_BOUND, Speed, Speeds, read_speeds
 from humar_bench.records.record import CEILINGS, Run
 from humar_bench.report.breakdown import flop_unit
-from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by, work_text
+from humar_bench.report.comparison import asked_lines, environment_text, failures_of, made_by, work_text
 from humar_bench.table import MIB, Column, Table, percent, ratio
 
 FORMAT = 1  # of the JSON document. 1: rows, ceilings, environment, conditions, failures
@@ -213,7 +213,7 @@ class Roofline:
     def conditions(self) -> tuple[str, ...]:
         """What the numbers hold for."""
         first = self.run[0]
-        said = [work_text(first.workload), f"Asked: {asked_text(first.asked)}."]
+        said = [work_text(first.workload), *asked_lines(first.workload, first.asked)]
         if self.ceiling is not None and self.ceiling.moved > MOVED:
             said.append(f"Ceilings differ by {percent(self.ceiling.moved)} between two processes: neighbours on this machine. The larger "
                         "counts, so shares are too small rather than too large.")

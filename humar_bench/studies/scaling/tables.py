@@ -15,7 +15,7 @@ from humar_bench.judging.growth import CLAIMED, SOFTMAX_ATTENTION, THEORY, Order
 from humar_bench.judging.speeds import reason_of
 from humar_bench.records.record import Record, Run
 from humar_bench.report.breakdown import flop_unit
-from humar_bench.report.comparison import asked_text, environment_text, made_by, sizes_text
+from humar_bench.report.comparison import asked_lines, environment_text, made_by, sizes_text
 from humar_bench.report.plot import Panel, Plot, Series
 from humar_bench.table import MIB, Column, Table
 
@@ -196,7 +196,7 @@ class Scaling:
             fixed.append(f"feature maps {sizes_text(work)}")
         asked = {**first.asked, "num_queries": ModelArgs().num_queries, "num_body_points": ModelArgs().num_body_points}
         timed = next((each for each in self.run if each.measure == "fps" and each.environment), None)
-        said = [f"Held fixed: {', '.join(fixed)}.", f"Asked: {asked_text(asked)}."]
+        said = [f"Held fixed: {', '.join(fixed)}.", *asked_lines(work, asked)]
         said += [environment_text(timed)] if timed else [f"Counted with torch {first.environment.get('torch', '')}; nothing was run."]
         return (*said, *made_by(self.run), *self.run.notes)
 

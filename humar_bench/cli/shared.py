@@ -56,8 +56,8 @@ def small_batch(selection: Selection, run: RunArgs, call: Call) -> Selection:
 
 
 def say_whose_code(architectures: Iterable[Architecture] = (), inputs: str | None = None) -> None:
-    """Whose code will run, before any of it does: a line for each architecture of somebody's and for the file or module of --inputs, and one
-    for each folder, the current one and those of foreign files, that holds modules which Python alone would have run."""
+    """Whose code will run, before any of it does: a line for each architecture of somebody's and for the file or module of --inputs, and
+    one for each folder, the current one and those of foreign files, that holds modules which Python alone would have run."""
     architectures = [each for each in architectures if each.foreign and not each.builder.startswith(f"{OURS}.")]
     for each in architectures:
         say(f"note: {each.name} is not part of humar-bench; loading it runs the code of {each.place.where}.")

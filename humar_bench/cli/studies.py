@@ -155,7 +155,7 @@ def ablate(selection: Selection, study: StudyOptions, early: EarlyOptions, run: 
             runs = stack.enter_context(runs_folder(study_folder(study.out, output)))
             return rooms.measure_ablation(plan, accuracy=trained, folder=runs, time_limit_s=early.time_limit, **given)
 
-        return run_study("ablate", plan, study, output, measure, reads=reads, places=PLACES)
+        return run_study("ablate", plan, study, output, measure, reads=reads, places=(*PLACES, rooms.RUNS_TABLE))
 
 
 def _early_plan(early: EarlyOptions, plan: Plan) -> Any:

@@ -16,7 +16,7 @@ MAKERS = {
 # Study -> the CSV files that its folder holds beside NAME.md, study.json and, where there are curves, NAME.png and NAME.svg.
 TABLES = {
     "scaling": ("exponents", "points"),
-    "ablate": ("ablation", "runs"),
+    "ablate": ("ablation",),
     "roofline": ("roofline", "ceilings"),
     "claims": ("claims",),
     "backends": ("backends",),

@@ -29,7 +29,7 @@ from humar_bench.studies.switches import DEFAULT, builder_of, settings_of, switc
 from humar_bench.table import MIB, Column, Table, ratio
 
 STATIC_S = 2.0  # about what counting one row takes; only the progress bar depends on it
-ACCURACY = "accuracy"  # the settings of the trainings' study
+ACCURACY, RUNS_TABLE = "accuracy", "runs.csv"  # the settings of the trainings' study, and the file that only they have
 TRAINED_SHARE = 0.9  # of the progress bar, where rows are trained too
 FORMAT = 1  # of the JSON document. 1: rows, conditions, failures
 

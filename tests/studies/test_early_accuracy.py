@@ -121,7 +121,9 @@ def test_the_folder_is_proved_made_again_and_gone_on_with(tmp_path, few_rows):
         found = ablation(again := climbing(), tmp_path, sink=sink, done=load(tmp_path), **real)
     assert sum(each["role"] == RUN for each in again.asked) == first.trained.missing
     write_study(found, tmp_path)
-    assert verify(tmp_path).proved and {each.name for each in tmp_path.iterdir()} <= {"records.jsonl", *PLACES, *files_of("ablate")}
+    assert verify(tmp_path).proved and {each.name for each in tmp_path.iterdir()} <= {
+        "records.jsonl", ablate.RUNS_TABLE, *PLACES, *files_of("ablate"),
+    }
     assert study_texts(read_study(tmp_path, load(tmp_path), MAKERS)) == study_texts(found)
     page = tmp_path / "ablation.csv"
     page.write_text(page.read_text().replace(UNDECIDED, LESS, 1))

@@ -229,7 +229,7 @@ def _refuse_other_call(builder: Callable[..., Any], name: str) -> None:
     if not _takes(signature, None):
         raise UsageError(
             f"{name} is a {_kind(builder)} that takes {_parameters(signature)}, and a builder is called with the arguments alone; "
-            f"{_WANTED}, such as def build(args)."
+            f"{_WANTED}, such as def build(args). A model that is called another way needs --inputs, with which it may also take nothing."
         )
 
 

@@ -141,19 +141,11 @@ def _only_filled(table: Table) -> Table:
 
 
 def _few_at_a_time(table: Table, width: int) -> _Parts:
-    """As many columns as fit beside those that name the rows, then the next ones; an architecture's columns stay together where they fit at
-    all, and where one does not fit beside all that names the rows, it stands beside the first of these."""
+    """As many columns as fit beside those that name the rows, then the next ones; an architecture's columns stay together."""
     shared, groups = _groups(table)
-
-    def fits(columns: Sequence[Column]) -> bool:
-        return total(least(_part(table, columns))) <= width
-
-    groups = [own for each in groups for own in ([each] if fits([*shared, *each]) else [[column] for column in each])]
-    if shared and not all(fits([*shared, *own]) for own in groups):
-        shared, groups = shared[:1], [*([column] for column in shared[1:]), *groups]
     parts: list[list[Column]] = []
     for own in groups:
-        if parts and fits([*shared, *parts[-1], *own]):
+        if parts and total(least(_part(table, [*shared, *parts[-1], *own]))) <= width:
             parts[-1] += own
         else:
             parts.append(list(own))

@@ -43,15 +43,6 @@ def test_no_table_is_wider_than_the_screen_and_no_word_is_broken(names):
             assert words(table) <= shown, (table.name, width, words(table) - shown)
 
 
-@pytest.mark.parametrize("width", [36, 44, 60])
-def test_on_a_narrow_screen_only_words_that_leave_no_room_for_names_are_broken(width):
-    for table in compare(made_up_run(*SIX, *(f"another{index}" for index in range(6))), all_operators=True).tables:
-        lines = printed(table, width)
-        assert max(map(len, lines)) <= width, table.name
-        shown = {word for line in lines for word in line.split()}
-        assert [word for word in words(table) - shown if len(word) < width / 3] == [], (table.name, width)
-
-
 def test_a_table_that_fits_is_left_as_it_is():
     table = compare(made_up_run()).tables[0]
     [sheet] = laid_out(table, total(natural(table)))

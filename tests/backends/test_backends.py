@@ -43,7 +43,8 @@ def assert_agrees(model: nn.Module, prepared: Prepared, dtype: str = "float32") 
         inputs = make_inputs(ARGS, WORK, seed=seed)
         with torch.inference_mode():
             found = agree(prepared.call(*inputs), model(*inputs), dtype)
-        assert not found.fault and found.max_error < TOLERANCES[dtype] / 2
+        spare = 1 if dtype == "int8" else 2  # eight bits on random weights leave none
+        assert not found.fault and found.max_error < TOLERANCES[dtype] / spare
 
 
 # Really run -----------------------------------------------------------------------------------------------------------------------

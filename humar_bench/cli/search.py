@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from humar_bench.args import WEEK_S, RunArgs
 from humar_bench.cli.accuracy_options import AccuracyOptions
 from humar_bench.cli.app import command
-from humar_bench.cli.shared import TIMING, check_device, runs_folder, small_batch, study_folder
+from humar_bench.cli.shared import TIMING, check_device, files_read, runs_folder, small_batch, study_folder
 from humar_bench.cli.studies import FEWEST_SEEDS, StudyOptions, run_study
 from humar_bench.errors import UsageError
-from humar_bench.options import Output, Selection, help_of, option
+from humar_bench.options import Call, Output, Selection, help_of, option
 from humar_bench.running.plan import Plan, parse_settings, read_args_file, resolve
 from humar_bench.table import MIB
 from humar_bench.training.extra import check_extra
@@ -107,7 +107,7 @@ def search(selection: Selection, options: SearchOptions, study: StudyOptions, ru
             folder = stack.enter_context(runs_folder(study_folder(study.out, output)))
             return measure_search(asked, folder, time_limit_s=options.time_limit, **given)
 
-        return run_study("search", asked.plan, study, output, measure, args_file=selection.args, places=PLACES)
+        return run_study("search", asked.plan, study, output, measure, reads=files_read(selection, Call()), places=PLACES)
 
 
 def _plan(selection: Selection, options: SearchOptions, run: RunArgs) -> SearchPlan:
@@ -115,7 +115,7 @@ def _plan(selection: Selection, options: SearchOptions, run: RunArgs) -> SearchP
     from humar_bench.studies.search.search import SearchPlan
     from humar_bench.studies.search.space import space_of
 
-    plan: Plan = resolve(small_batch(selection, run), run)
+    plan: Plan = resolve(small_batch(selection, run, Call()), run)
     fixed = {**parse_settings(selection.set), **({} if selection.args is None else read_args_file(selection.args))}
     space = space_of(plan.args, options.over, fixed)
     trainings = _trainings(options) if options.train else None

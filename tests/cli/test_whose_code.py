@@ -24,13 +24,13 @@ COMMANDS = {
 def nothing_runs(monkeypatch):
     """Whatever would start a child or load a builder stops the command instead."""
     from humar_bench.running.children import Child
-    from humar_bench.subjects import registry
+    from humar_bench.subjects import loading
 
     def stop(*args, **more):
         raise SystemExit(99)
 
     monkeypatch.setattr(Child, "start", stop)
-    monkeypatch.setattr(registry, "_load_file", stop)
+    monkeypatch.setattr(loading, "_load_file", stop)
 
 
 @pytest.mark.parametrize(("name", "typed"), COMMANDS.items(), ids=list(COMMANDS))

@@ -117,7 +117,7 @@ def _copies(patches: Any) -> None:
 
 
 def _no_warm_up(patches: Any) -> None:
-    def none(call: Any, device: Any, plan: Any, sample: Any, before: Any, tell: Any) -> float:
+    def none(call: Any, device: Any, plan: Any, sample: Any, tell: Any) -> float:
         sample.steady = True
         return sample.first_call_s
 

@@ -6,8 +6,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
-# Tests that hold computed numbers against each other.
-NUMERIC = $(wildcard $(addprefix tests/, baselines efficient backends skeleton subjects measures/test_agreement.py uniphd training))
+# Tests that hold computed numbers of torch's own kernels against each other.
+NUMERIC = $(wildcard $(addprefix tests/, baselines efficient skeleton subjects measures/test_agreement.py uniphd training))
 AVX2 = ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 
 .PHONY: bench readme gpu test test-slow test-avx2 clean
@@ -26,7 +26,7 @@ test: .venv/dev
 	$(PYTEST) -m "not slow"
 
 test-slow: .venv/dev
-	$(PYTEST) -m slow
+	$(PYTEST) --dist worksteal -m slow
 
 test-avx2: .venv/dev
 	$(AVX2) $(PYTEST) -m "not slow" $(NUMERIC)

@@ -36,7 +36,7 @@ class TimingPlan:
     Rounds go on until one architecture has used `budget_s` seconds of timed forwards or `max_runs` rounds are done, and always to
     `min_runs` rounds. Warm-up goes on until two windows in a row agree (`steadiness.windows_agree`), at least two windows, at most
     `warmup_max_windows`, and none is begun after `warmup_max_s`. Where a first call takes `SLOW_S` and more it counts as one window and
-    each round as the next: until two agree, a round is forgotten for all. A block
+    each round as the next: until two agree, a round is forgotten for all; what turns out to be faster goes on with windows. A block
     holds as many forwards as it takes for reading the clocks to cost at most `clock_share` of it, and as many as those of architectures
     of about its speed; on a CPU that is one forward as soon as it lasts a few milliseconds, and beside a slow one as many as last
     `BESIDE_SLOW` of that. One round in `varied_every` (0: none) also
@@ -208,8 +208,11 @@ class _Rounds:
             sample.warmup_runs, self.waits[name] = 1, first_s
             self.call_s[name] = self.warming_s[name] = sample.first_call_s
         else:
-            tell = functools.partial(self.tell, Progress("warm-up", name, 0, 0.0))
-            self.call_s[name] = _warm_up(self.calls[name], self.device, self.plan, sample, tell)
+            self._windows(name)
+
+    def _windows(self, name: str) -> None:
+        tell = functools.partial(self.tell, Progress("warm-up", name, 0, 0.0))
+        self.call_s[name] = _warm_up(self.calls[name], self.device, self.plan, self.samples[name], tell)
 
     def run(self) -> None:
         """Rounds of one block per architecture that has not failed, until the plan says enough."""
@@ -228,7 +231,7 @@ class _Rounds:
 
     def _settled(self) -> bool:
         """Whether all that waited for a round were as fast in it as before, or have warmed up long enough; where not, it is forgotten."""
-        waits, self.waits = self.waits, {}
+        waits, self.waits, fast = self.waits, {}, []
         for name, before_s in waits.items():
             sample = self.samples[name]
             if sample.error:
@@ -236,13 +239,19 @@ class _Rounds:
             value_s = (sample.cpu_s if self.device.kind == "cpu" else sample.wall_s)[0]
             self.warming_s[name] += sample.wall_s[0] * sample.calls_per_block
             sample.steady = windows_agree([before_s], [value_s])
-            if not sample.steady and self.warming_s[name] < self.plan.warmup_max_s:
+            if not sample.steady and sample.wall_s[0] < SLOW_S:
+                fast.append(name)
+            elif not sample.steady and self.warming_s[name] < self.plan.warmup_max_s:
                 self.waits[name], self.call_s[name] = value_s, sample.wall_s[0]
                 sample.warmup_runs += sample.calls_per_block
-        if not self.waits:
+        if not self.waits and not fast:
             return True
         for sample in self.samples.values():
             sample.forget_rounds()
+        for name in fast:
+            self.samples[name].warmup_runs += self.samples[name].calls_per_block
+            with _caught(self.samples[name], name, self.device), _watched(self.samples[name], name, self.look, keep=False):
+                self._windows(name)
         _set_block_lengths(self.samples, self.call_s, self.clock_cost_s, self.plan.clock_share)
         return False
 

@@ -231,6 +231,21 @@ def test_what_is_fast_after_a_slow_first_call_has_blocks_of_its_own_speed():
     assert sample.steady and sample.calls_per_block == always.calls_per_block
 
 
+def test_what_is_fast_after_a_first_call_longer_than_warming_up_may_take_is_warmed_up_all_the_same():
+    device = VirtualCpu()
+    late, slow = Model(device, lambda call: 30.0 if call == 1 else 20 * US), Model(device, 2.0)
+    samples = time_architectures({"late": late, "slow": slow}, device, TimingPlan(min_runs=1, max_runs=1))
+    assert samples["late"].steady and samples["late"].calls_per_block > 1000
+    assert samples["slow"].rounds == 1 and slow.calls == 3  # its first call, and a round that was forgotten
+
+
+def test_what_is_fast_after_a_slow_first_call_and_never_settles_does_not_hold_up_a_slow_one():
+    device = VirtualCpu()
+    late, slow = Model(device, lambda call: 2.0 if call == 1 else 5 * MS * (1 + call % 2)), Model(device, 2.0)
+    time_architectures({"late": late, "slow": slow}, device, TimingPlan(min_runs=1, max_runs=1))
+    assert slow.calls <= 3
+
+
 def test_beside_a_slow_forward_a_fast_one_is_run_several_times_a_round():
     device = VirtualCpu()
     samples = time_architectures(

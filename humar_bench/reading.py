@@ -18,7 +18,7 @@ MOST_DEPTH = 100  # of objects and lists inside each other
 MOST_DIGITS = 19  # of a whole number: more than any 64-bit integer has
 _KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISSOCK, "a socket"), (stat.S_ISLNK, "a link"),
 )
 
 
@@ -27,7 +27,7 @@ class NotRegular(OSError):
 
 
 def what_else(mode: int) -> str:
-    """'a pipe', 'a folder', ... for the mode of what is no regular file; empty for a regular file."""
+    """'a pipe', 'a folder', ... for the mode of what is no regular file, by `lstat` also 'a link'; empty for a regular file."""
     return next((words for is_kind, words in _KINDS if is_kind(mode)), "" if stat.S_ISREG(mode) else "no regular file")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from humar_bench.args import WEEK_S
 from humar_bench.errors import UsageError
-from humar_bench.options import DEFAULT_ARCHITECTURES, option
+from humar_bench.options import DEFAULT_ARCHITECTURES, help_of, option
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ class AccuracyOptions:
     def __post_init__(self) -> None:
         if self.time_limit is not None and not 0 < self.time_limit <= 10 * WEEK_S:
             raise UsageError(f"--time-limit is {self.time_limit:g}; it must be a number of seconds above 0, at most ten weeks.")
+
+
+def alike(name: str, help: str = "", **more: Any) -> Any:
+    """An option of `accuracy`, or one like it."""
+    return option(help or help_of(AccuracyOptions, name), **more)
+
+
+def check_small(preset: str | None, time_limit: float | None) -> None:
+    """Raises UsageError for a preset that trains no small model, and as `AccuracyOptions` does."""
+    if preset not in (None, "cpu", "gpu"):
+        raise UsageError(f"--preset is {preset!r}; choose cpu or gpu.")
+    AccuracyOptions(time_limit=time_limit)
 
 
 def parse_rates(text: str | None) -> tuple[float, ...] | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import WEEK_S, RunArgs
-from humar_bench.cli.accuracy_options import AccuracyOptions
+from humar_bench.args import RunArgs
+from humar_bench.cli.accuracy_options import alike, check_small
 from humar_bench.cli.app import command
-from humar_bench.cli.shared import TIMING, check_device, files_read, runs_folder, small_batch, study_folder
-from humar_bench.cli.studies import FEWEST_SEEDS, StudyOptions, run_study
+from humar_bench.cli.shared import TIMING, check_device, files_read, small_batch
+from humar_bench.cli.studies import FEWEST_SEEDS, StudyOptions, run_training
 from humar_bench.errors import UsageError
-from humar_bench.options import Call, Output, Selection, help_of, option
+from humar_bench.options import Call, Output, Selection, option
 from humar_bench.running.plan import Plan, parse_settings, read_args_file, resolve
 from humar_bench.table import MIB
 from humar_bench.training.extra import check_extra
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
     from humar_bench.studies.search.search import SearchPlan
 
 MOST_DESIGNS, MOST_TIMED = 1_000_000, 100
-
-
-def _of(name: str, help: str = "", **more: Any) -> Any:
-    """An option of `accuracy`, or one like it."""
-    return option(help or help_of(AccuracyOptions, name), **more)
 
 
 @dataclass(frozen=True)
@@ -43,19 +37,19 @@ class SearchOptions:
     timed: int = option("Designs of the front that are counted exactly and timed beside the default.", default=12)
     train: bool = option("Also train those that time leaves, by successive halving.", default=True, flags=("--train/--no-train",))
     trained: int = option("Designs of the first rung of trainings; each next one has half, at twice the pictures.", default=8)
-    preset: str = _of("preset", "What is trained: cpu or gpu (see accuracy).", default="cpu", metavar="NAME", words=("cpu", "gpu"))
-    level: int | None = _of("level", metavar="N")
-    size: int | None = _of("size", metavar="N")
-    pictures: int | None = _of("pictures", "Pictures of each run in the last rung.", metavar="N")
-    val: int | None = _of("val", metavar="N")
-    seeds: int | None = _of("seeds", "Runs of each design in the last rung; 2 by default.", metavar="N")
-    warm: int | None = _of("warm", "Pictures that what stands before the transformer is trained on ahead, once a width.", metavar="N")
+    preset: str = alike("preset", "What is trained: cpu or gpu (see accuracy).", default="cpu", metavar="NAME", words=("cpu", "gpu"))
+    level: int | None = alike("level", metavar="N")
+    size: int | None = alike("size", metavar="N")
+    pictures: int | None = alike("pictures", "Pictures of each run in the last rung.", metavar="N")
+    val: int | None = alike("val", metavar="N")
+    seeds: int | None = alike("seeds", "Runs of each design in the last rung; 2 by default.", metavar="N")
+    warm: int | None = alike("warm", "Pictures that what stands before the transformer is trained on ahead, once a width.", metavar="N")
     rate: float | None = option("Learning rate of every training; the second highest of the preset's by default.", metavar="X")
     journal: str | None = option(
         "File that designs are looked up and kept in, so that several machines search together; in the folder by default.", metavar="FILE",
     )
-    at_once: int | None = _of("at_once", "Processes side by side that look or train; one a core by default.", metavar="N")
-    time_limit: float | None = _of("time_limit", "Seconds of trainings; no run is begun that would end later.", metavar="S")
+    at_once: int | None = alike("at_once", "Processes side by side that look or train; one a core by default.", metavar="N")
+    time_limit: float | None = alike("time_limit", "Seconds of trainings; no run is begun that would end later.", metavar="S")
 
     def __post_init__(self) -> None:
         for flag, value, least, most in (
@@ -67,12 +61,9 @@ class SearchOptions:
         for flag, most in (("--most-parameters", self.most_parameters), ("--most-gflop", self.most_gflop), ("--most-peak", self.most_peak)):
             if most is not None and not 0 < most < float("inf"):
                 raise UsageError(f"{flag} is {most:g}; it must be a number above 0.")
-        if self.preset not in ("cpu", "gpu"):
-            raise UsageError(f"--preset is {self.preset!r}; choose cpu or gpu.")
         if self.at_once is not None and not 0 <= self.at_once <= 1024:
             raise UsageError(f"--at-once is {self.at_once}; it must be from 1 to 1024, or 0 for one process a core.")
-        if self.time_limit is not None and not 0 < self.time_limit <= 10 * WEEK_S:
-            raise UsageError(f"--time-limit is {self.time_limit:g}; it must be a number of seconds above 0, at most ten weeks.")
+        check_small(self.preset, self.time_limit)
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -102,12 +93,9 @@ def search(selection: Selection, options: SearchOptions, study: StudyOptions, ru
     if asked.trainings is not None:
         check_extra()
         check_device(asked.trainings.base.device)
-    with contextlib.ExitStack() as stack:
-        def measure(**given: Any) -> Any:  # its folder is looked at before
-            folder = stack.enter_context(runs_folder(study_folder(study.out, output)))
-            return measure_search(asked, folder, time_limit_s=options.time_limit, **given)
-
-        return run_study("search", asked.plan, study, output, measure, reads=files_read(selection, Call()), places=PLACES)
+    return run_training("search", asked.plan, study, output, lambda folder, **given: measure_search(
+        asked, folder, time_limit_s=options.time_limit, **given
+    ), reads=files_read(selection, Call()), places=PLACES)
 
 
 def _plan(selection: Selection, options: SearchOptions, run: RunArgs) -> SearchPlan:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from humar_bench.args import WEEK_S, RunArgs
-from humar_bench.cli.accuracy_options import AccuracyOptions, parse_rates
+from humar_bench.cli.accuracy_options import alike, check_small, parse_rates
 from humar_bench.cli.app import command, command_text
 from humar_bench.cli.shared import (
     TIMING,
@@ -26,7 +26,7 @@ from humar_bench.cli.shared import (
     study_folder,
 )
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from humar_bench.options import Call, Output, Selection, Whole, help_of, option
+from humar_bench.options import Call, Output, Selection, Whole, option
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.studies import files_of
 from humar_bench.subjects.registry import check_architecture
@@ -97,34 +97,27 @@ def scaling(
     )
 
 
-def _of(name: str, help: str = "", **more: Any) -> Any:
-    """An option of `accuracy`, or one like it."""
-    return option(help or help_of(AccuracyOptions, name), **more)
-
-
 @dataclass(frozen=True)
 class EarlyOptions:
     """How rows are trained. `None` means: as the preset has it."""
 
     accuracy: bool = option("Also train every row in a small model, alike, and show its accuracy after that budget.", default=False)
-    preset: str | None = _of("preset", "What is trained: cpu by default, or gpu (see accuracy).", metavar="NAME", words=("cpu", "gpu"))
-    level: int | None = _of("level", metavar="N")
-    size: int | None = _of("size", metavar="N")
-    pictures: int | None = _of("pictures", metavar="N")
-    val: int | None = _of("val", metavar="N")
-    seeds: int | None = _of("seeds", "Runs of each row; the default has as many again. 2 by default.", metavar="N")
-    warm: int | None = _of("warm", metavar="N")
-    rates: str | None = _of("rates", "Learning rates to choose from, on the default, for all rows: at least three.", metavar="X,X,X")
-    at_once: int | None = _of("at_once", metavar="N")
-    time_limit: float | None = _of("time_limit", metavar="S")
+    preset: str | None = alike("preset", "What is trained: cpu by default, or gpu (see accuracy).", metavar="NAME", words=("cpu", "gpu"))
+    level: int | None = alike("level", metavar="N")
+    size: int | None = alike("size", metavar="N")
+    pictures: int | None = alike("pictures", metavar="N")
+    val: int | None = alike("val", metavar="N")
+    seeds: int | None = alike("seeds", "Runs of each row; the default has as many again. 2 by default.", metavar="N")
+    warm: int | None = alike("warm", metavar="N")
+    rates: str | None = alike("rates", "Learning rates to choose from, on the default, for all rows: at least three.", metavar="X,X,X")
+    at_once: int | None = alike("at_once", metavar="N")
+    time_limit: float | None = alike("time_limit", metavar="S")
 
     def __post_init__(self) -> None:
         given = [each.name for each in dataclasses.fields(self) if getattr(self, each.name) is not None and each.name != "accuracy"]
         if given and not self.accuracy:
             raise UsageError(f"--{given[0].replace('_', '-')} is {getattr(self, given[0])} and nothing is trained; add --accuracy.")
-        if self.preset not in (None, "cpu", "gpu"):
-            raise UsageError(f"--preset is {self.preset!r}; choose cpu or gpu.")
-        AccuracyOptions(time_limit=self.time_limit)  # its sentences
+        check_small(self.preset, self.time_limit)
 
 
 @command("ablate", Selection, StudyOptions, EarlyOptions, RunArgs, Output, leave_out=(*TIMING, "arch", "reference"))
@@ -150,12 +143,9 @@ def ablate(selection: Selection, study: StudyOptions, early: EarlyOptions, run: 
     trained = _early_plan(early, plan)
     check_extra()
     check_device(trained.base.device)
-    with contextlib.ExitStack() as stack:
-        def measure(**given: Any) -> Any:  # its folder is looked at before
-            runs = stack.enter_context(runs_folder(study_folder(study.out, output)))
-            return rooms.measure_ablation(plan, accuracy=trained, folder=runs, time_limit_s=early.time_limit, **given)
-
-        return run_study("ablate", plan, study, output, measure, reads=reads, places=(*PLACES, rooms.RUNS_TABLE))
+    return run_training("ablate", plan, study, output, lambda folder, **given: rooms.measure_ablation(
+        plan, accuracy=trained, folder=folder, time_limit_s=early.time_limit, **given
+    ), reads=reads, places=(*PLACES, rooms.RUNS_TABLE))
 
 
 def _early_plan(early: EarlyOptions, plan: Plan) -> Any:
@@ -169,6 +159,17 @@ def _early_plan(early: EarlyOptions, plan: Plan) -> Any:
         seeds=FEWEST_SEEDS if early.seeds is None else early.seeds, rates=parse_rates(early.rates), at_once=early.at_once,
     )
     return plan_of_rows(switches_of(plan.args), plan.args, PRESETS[early.preset or "cpu"], asked)
+
+
+def run_training(
+    name: str, plan: Plan, options: StudyOptions, output: Output, measure: Callable[..., Any], *, reads: Mapping[str, str | None],
+    places: tuple[str, ...],
+) -> int:
+    """`run_study` of one that trains: `measure` is also given the folder that runs are kept in, which is looked at before."""
+    with contextlib.ExitStack() as stack:
+        return run_study(name, plan, options, output, lambda **given: measure(
+            stack.enter_context(runs_folder(study_folder(options.out, output))), **given
+        ), reads=reads, places=places)
 
 
 def run_study(

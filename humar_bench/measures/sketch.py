@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from humar_bench.errors import MeasurementError, one_line
 from humar_bench.measures.flop_formulas import HEADLINE, cost_of
 from humar_bench.measures.meta import result_on_meta
+from humar_bench.measures.trace import tensors_in
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device, slice)
 
@@ -115,7 +116,7 @@ class _Forward(TorchDispatchMode):
         self.used: Counter[int] = Counter()  # weight, by id -> products with it
         there = (*model.parameters(), *model.buffers())
         self.weights = {each.untyped_storage()._cdata: id(each) for each in there}  # a storage -> its weight
-        self.there = {*self.weights, *map(_storage, _tensors(list(inputs)))}  # storages that count for nothing
+        self.there = {*self.weights, *map(_storage, tensors_in(list(inputs)))}  # storages that count for nothing
         self.looks: dict[int, int] = {}  # module, by id -> the number of its look
         self.inside: dict[int, list[int]] = {}  # module, by id -> its weights, by id
         self.live: set[int] = set()
@@ -140,14 +141,14 @@ class _Forward(TorchDispatchMode):
         result = result_on_meta(op, args, kwargs)
         if op is torch.ops.aten.convolution.default:
             result = _laid_out_like(result, args[0])
-        made = list(_tensors(result))
+        made = list(tensors_in(result))
         if not made:
             return result
         found = cost_of(op, op._schema.name, args, kwargs, result)
         if found is None:
             raise MeasurementError(f"the operator {op._schema.name} has no FLOP formula")
         if flops := sum(found[1].get(name, 0) for name in HEADLINE):
-            read = {self.weights[key] for each in _tensors((args, kwargs)) if (key := _storage(each)) in self.weights}
+            read = {self.weights[key] for each in tensors_in((args, kwargs)) if (key := _storage(each)) in self.weights}
             self.flops += flops
             self.mixing += 0 if read else flops
             self.used.update(read)
@@ -199,7 +200,7 @@ class _Forward(TorchDispatchMode):
             result = found.make(given)
         finally:
             self.making = False
-        self.born(list(_tensors(result)))
+        self.born(list(tensors_in(result)))
         return result
 
     def _watched(self, key: Any, call: Callable[..., Any], module: nn.Module, args: tuple, kwargs: dict[str, Any], given: list) -> Any:
@@ -307,14 +308,3 @@ def _laid_out_like(result: Tensor, maps: Tensor) -> Tensor:
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _tensors(each)
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _tensors(each)

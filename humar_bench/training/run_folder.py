@@ -121,7 +121,7 @@ def _refuse_strange(folder: Path) -> None:
     for name in (RUN, LOG, CHECKPOINT, CURVE, EVALUATIONS):
         path = folder / name
         with contextlib.suppress(FileNotFoundError):
-            kind = "a link" if path.is_symlink() else what_else(path.stat().st_mode)
+            kind = what_else(path.lstat().st_mode)
             if kind != ("a folder" if name == EVALUATIONS else ""):
                 raise UsageError(f"{path} is {kind or 'a file'}, as train never writes it; name a folder that train wrote.")
 

@@ -54,7 +54,7 @@ def refuse_strange(folder: Path) -> None:
     for name in PLACES:
         path, wanted = folder / name, "a folder" if name in (RUNS, RENDERED) else ""
         with contextlib.suppress(FileNotFoundError):
-            found = "a link" if path.is_symlink() else what_else(path.lstat().st_mode)
+            found = what_else(path.lstat().st_mode)
             if found != wanted:
                 raise UsageError(f"{path} is {found or 'a file'}, as no study writes it; move it away and resume again.")
 

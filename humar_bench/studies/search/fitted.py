@@ -52,7 +52,7 @@ def __getattr__(name: str) -> Callable[[Any], nn.Module]:
     if not name.startswith(FITTED):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        changes = parse_settings("=".join(each.rsplit(IS, 1)) for each in name.removeprefix(FITTED).split(AND))
+        changes = settings_in(name)
     except HumarBenchError as error:
         raise AttributeError(str(error)) from None
 

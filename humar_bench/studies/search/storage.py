@@ -120,7 +120,7 @@ def _refuse_strange(path: Path) -> None:
         found = path.lstat()
     except FileNotFoundError:
         return
-    kind = "a link" if path.is_symlink() else what_else(found.st_mode)
+    kind = what_else(found.st_mode)
     if kind or found.st_size > MOST_BYTES:
         said = kind or f"larger than {MOST_BYTES / 2**20:,.0f} MiB"
         raise UsageError(f"{path} is {said}, as no search leaves it; move it away, or search in another folder.")

@@ -42,4 +42,4 @@ test-avx2: .venv/dev
 	@touch $@
 
 clean:
-	rm -rf .venv results/local/$(shell date +%Y%m%d-%H%M%S)
+	rm -rf .venv

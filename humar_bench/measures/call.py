@@ -27,10 +27,10 @@ def _while_loop(goes_on: Callable[..., Any], body: Callable[..., Any], carried: 
     return carried
 
 
-def _scan(*args: Any, **kwargs: Any) -> Any:
+def _scan(step: Callable[..., Any], init: Sequence[Any], along: Sequence[Any], more: Sequence[Any] = ()) -> Any:
     from torch._higher_order_ops.scan import generic_scan
 
-    return generic_scan(*args, **kwargs)
+    return generic_scan(step, list(init), list(along), additional_inputs=tuple(more))
 
 
 def _subgraph(graph: Callable[..., Any], name: Any, *operands: Any) -> Any:

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from humar_bench.measures.components import component_of
 from humar_bench.measures.flop_formulas import HEADLINE, PACKED, SYNCHRONISATION, VIEW, cost_of
 from humar_bench.measures.held import packed_weights
-from humar_bench.measures.params import unique_tensors
+from humar_bench.measures.params import bytes_of, numbers_in, unique_tensors
 from humar_bench.measures.storages import storages_of
 from humar_bench.measures.trace import Call, Forward, Observer, observe_forward, tensors_in
 
@@ -90,6 +90,7 @@ class Flow(Observer):
         self.spans: dict[int, list[tuple[int, int]]] = {}
         self.references: dict[int, StorageWeakRef] = {}
         self.stands_for: dict[int, list[int]] = {}  # storage -> those of the tensors on meta that stand for it
+        self.strangers: list[Tensor] = []  # that were there before, nobody knows where
         self.packed: dict[int, int] = {}  # storage -> weights packed in it, of those that an operator unpacks
 
     def storages(self, tensor: Tensor) -> list[int]:
@@ -105,10 +106,20 @@ class Flow(Observer):
             self.stands_for.setdefault(storage, []).extend(stand_ins)
         self.steps.append(_Step(frozenset(there), frozenset(stand_ins), (), None, False))
 
+    def found(self, tensor: Tensor) -> None:
+        self.strangers.append(tensor)
+
     def read(self, tensor: Tensor) -> None:
         """Somebody looked at the numbers of a tensor."""
         for storage in self.storages(tensor):
             self.spans.setdefault(storage, []).append(_span(tensor))
+
+    def unknown(self, name: str, path: str, read: list[Tensor], made: list[Tensor]) -> None:
+        """An operator that is used."""
+        for tensor in read:
+            self.read(tensor)
+        places = (frozenset(storage for tensor in tensors for storage in self.storages(tensor)) for tensors in (read, made))
+        self.steps.append(_Step(*places, (), None, True))
 
     def left(self, tensor: Tensor) -> None:
         """What is done with numbers outside torch is not seen; they are used."""
@@ -177,7 +188,7 @@ def read_flow(flow: Flow, model: nn.Module, forward: Forward) -> DeadWeight:
     for tensor in tensors_in(forward.outputs):  # a parameter that is handed out as it is was not for nothing
         flow.read(tensor)
     never_read = [
-        (names[0], tensor.numel()) for names, tensor in unique_tensors(twin, "parameters") if not flow.was_read(tensor)
+        (names[0], numbers_in(tensor)) for names, tensor in unique_tensors(twin, "parameters") if not flow.was_read(tensor)
     ]
     calls, flops = flow.discarded(kept)
     rows = [
@@ -196,7 +207,8 @@ def _unregistered(flow: Flow, forward: Forward) -> tuple[Unregistered, ...]:
     known = {storage for tensor in registered for storage in flow.storages(tensor)}
     rows = [Unregistered(name, elements, size, kind) for name, elements, size, kind in packed_weights(twin)]
     seen: set[tuple] = set()
-    for name, tensor in (*forward.held.items(), *twin.named_buffers()):
+    nameless = [(f"(a tensor of {'x'.join(map(str, tensor.shape))})", tensor) for tensor in flow.strangers]
+    for name, tensor in (*forward.held.items(), *twin.named_buffers(), *nameless):
         storages = flow.storages(tensor)
         weights = sum(flow.packed.get(storage, 0) for storage in storages)
         if weights == 0 and (known.issuperset(storages) or not flow.was_read(tensor)):
@@ -204,9 +216,9 @@ def _unregistered(flow: Flow, forward: Forward) -> tuple[Unregistered, ...]:
         if (key := (*storages, _span(tensor))) in seen:
             continue
         seen.add(key)
-        size = sum(each.nbytes() for each in storages_of(tensor)) if weights else tensor.numel() * tensor.element_size()
+        size = sum(each.nbytes() for each in storages_of(tensor)) if weights else bytes_of(tensor)
         bits = 8 * size // weights if weights else 0
-        rows.append(Unregistered(name, weights or tensor.numel(), size, f"{bits}-bit" if weights else ""))
+        rows.append(Unregistered(name, weights or numbers_in(tensor), size, f"{bits}-bit" if weights else ""))
     return tuple(sorted(rows, key=lambda row: (-row.bytes, row.name)))
 
 
@@ -229,7 +241,7 @@ def _written_to(call: Call) -> list[Tensor]:
 
 def _span(tensor: Tensor) -> tuple[int, int]:
     """First and last byte (exclusive) of a tensor in its storage; of one made of several, all of each."""
-    if tensor.layout is not torch.strided or is_traceable_wrapper_subclass(tensor):
+    if tensor.layout is not torch.strided or tensor.is_nested or is_traceable_wrapper_subclass(tensor):
         return (0, 2**63)
     if tensor.numel() == 0:
         return (0, 0)

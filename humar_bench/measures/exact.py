@@ -30,6 +30,10 @@ class _Both(Observer):
         self.tally.add(call)
         self.flow.add(call)
 
+    def unknown(self, name: str, path: str, read: list[Tensor], made: list[Tensor]) -> None:
+        self.tally.unknown(name, path, read, made)
+        self.flow.unknown(name, path, read, made)
+
     def joined(self, host: Tensor, twin: Tensor) -> None:
         self.flow.joined(host, twin)
 
@@ -38,6 +42,9 @@ class _Both(Observer):
 
     def returned(self, tensor: Tensor) -> None:
         self.tally.returned(tensor)
+
+    def found(self, tensor: Tensor) -> None:
+        self.flow.found(tensor)
 
 
 def count_exactly(model: nn.Module, inputs: Iterable[Any], *, strict: bool = False) -> Exact:

@@ -89,6 +89,10 @@ class Tally(Observer):
     def returned(self, tensor: Tensor) -> None:
         self.outside += 1
 
+    def unknown(self, name: str, path: str, read: list[Tensor], made: list[Tensor]) -> None:
+        self.uncounted[name] += 1
+        self.kernels += 1
+
     def add(self, call: Call) -> None:
         found = cost_of(call.op, call.name, call.args, call.kwargs, call.result)
         if found is None:
@@ -97,9 +101,7 @@ class Tally(Observer):
                     f"the operator {call.name} in module {call.path or '(top)'!r} has no FLOP formula; "
                     "give it one with humar_bench.measures.flops.register_formula."
                 )
-            self.uncounted[call.name] += 1
-            self.kernels += 1
-            return
+            return self.unknown(call.name, call.path, [], [])
         category, cost = found
         headline = sum(cost.get(name, 0) for name in HEADLINE)
         second = sum(cost.values()) - headline

@@ -1,12 +1,15 @@
 """Tensors that a model holds and does not register: in a list, a dictionary, an attribute, a closure, a partial, a global of its file.
 
-No parameter, no buffer: `state_dict` does not save them, `to` does not move them, and a count of parameters does not see them.
+No parameter, no buffer: `state_dict` does not save them, `to` does not move them, and a count of parameters does not see them. What is
+kept where nobody looks (in an object of C, by a thread) shows when an operator reads it (`trace.py`).
 """
 
 from __future__ import annotations
 
 import functools
 import types
+import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -81,11 +84,11 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         for key, part in list(value.__dict__.items()):
             if key not in _OWN:
                 yield f".{key}", part
-        yield from _globals(type(value).forward)
+        yield from _named_by(getattr(type(value), "forward", None))  # a scripted one's class has none to look at
     elif isinstance(value, Mapping):
         for key, part in list(value.items()):
             yield f"[{key!r}]" if isinstance(key, (str, int)) else "[...]", part
-    elif isinstance(value, (list, tuple, set, frozenset)):
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
         for index, part in enumerate(list(value)):
             yield f"[{index}]", part
     elif isinstance(value, functools.partial):
@@ -95,24 +98,37 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, types.MethodType):
         yield "", value.__self__
     elif isinstance(value, types.FunctionType):
-        for key, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
-            if cell is not None and _filled(cell):
-                yield f".{key}", cell.cell_contents
-        yield from ((f".{key}", part) for key, part in (value.__kwdefaults__ or {}).items())
-        yield from ((f".default[{index}]", part) for index, part in enumerate(value.__defaults__ or ()))
-        yield from _globals(value)
-    elif type(value).__module__.partition(".")[0] not in ("torch", "builtins", "numpy") and hasattr(value, "__dict__"):
-        yield from ((f".{key}", part) for key, part in list(vars(value).items()))
+        yield from _named_by(value)
+    elif isinstance(value, weakref.ref):
+        yield "", value()
+    elif type(value).__module__.partition(".")[0] not in ("torch", "builtins", "numpy"):
+        yield from ((f".{key}", part) for key, part in list(getattr(value, "__dict__", {}).items()))
+        for key in _slots(type(value)):
+            yield f".{key}", getattr(value, key, None)
 
 
-def _globals(function: Any) -> Iterator[tuple[str, Any]]:
-    """Tensors, modules and containers that a function names and that stand in its file."""
+def _named_by(function: Any) -> Iterator[tuple[str, Any]]:
+    """What a function closes over, what its arguments are by default, and those things of its file that it names and that may hold tensors:
+    tensors, modules, containers, and what a class of the file has for an attribute that is named too."""
     code, names = getattr(function, "__code__", None), getattr(function, "__globals__", None)
     if code is None or names is None or str(names.get("__name__", "")).partition(".")[0] == "torch":
         return
+    for key, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        if cell is not None and _filled(cell):
+            yield f".{key}", cell.cell_contents
+    yield from ((f".{key}", part) for key, part in (function.__kwdefaults__ or {}).items())
+    yield from ((f".default[{index}]", part) for index, part in enumerate(function.__defaults__ or ()))
     for key in code.co_names:
-        if isinstance(part := names.get(key), (Tensor, nn.Module, list, tuple, dict)):
+        part = names.get(key)
+        if isinstance(part, (Tensor, nn.Module, list, tuple, dict, deque)):
             yield f".{key}", part
+        elif isinstance(part, type):
+            yield from ((f".{key}.{name}", each) for name in code.co_names if isinstance(each := vars(part).get(name), (Tensor, nn.Module)))
+
+
+def _slots(kind: type) -> list[str]:
+    own = [vars(each).get("__slots__", ()) for each in kind.__mro__]
+    return [name for names in own for name in ((names,) if isinstance(names, str) else names) if name not in ("__dict__", "__weakref__")]
 
 
 def _filled(cell: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.components import TOP, component_of, names_of
+from humar_bench.measures.storages import storages_of, stored
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,19 @@ def tensor_key(tensor: Tensor) -> tuple:
     """Equal for two tensors that are the same numbers in the same memory, also on the meta device."""
     if tensor.numel() == 0:
         return ("empty", id(tensor))
+    if tensor.layout is not torch.strided:
+        return ("sparse", *(storage._cdata for storage in storages_of(tensor)))
     return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel())
+
+
+def numbers_in(tensor: Tensor) -> int:
+    """How many numbers a tensor holds: of a sparse one, those that it stores."""
+    return [tensor, *stored(tensor)][-1].numel()
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """The bytes of a tensor's numbers; of a sparse one, those of their places too."""
+    return sum(part.numel() * part.element_size() for part in stored(tensor) or (tensor,))
 
 
 def named_tensors(model: nn.Module, kind: str) -> list[tuple[str, Tensor]]:
@@ -89,20 +102,20 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     own = {path: 0 for path, _ in model.named_modules()}
     for names, tensor in parameters:
         path, _, _ = names[0].rpartition(".")
-        own[path] = own.get(path, 0) + tensor.numel()
+        own[path] = own.get(path, 0) + numbers_in(tensor)
         named = path or names_of(model)
         component = component_of(model, names[0]) if named else TOP
-        components[component] = components.get(component, 0) + tensor.numel()
-    total = sum(tensor.numel() for _, tensor in parameters)
-    trainable = sum(tensor.numel() for _, tensor in parameters if tensor.requires_grad)
+        components[component] = components.get(component, 0) + numbers_in(tensor)
+    total = sum(numbers_in(tensor) for _, tensor in parameters)
+    trainable = sum(numbers_in(tensor) for _, tensor in parameters if tensor.requires_grad)
     return ParameterCount(
         total=total,
         trainable=trainable,
         frozen=total - trainable,
-        buffers=sum(tensor.numel() for _, tensor in buffers),
-        listed=sum(tensor.numel() for _, tensor in named_tensors(model, "parameters")),
-        param_bytes=sum(tensor.numel() * tensor.element_size() for _, tensor in parameters),
-        buffer_bytes=sum(tensor.numel() * tensor.element_size() for _, tensor in buffers),
+        buffers=sum(numbers_in(tensor) for _, tensor in buffers),
+        listed=sum(numbers_in(tensor) for _, tensor in named_tensors(model, "parameters")),
+        param_bytes=sum(bytes_of(tensor) for _, tensor in parameters),
+        buffer_bytes=sum(bytes_of(tensor) for _, tensor in buffers),
         components=components,
         modules=_module_tree(own),
         shared=tuple(names for names, _ in parameters if len(names) > 1),
@@ -132,6 +145,8 @@ def occupied_bytes(tensors: Iterable[Tensor]) -> int | None:
     """Bytes of memory that some tensors lie on, from their places alone, whatever their names; None where one of them has gaps."""
     places: dict[int, list[tuple[int, int]]] = {}
     for tensor in tensors:
+        if tensor.layout is not torch.strided:
+            return None
         extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         if tensor.numel() and extent != tensor.numel():
             return None

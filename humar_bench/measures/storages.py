@@ -145,13 +145,20 @@ def storages_of(tensor: Tensor) -> list[torch.UntypedStorage]:
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
         return [storage for name in names for storage in storages_of(getattr(tensor, name))]
+    if tensor.layout is torch.strided:
+        storage = storage_of(tensor)
+        return [] if storage is None else [storage]
+    return [storage for part in stored(tensor) for storage in storages_of(part)]
+
+
+def stored(tensor: Tensor) -> tuple[Tensor, ...]:
+    """What a sparse tensor is made of, its values last; nothing where that is not known."""
     if tensor.layout is torch.sparse_coo:
-        return [*storages_of(tensor._indices()), *storages_of(tensor._values())]
+        return tensor._indices(), tensor._values()
     if tensor.layout in COMPRESSED:
         places = ("crow_indices", "col_indices") if tensor.layout in _BY_ROWS else ("ccol_indices", "row_indices")
-        return [storage for name in (*places, "values") for storage in storages_of(getattr(tensor, name)())]
-    storage = storage_of(tensor)
-    return [] if storage is None else [storage]
+        return tuple(getattr(tensor, name)() for name in (*places, "values"))
+    return ()
 
 
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
@@ -164,7 +171,7 @@ def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the memory behind some tensors, shared memory once."""
-    sizes = {storage._cdata: storage.nbytes() for tensor in tensors if (storage := storage_of(tensor)) is not None}
+    sizes = {storage._cdata: storage.nbytes() for tensor in tensors for storage in storages_of(tensor)}
     return sum(sizes.values())
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,10 @@ aten = torch.ops.aten
 DROPOUTS = {f"aten::{kind}dropout" for kind in ("", "alpha_", "feature_", "feature_alpha_")}  # (input, p, train)
 _FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 _TO_HOST = {Tensor.tolist, Tensor.numpy}
-_WAYS_OUT = ("numpy", "tolist", "__dlpack__")
+_WAYS_OUT = ("numpy", "tolist", "__dlpack__", "data_ptr")
+_OVERWRITE = {aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.copy_.default}  # their first tensor, whatever is in it
+_ARRAY = 64  # so many numbers at once are no sizes that a program reads, and no constants that it writes down
+_MADE_HERE = {aten.lift_fresh.default, aten.lift_fresh_copy.default, aten.lift.default}  # what torch.tensor makes of numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,9 @@ class Observer:
         """One operator was called."""
         raise NotImplementedError
 
+    def unknown(self, name: str, path: str, read: list[Tensor], made: list[Tensor]) -> None:
+        """An operator was called on tensors whose sizes nobody can ask for."""
+
     def joined(self, host: Tensor, twin: Tensor) -> None:
         """From now on `twin` stands for the host tensor `host`."""
 
@@ -108,7 +115,10 @@ class Observer:
         """The numbers of a tensor were handed to numpy or Python."""
 
     def returned(self, tensor: Tensor) -> None:
-        """A tensor that no operator made, after numbers of another one had left torch: what was done with them is not seen."""
+        """A tensor whose numbers no operator made, that was seen: numpy did, or Python, or another thread."""
+
+    def found(self, tensor: Tensor) -> None:
+        """A tensor that was there before, though nobody had found it (`held.py`)."""
 
 
 def observe_forward(model: nn.Module, inputs: Iterable[Any], watch: Callable[[], Observer]) -> Forward:
@@ -141,18 +151,19 @@ def observe_forward(model: nn.Module, inputs: Iterable[Any], watch: Callable[[],
 
 def _on_meta(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
     twin, twins = meta_copy(model)
-    meta_inputs, held = replaced(inputs, meta_like), held_tensors(twin)
-    mode = _OnMeta(watch, twins)
+    meta_inputs, held = replaced(inputs, meta_like), {name: twins.get(id(each), each) for name, each in held_tensors(twin).items()}
+    mode = _OnMeta(watch, twins, (*twin.parameters(), *twin.buffers(), *twins.values(), *tensors_in(meta_inputs), *held.values()))
     mode.remember_buffers(model, twin)
     mode.remember_inputs(inputs, meta_inputs)
-    return Forward(twin, meta_inputs, _run(twin, meta_inputs, mode, (_no_attention_shortcut(), _HostNumbers(mode))), "meta", held)
+    more = (_no_attention_shortcut(), _HostNumbers(mode), _starting(mode))
+    return Forward(twin, meta_inputs, _run(twin, meta_inputs, mode, more), "meta", held)
 
 
 def _with_values(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
     twin, twins = deep_copy(model)
     real_inputs, held = replaced(inputs, lambda tensor: tensor.detach().clone()), held_tensors(twin)
     mode = _WithValues(watch, twins, (*twin.parameters(), *twin.buffers(), *tensors_in(real_inputs), *held.values()))
-    return Forward(twin, real_inputs, _run(twin, real_inputs, mode, (_leaving(mode),)), "values", held)
+    return Forward(twin, real_inputs, _run(twin, real_inputs, mode, (_leaving(mode), _starting(mode))), "values", held)
 
 
 def _first_line(error: BaseException) -> str:
@@ -177,7 +188,9 @@ def _run(model: nn.Module, inputs: tuple, mode: _Watch, more: tuple) -> Any:
             stack.enter_context(extra)
         stack.enter_context(mode)
         with left_untouched():
-            return called(model, inputs)
+            outputs = called(model, inputs)
+    mode.look_back(outputs)
+    return outputs
 
 
 @contextlib.contextmanager
@@ -210,21 +223,62 @@ def _on_stack(mode: _Watch, key: int, forward: Callable) -> Callable:
 class _Watch(TorchDispatchMode):
     """Report every call that is not taken apart further, with the module it happened in.
 
-    `twins`: a weight reached past the copy, through a closure, by id: its twin stands in.
+    `twins`: a weight reached past the copy, through a closure, by id: its twin stands in. `there`: the tensors that no operator makes,
+    because they are there before.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, watch: Observer, twins: dict[int, Tensor]) -> None:
+    def __init__(self, watch: Observer, twins: dict[int, Tensor], there: Iterable[Tensor]) -> None:
         super().__init__()
         self.watch, self.twins = watch, twins
-        self.stack: list[str] = [""]
+        self.threads = threading.active_count() > 1  # that were there before and are not watched
+        self._own = threading.local()
+        self.made: dict[int, StorageWeakRef] = {}
+        for tensor in there:
+            self.keep(tensor)
         self.aliases: dict[int, list[str]] = {}
-        self.origins: list[str] = []
+
+    @property
+    def stack(self) -> list[str]:
+        """The modules that a thread is in."""
+        return vars(self._own).setdefault("stack", [""])
+
+    @property
+    def origins(self) -> list[str]:
+        """The operators that a thread takes apart."""
+        return vars(self._own).setdefault("origins", [])
 
     def report(self, op: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         name = op.name() if isinstance(op, HigherOrderOperator) else op._schema.name
         self.watch.add(Call(op, name, args, kwargs, result, self.stack[-1], self.origins[0] if self.origins else name))
+
+    def keep(self, tensor: Tensor) -> None:
+        """From now on the memory of a tensor is known."""
+        for storage in storages_of(tensor):
+            if storage._cdata not in self.made:
+                self.made[storage._cdata] = StorageWeakRef(storage)  # so that no other storage takes its place
+
+    def look_for_strangers(self, op: Any, tensors: Iterable[Tensor]) -> None:
+        """Tell the observer of tensors whose making was not seen."""
+        tensors = list(tensors)
+        first = tensors[0] if tensors else None
+        for tensor in tensors:
+            if id(tensor) not in self.twins and not all(storage._cdata in self.made for storage in storages_of(tensor)):
+                self.keep(tensor)
+                if tensor.numel() > 1 and not (op in _OVERWRITE and tensor is first):
+                    self.stranger(op, tensor)
+
+    def stranger(self, op: Any, tensor: Tensor) -> None:
+        """A thread made it, whose operators nobody sees, or it was there before; unless the program writes down its few numbers here."""
+        if self.threads and op not in _MADE_HERE:
+            self.watch.returned(tensor)
+        elif op not in _MADE_HERE or tensor.numel() > _ARRAY:
+            self.watch.found(tensor)
+
+    def look_back(self, outputs: Any) -> None:
+        """After the forward: whether its outputs were made by what was seen."""
+        self.look_for_strangers(None, tensors_in(outputs))
 
     def past_the_copy(self, args: tuple, kwargs: dict[str, Any], tensors: list[Tensor]) -> tuple[tuple, dict[str, Any]]:
         """The arguments with a twin for each of the original model's own tensors among them."""
@@ -255,14 +309,13 @@ class _Watch(TorchDispatchMode):
 
 
 class _WithValues(_Watch):
-    """`there`: the tensors that no operator makes, because they are there before."""
+    """`left`: numbers were handed out of torch, one by one `scalars`; `out`: by storage, a tensor whose memory was handed out,
+    and what stood in it then."""
 
     def __init__(self, watch: Observer, twins: dict[int, Tensor], there: Iterable[Tensor]) -> None:
-        super().__init__(watch, twins)
-        self.left = False
-        self.made: dict[int, StorageWeakRef] = {}
-        for tensor in there:
-            self._keep(tensor)
+        super().__init__(watch, twins, there)
+        self.left, self.scalars = False, 0
+        self.out: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -270,33 +323,49 @@ class _WithValues(_Watch):
         if any(map(is_traceable_wrapper_subclass, tensors)):
             return NotImplemented  # a jagged tensor: its own operators on what it is made of are seen
         args, kwargs = self.past_the_copy(args, kwargs, tensors)
-        self._look_for_strangers(op, tensors)
-        result = self.taken_apart(op, args, kwargs)
+        if op is aten._local_scalar_dense.default and tensors[0].is_floating_point():
+            self.scalars += 1
+            self.left |= self.scalars > 1
+        self.look_for_strangers(op, tensors)
+        self._look_for_changes(tensors)
+        nested = any(map(_is_padded, tensors))
+        result = NotImplemented if nested else self.taken_apart(op, args, kwargs)
         if result is NotImplemented:
             result = op(*args, **kwargs)
-            self.report(op, args, kwargs, result)
+            if nested or any(map(_is_padded, tensors_in(result))):
+                self.watch.unknown(op.name(), self.stack[-1], tensors, list(tensors_in(result)))
+            else:
+                self.report(op, args, kwargs, result)
         for tensor in tensors_in(result):
-            self._keep(tensor)
+            self.keep(tensor)
+        if self.out and isinstance(op, OpOverload) and op._schema.is_mutable:
+            self._look_for_changes(tensors, told=False)
         return result
 
     def leave(self, tensor: Tensor) -> None:
         """The numbers of a tensor are handed out of torch."""
-        self.watch.left(self.stand_in(tensor))
-        self.left |= (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 1
+        tensor = self.stand_in(tensor)
+        self.watch.left(tensor)
+        self.left |= tensor.numel() > (1 if tensor.is_floating_point() or tensor.is_complex() else _ARRAY)
+        for storage in storages_of(tensor) if tensor.layout is torch.strided else ():
+            self.out.setdefault(storage._cdata, (tensor.detach(), tensor.detach().clone()))
 
-    def _look_for_strangers(self, op: Any, tensors: list[Tensor]) -> None:
-        for tensor in tensors:
-            if self.left and tensor.numel() > 1 and id(tensor) not in self.twins and not self._is_known(tensor):
-                self.watch.returned(tensor)
-            self._keep(tensor)
+    def stranger(self, op: Any, tensor: Tensor) -> None:
+        self.watch.returned(tensor) if self.left else super().stranger(op, tensor)
 
-    def _is_known(self, tensor: Tensor) -> bool:
-        return all(storage._cdata in self.made for storage in storages_of(tensor))
+    def look_back(self, outputs: Any) -> None:
+        super().look_back(outputs)
+        self._look_for_changes([tensor for tensor, _ in self.out.values()])
 
-    def _keep(self, tensor: Tensor) -> None:
-        for storage in storages_of(tensor):
-            if storage._cdata not in self.made:
-                self.made[storage._cdata] = StorageWeakRef(storage)  # so that no other storage takes its place
+    def _look_for_changes(self, tensors: Iterable[Tensor], *, told: bool = True) -> None:
+        """Somebody outside torch wrote into memory that was handed out, or, where that is not `told`, an operator did."""
+        for tensor in tensors if self.out else ():
+            for storage in storages_of(tensor):
+                handed, was = self.out.get(storage._cdata, (None, None))
+                if handed is not None and not torch.equal(torch.nan_to_num(handed), torch.nan_to_num(was)):
+                    self.out[storage._cdata] = handed, handed.clone()
+                    if told:
+                        self.watch.returned(handed)
 
 
 @contextlib.contextmanager
@@ -320,6 +389,31 @@ def _leaving(mode: _WithValues) -> Iterator[None]:
             delattr(Tensor, name) if own is None else setattr(Tensor, name, own)
 
 
+@contextlib.contextmanager
+def _starting(mode: _Watch) -> Iterator[None]:
+    """Threads that the forward starts are watched too."""
+    def starting(thread: threading.Thread) -> None:
+        run = thread.run
+
+        def watched() -> None:
+            with torch.inference_mode(), mode:
+                run()
+
+        thread.run = watched
+        start(thread)
+
+    start, threading.Thread.start = threading.Thread.start, starting
+    try:
+        yield
+    finally:
+        threading.Thread.start = start
+
+
+def _is_padded(tensor: Tensor) -> bool:
+    """Whether it is a nested tensor of torch's old kind, which says neither its shape nor its strides."""
+    return tensor.is_nested and tensor.layout is torch.strided
+
+
 class _NoValue(Exception):
     """The model read the value of a tensor that has none."""
 
@@ -327,8 +421,8 @@ class _NoValue(Exception):
 class _OnMeta(_Watch):
     """Keep everything on meta; small host tensors keep their values, and what is computed from them alone has values too."""
 
-    def __init__(self, watch: Observer, twins: dict[int, Tensor]) -> None:
-        super().__init__(watch, twins)
+    def __init__(self, watch: Observer, twins: dict[int, Tensor], there: Iterable[Tensor]) -> None:
+        super().__init__(watch, twins, there)
         self.lifted = WeakIdKeyDictionary()
         self.known = WeakIdKeyDictionary()
 
@@ -348,6 +442,7 @@ class _OnMeta(_Watch):
             return tensor
         if tensor not in self.lifted:
             self.lifted[tensor] = meta_like(tensor)
+            self.keep(self.lifted[tensor])
             self.watch.joined(tensor, self.lifted[tensor])
         twin = self.lifted[tensor]
         if tensor.numel() <= HOST_NUMBERS:
@@ -368,17 +463,23 @@ class _OnMeta(_Watch):
             tensors = list(tensors_in((args, kwargs)))
         if any(map(is_traceable_wrapper_subclass, tensors)):
             raise NoTwin("a jagged tensor's sizes are values, and on the meta device there are none")
+        self.look_for_strangers(op, tensors)
         if any(tensor.is_meta for tensor in tensors):
             if not all(tensor.is_meta for tensor in tensors):
                 args, kwargs = replaced(args, self.lift), replaced(kwargs, self.lift)
                 tensors = list(tensors_in((args, kwargs)))
         elif torch.device(kwargs.get("device") or "cpu").type != "meta":
-            return self._on_host(op, args, kwargs)
+            return self._kept(self._on_host(op, args, kwargs))
         result = self.taken_apart(op, args, kwargs)
         if result is not NotImplemented:
-            return result
+            return self._kept(result)
         result = self._result(op, args, kwargs, tensors)
         self.report(op, args, kwargs, result)
+        return self._kept(result)
+
+    def _kept(self, result: Any) -> Any:
+        for tensor in tensors_in(result):
+            self.keep(tensor)
         return result
 
     def _on_host(self, op: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -433,6 +534,8 @@ class _HostNumbers(TorchFunctionMode):
             value = self.mode.value_of(args[0])
             self.mode.report(aten._local_scalar_dense.default, args, {}, None)
             return func(value, *args[1:], **kwargs)
+        if func is Tensor.data_ptr:
+            raise _NoValue("the model asks where a tensor lies, and on the meta device it lies nowhere")
         if func in _FROM_DATA and not any(tensor.is_meta for tensor in tensors_in(args[1 if func is Tensor.new_tensor else 0 :])):
             device = kwargs.get("device", args[0].device if func is Tensor.new_tensor else None)
             if device is not None and torch.device(device).type == "meta":

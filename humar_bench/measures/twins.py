@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.held import held_tensors
-from humar_bench.measures.storages import COMPRESSED
 
 HOST_NUMBERS = 4096  # a host tensor up to this many elements keeps its values; a larger one goes to meta
 
@@ -67,10 +66,10 @@ def deep_copy(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
 
 
 def _without_deep_copy(model: nn.Module) -> dict[int, Tensor]:
-    """Copies of those tensors that torch itself cannot copy deeply: compressed sparse ones, and what an operator made with a graph."""
+    """Copies of those tensors that torch itself cannot copy deeply: sparse ones, and what an operator made with a graph."""
     copies = {}
     for tensor in (*model.parameters(), *model.buffers(), *held_tensors(model).values()):
-        if tensor.layout in COMPRESSED or not tensor.is_leaf:
+        if tensor.layout is not torch.strided or not tensor.is_leaf:
             made = tensor.detach().clone()
             copies[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
     return copies
@@ -84,7 +83,8 @@ def _twins(model: nn.Module, held: Iterable[Tensor]) -> dict[int, Tensor]:
             raise MeasurementError(f"{name} has no shape yet; let the builder run one forward of the model, which gives it one.")
         twins[id(tensor)] = _meta_twin(tensor, storages)
     for tensor in held:  # small ones that the program made itself may hold sizes and keep their values
-        if id(tensor) not in twins and (tensor.numel() > HOST_NUMBERS or not tensor.is_leaf or tensor.is_meta):
+        odd = tensor.layout is not torch.strided or not tensor.is_leaf or tensor.is_meta
+        if id(tensor) not in twins and (odd or tensor.numel() > HOST_NUMBERS):
             twins[id(tensor)] = _meta_twin(tensor, storages)
     return twins
 

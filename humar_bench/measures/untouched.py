@@ -21,8 +21,9 @@ SHARED = {  # how it is called -> whose names are held; a new name replaces noth
     "torch.linalg": torch.linalg, "torch.fft": torch.fft, "torch.autograd": torch.autograd, "torch.cuda": torch.cuda, "time": time,
     **{f"torch.nn.{name}": each for name, each in vars(torch.nn).items() if isinstance(each, type) and issubclass(each, torch.nn.Module)},
 }
-# Where torch's compiler, at its first use in a process, makes every module say when it was made
-COMPILER = os.path.join(os.path.dirname(torch.__file__), "_dynamo", "mutation_guard.py")
+# Where torch's compiler, at its first use in a process, makes every module say when it was made, and wraps manual_seed
+_TORCH = os.path.dirname(torch.__file__)
+COMPILER = (os.path.join(_TORCH, "_dynamo", "mutation_guard.py"), os.path.join(_TORCH, "_compile.py"))
 
 
 @contextlib.contextmanager
@@ -60,4 +61,4 @@ def _put_back(owner: str, before: dict[str, Any]) -> list[str]:
 
 def _compilers(each: Any) -> bool:
     """Whether torch's compiler put a function there."""
-    return getattr(getattr(each, "__code__", None), "co_filename", "") == COMPILER
+    return getattr(getattr(each, "__code__", None), "co_filename", "") in COMPILER

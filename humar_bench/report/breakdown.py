@@ -241,8 +241,8 @@ def _flops_feet(sides: Sides) -> tuple[str, ...]:
             feet.append(f"{side}: NOT COUNTED, no formula is known: {joined(calls, 10)}. Its total is a lower bound.")
         if outside := measured.get("outside"):
             times = "once" if outside == 1 else f"{outside} times"
-            feet.append(f"{side}: NOT COUNTED, numbers left torch and came back {times}: what was done with them there, in numpy or "
-                        "elsewhere, is not seen. Its total is a lower bound.")
+            feet.append(f"{side}: NOT COUNTED, numbers came {times} from where no operator is seen: numpy, Python or another thread made "
+                        "them. Its total is a lower bound.")
     counted = [side for side, measured in measured_sides.items() if not (measured.get("uncounted") or measured.get("outside"))]
     if counted:
         feet.append(f"Every operator was counted: {joined(counted)}.")

@@ -95,7 +95,12 @@ class _Point:
     @functools.cached_property
     def _watched(self) -> Exact:
         model, where = self._built
-        return count_exactly(model, self.task.inputs(where), strict=not self.architecture.foreign)
+        try:
+            return count_exactly(model, self.task.inputs(where), strict=not self.architecture.foreign)
+        except HumarBenchError:
+            if where != "meta" or not self.architecture.foreign:
+                raise
+            return count_exactly(self.task.model(self.architecture, "cpu"), self.task.inputs("cpu"))  # it looks at values
 
     def _params(self) -> dict[str, Any]:
         measured = count_parameters(self.model).measured()
@@ -119,12 +124,7 @@ class _Point:
 
     def _flops(self) -> dict[str, Any]:
         _check_counter_once()
-        try:
-            found = self._watched
-        except HumarBenchError:
-            if self._built[1] != "meta" or not self.architecture.foreign:
-                raise
-            found = count_exactly(self.task.model(self.architecture, "cpu"), self.task.inputs("cpu"))  # it looks at values
+        found = self._watched
         if self.architecture.foreign:
             self.task.check(self.architecture, found.outputs)
         discarded = found.dead_weight.measured()["discarded"]

@@ -278,9 +278,18 @@ def made(
         raise MeasurementError(f"the builder of {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
     dtype = None if dtype is torch.float32 else dtype  # what models are built in, unless their builders want another one
     found = _AS_BUILT[model] = AsBuilt(_number_types(model), "" if dtype is None else str(dtype).removeprefix("torch."))
-    converted = _converted(model, device, dtype).eval()
+    converted = _in_eval_mode(_converted(model, device, dtype))
     _AS_BUILT[converted] = found
     return converted
+
+
+def _in_eval_mode(model: torch.nn.Module) -> torch.nn.Module:
+    """What torch.export made has the mode it was exported in, and refuses to be asked for one: from now on it stays there in silence."""
+    try:
+        return model.eval()
+    except NotImplementedError:
+        model.eval, model.train = (lambda: model), (lambda mode=True: model)
+        return model
 
 
 @dataclass(frozen=True)

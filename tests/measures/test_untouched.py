@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -85,3 +87,17 @@ def test_a_model_that_wraps_torch_at_every_call_costs_its_own_rows_alone(tmp_pat
     assert {record.architecture for record in failed} == {"mine"} and {record.measure for record in failed} >= {"flops", "fps", "memory"}
     for record in failed:
         assert "replaces torch.nn.functional.linear for everything in its process" in record.reason, record.measure
+
+
+FIRST_USE = """
+import torch
+from humar_bench.measures.untouched import left_untouched
+was = torch.manual_seed
+with left_untouched():
+    import torch._dynamo
+assert torch.manual_seed is not was
+"""
+
+
+def test_strangers_the_first_use_of_torchs_compiler_may_wrap_manual_seed():
+    subprocess.run([sys.executable, "-c", FIRST_USE], check=True)

@@ -75,6 +75,41 @@ def test_exports(name):
             assert_close(y, x, terms=chained_terms(backbone))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (80, 112)])  # the second has maps with an odd side, which are stretched to whole patches
+def test_mobilevit_gives_the_maps_of_transformers(size):
+    torch.manual_seed(3)
+    backbone, images = build_backbone("mobilevit_xxs").eval().double(), torch.randn(2, 3, *size, dtype=torch.float64)
+    for layer in backbone.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(std=0.1)
+            layer.running_var.uniform_(0.5, 2.0)
+            layer.weight.normal_(1.0, 0.1)
+            layer.bias.normal_(std=0.1)
+    before = images.clone()
+    wanted = backbone.model(images, output_hidden_states=True).hidden_states
+    maps = backbone(images)
+    assert torch.equal(images, before)
+    for x, y in zip(maps, wanted[1:], strict=True):
+        assert_close(x, y, terms=chained_terms(backbone))
+    single = build_backbone("mobilevit_xxs").eval()
+    single.load_state_dict(backbone.state_dict())
+    for x, y in zip(single(images.float()), wanted[1:], strict=True):
+        assert_close(x, y, terms=chained_terms(backbone))
+
+
+def test_mobilevit_keeps_its_gradients_in_evaluation():
+    """Activations overwrite their input, and a frozen batch normalisation is still trained through."""
+    torch.manual_seed(4)
+    backbone, images = build_backbone("mobilevit_xxs").eval().double(), torch.randn(1, 3, 64, 128, dtype=torch.float64)
+    gradients = []
+    for maps in (backbone(images), backbone.model(images, output_hidden_states=True).hidden_states[1:]):
+        gradients.append(torch.autograd.grad(sum(x.square().mean() for x in maps), list(backbone.parameters())))
+    for (name, _), x, y in zip(backbone.named_parameters(), *gradients, strict=True):
+        scale = 1e-3 if name.endswith("key.bias") else None  # a softmax does not see it: its gradient is what rounding leaves of 0
+        assert_close(x, y, terms=chained_terms(backbone) ** 2, scale=scale, name=name)
+
+
 def test_compiles_as_one_graph():
     backbone, images = build_backbone("efficientformerv2_s0", (64, 64)).eval().double(), torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from humar_bench.errors import UsageError
+from humar_bench.uniphd.backbones.mobilevit import mobilevit_maps
 from humar_bench.uniphd.library import from_transformers
 
 COARSEST = 32  # pixels of one cell of the last map
@@ -71,7 +72,7 @@ class HuggingFaceBackbone(nn.Module):
         published = PUBLISHED[name]
         config_class, model_class = from_transformers(f"{published.family}Config", f"{published.family}Model")
         config = config_class(**published.config)
-        self.first = published.first
+        self.family, self.first = published.family, published.first
         widths = config.neck_hidden_sizes[1:] if published.family == "MobileViT" else config.hidden_sizes
         self.channels = tuple(widths[self.first : self.first + 4])
         self.model = model_class(config, **published.model)
@@ -82,5 +83,8 @@ class HuggingFaceBackbone(nn.Module):
         """Raises UsageError when a side of the images is less than 32 pixels."""
         if min(images.shape[2:]) < COARSEST:
             raise UsageError(f"an image is {images.shape[2]}x{images.shape[3]} pixels; this backbone takes at least {COARSEST}x{COARSEST}.")
-        states = self.model(images, output_hidden_states=True).hidden_states
+        if self.family == "MobileViT" and not self.training:
+            states = mobilevit_maps(self.model, images)
+        else:
+            states = self.model(images, output_hidden_states=True).hidden_states
         return list(states[self.first : self.first + 4])

@@ -13,6 +13,7 @@ from humar_bench.studies.claims.evidence import ClaimsOptions, ClaimsRun, gather
 from humar_bench.subjects.registry import check_architecture
 
 if TYPE_CHECKING:
+    from humar_bench.records.record import Run
     from humar_bench.studies.accuracy.tables import Accuracy
 
 
@@ -27,9 +28,12 @@ def claims(options: ClaimsOptions, run: ClaimsRun, place: FolderOptions, output:
       humar-bench claims
       humar-bench claims --architecture my_model.py:build --no-time
       humar-bench claims --accuracy results/cpu-accuracy
+      humar-bench claims --whole results/cpu-whole
     """
     import dataclasses
 
+    if options.whole is not None:
+        return _whole(options.whole, place, output)
     from humar_bench.devices.opening import open_device
     from humar_bench.studies.claims.evidence import accuracy_of
     from humar_bench.studies.claims.tables import Claims
@@ -49,19 +53,36 @@ def claims(options: ClaimsOptions, run: ClaimsRun, place: FolderOptions, output:
     return found.exit_code
 
 
-def _accuracy(folder: str) -> Accuracy:
-    """A study of accuracy, proved first: a claim is not decided by tables that were changed. Raises UsageError, InvalidMeasurement."""
+def _whole(folder: str, place: FolderOptions, output: Output) -> int:
+    """What is promised of the whole model, by a report's records alone. Raises UsageError, InvalidMeasurement."""
+    from humar_bench.studies.claims.whole import WholeClaims
+
+    if place.out is not None or output.records is not None:
+        raise UsageError("claims --whole measures nothing and keeps no records; write its table with --markdown, --csv or --json.")
+    found = WholeClaims(_proved("--whole", folder))
+    show_study(found, output, None)
+    return found.exit_code
+
+
+def _proved(option: str, folder: str) -> Run:
+    """A folder's records, proved first: a claim is not decided by tables that were changed. Raises UsageError, InvalidMeasurement."""
     from humar_bench.records.record import load
-    from humar_bench.report.study import read_study
     from humar_bench.saved.verify import verify
-    from humar_bench.studies import MAKERS
-    from humar_bench.studies.accuracy.tables import Accuracy
 
     proof = verify(folder)
     if not proof.proved:
-        said = f"--accuracy {folder} is not what was measured ({proof.differences[0]})"
+        said = f"{option} {folder} is not what was measured ({proof.differences[0]})"
         raise InvalidMeasurement(f"{said}; humar-bench verify names all of it.")
-    study = read_study(folder, load(folder), MAKERS)
+    return load(folder)
+
+
+def _accuracy(folder: str) -> Accuracy:
+    """A study of accuracy. Raises UsageError, InvalidMeasurement."""
+    from humar_bench.report.study import read_study
+    from humar_bench.studies import MAKERS
+    from humar_bench.studies.accuracy.tables import Accuracy
+
+    study = read_study(folder, _proved("--accuracy", folder), MAKERS)
     if not isinstance(study, Accuracy):
         raise UsageError(f"--accuracy {folder} holds the study {study.name}; name a folder that `humar-bench accuracy -o` wrote.")
     return study

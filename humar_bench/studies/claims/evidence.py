@@ -65,6 +65,9 @@ class ClaimsOptions:
     )
 
     accuracy: str | None = option("Folder of `humar-bench accuracy -o`: what decides the claim about accuracy.", metavar="DIR")
+    whole: str | None = option(
+        "Folder of `humar-bench report --whole -o`: hold what is promised of the whole model to it; nothing is measured.", metavar="DIR"
+    )
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from humar_bench.judging import statistics
+from humar_bench.records.record import Run
 from humar_bench.studies.claims.evidence import CANDIDATE, ORIGINAL, Evidence, Missing
 from humar_bench.table import times
 
@@ -182,18 +183,22 @@ def speed(evidence: Evidence) -> list[Finding]:
 
 
 def _speed_at(evidence: Evidence, queries: int) -> Finding:
-    """How many times as fast, by the time that waiting disturbs least, with an interval over processes; and by wall time."""
+    """How many times as fast at so many queries."""
     point = f"{queries} queries"
     for side in (ORIGINAL, CANDIDATE):
         evidence.record("fps", point, side)
     sides = {side: evidence.points[point].select(measure="fps", architecture=name, status="ok") for side, name in evidence.sides.items()}
-    own = {side: {record.process: record.measured for record in records} for side, records in sides.items()}
-    both = sorted(own[ORIGINAL].keys() & own[CANDIDATE].keys())
+    return speed_between(sides[ORIGINAL], sides[CANDIDATE], point)
+
+
+def speed_between(before: Run, after: Run, point: str) -> Finding:
+    """How many times as fast, by the time that waiting disturbs least, with an interval over processes; and by wall time."""
+    own = [{record.process: record.measured for record in records} for records in (before, after)]
+    both = sorted(own[0].keys() & own[1].keys())
     if not both:
         raise Missing("no process timed both")
-    key = "device_s" if own[ORIGINAL][both[0]].get("device_s") else "cpu_s"
-    logs = {each: np.array([statistics.log_ratio(own[ORIGINAL][p][each], own[CANDIDATE][p][each]) for p in both])
-            for each in (key, "wall_s")}
+    key = "device_s" if own[0][both[0]].get("device_s") else "cpu_s"
+    logs = {each: np.array([statistics.log_ratio(own[0][p][each], own[1][p][each]) for p in both]) for each in (key, "wall_s")}
     value, wall = (float(np.exp(logs[each].mean())) for each in (key, "wall_s"))
     low = high = None
     if len(both) > 1:

@@ -66,7 +66,7 @@ class Claims:
     @property
     def document(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        rows = [{**_row(each), "findings": [dataclasses.asdict(finding) for finding in each.findings]} for each in self.verdicts]
+        rows = [{**row(each), "findings": [dataclasses.asdict(finding) for finding in each.findings]} for each in self.verdicts]
         return {
             "format": FORMAT, "sides": self.evidence.sides, "claims": rows, "behaviour": self.evidence.behaviour,
             "failures": self.failures, "conditions": list(self.conditions), "exit_code": self.exit_code,
@@ -85,15 +85,22 @@ def restore(run: Run, settings: Mapping[str, Any]) -> Claims:
 
 def tables(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[Table]:
     """For people: the candidate's claims, then the original's."""
-    columns = tuple(Column(key, title, text=True) for key, title in (
+    titles = ((CANDIDATE, "Claims about {}"), (ORIGINAL, "Claims about {}, which do not count against the candidate"))
+    return [
+        claims_table(
+            f"claims-{side}", title.format(evidence.sides[side]), [each for each in verdicts if each.claim.side == side], _feet(side)
+        )
+        for side, title in titles
+    ]
+
+
+def claims_table(name: str, title: str, verdicts: Sequence[Verdict], feet: Sequence[str]) -> Table:
+    """For people: one row a claim, how many hold below."""
+    columns = tuple(Column(key, heading, text=True) for key, heading in (
         ("claim", "claim"), ("section", "stands in"), ("claimed", "claimed"), ("measured", "measured here"), ("verdict", "verdict"),
     ))
-    made = []
-    for side, title in ((CANDIDATE, "Claims about {}"), (ORIGINAL, "Claims about {}, which do not count against the candidate")):
-        own = [each for each in verdicts if each.claim.side == side]
-        rows = tuple({**_row(each), "verdict": f"{each.verdict}: {each.why}" if each.why else each.verdict} for each in own)
-        made.append(Table(f"claims-{side}", title.format(evidence.sides[side]), columns, rows, (_counted(own), *_feet(side))))
-    return made
+    rows = tuple({**row(each), "verdict": f"{each.verdict}: {each.why}" if each.why else each.verdict} for each in verdicts)
+    return Table(name, title, columns, rows, (_counted(verdicts), *feet))
 
 
 def _counted(verdicts: Sequence[Verdict]) -> str:
@@ -114,10 +121,11 @@ def _feet(side: str) -> tuple[str, ...]:
 def data(verdicts: Sequence[Verdict]) -> Table:
     """For programs: one row a claim."""
     keys = ("key", "about", "claim", "section", "claimed", "unit", "rule", "decided_by", "measured", "verdict", "why")
-    return Table("claims", "Claims", tuple(Column(key, text=True) for key in keys), tuple(_row(each) for each in verdicts))
+    return Table("claims", "Claims", tuple(Column(key, text=True) for key in keys), tuple(row(each) for each in verdicts))
 
 
-def _row(verdict: Verdict) -> dict[str, Any]:
+def row(verdict: Verdict) -> dict[str, Any]:
+    """One claim's cells."""
     claim = verdict.claim
     return {
         "key": claim.key, "about": claim.side, "claim": claim.text, "section": claim.section, "claimed": claim.claimed, "unit": claim.unit,

@@ -178,6 +178,7 @@ def test_strangers_chance_in_eval_mode_is_told_from_a_wrong_answer(tiny_args, ti
     new = NewInputs(lambda other: make_inputs(tiny_args, tiny_workload, seed=other), TransformerSubject(tiny_args, tiny_workload).renewed)
     arm = Arm("x", model, make_inputs(tiny_args, tiny_workload), new, check_s=float("inf"),
               expect=lambda inputs: expected_outputs(lambda: honest if kind is Stale else kind(*sizes), model, inputs))
+    model.calls = 5
     arm()
     with pytest.raises(MeasurementError, match=said):
         arm.check_first()

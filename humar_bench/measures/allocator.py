@@ -20,10 +20,21 @@ def allocator_peak(call: Callable[[], Any]) -> int:
     with _profiled() as profiler:
         outputs = call()
     del outputs
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    if not events:
+    events = _memory_events(profiler)
+    if not events and not _sees_allocations():
         raise MeasurementError(f"torch {torch.__version__}'s profiler reported no allocation; its memory events are needed here.")
     return highest_sum(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+
+
+def _memory_events(profiler: Any) -> list[Any]:
+    return [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+
+
+def _sees_allocations() -> bool:
+    """Whether torch's profiler reports memory at all: another thread's it never does."""
+    with _profiled() as profiler:
+        torch.empty(16)
+    return bool(_memory_events(profiler))
 
 
 def highest_sum(changes: Any) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from humar_bench.errors import HumarBenchError, MeasurementError
@@ -158,12 +158,31 @@ def predict_built(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         twin, fakes = fake_copy(getattr(model, "_orig_mod", model), mode, device)  # of what torch.compile wrapped
-        with mode:
+        with mode, _no_addresses():
             return Prediction(track_peak(twin, make_inputs(), training=training, twins=fakes), ON_FAKES)
     except HumarBenchError:
         raise
     except Exception as error:
         return _not_predicted(error)
+
+
+@contextlib.contextmanager
+def _no_addresses() -> Iterator[None]:
+    """A fake tensor lies nowhere: who reads or writes there by hand ends the process."""
+    def refuse(tensor: Tensor) -> int:
+        if isinstance(tensor, FakeTensor):
+            raise RuntimeError("a fake tensor has no address")
+        return where(tensor)
+
+    where, own = Tensor.data_ptr, "data_ptr" in vars(Tensor)
+    Tensor.data_ptr = refuse
+    try:
+        yield
+    finally:
+        if own:
+            Tensor.data_ptr = where
+        else:
+            del Tensor.data_ptr
 
 
 def predict_peak(build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], *, training: bool = False) -> MemoryPeak:

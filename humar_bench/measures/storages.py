@@ -116,11 +116,11 @@ class LiveStorages(TorchDispatchMode):
         if key in self._live:  # the same storage again, perhaps resized in place
             if size != (was := self._live[key]).bytes:
                 self.live_bytes += size - was.bytes
-                was.tensor = LiveTensor(tuple(tensor.shape), _short(tensor.dtype), size, operator, was.tensor.component)
+                was.tensor = LiveTensor(_shape(tensor), _short(tensor.dtype), size, operator, was.tensor.component)
                 was.bytes = size
                 self._keep_pointer(storage, number)
             return
-        made = LiveTensor(tuple(tensor.shape), _short(tensor.dtype), size, operator, self._component())
+        made = LiveTensor(_shape(tensor), _short(tensor.dtype), size, operator, self._component())
         self._live[key] = _Born(made, size, weakref.finalize(storage, self._died, key))
         self._live[key].finalizer.atexit = False
         self.live_bytes += size
@@ -132,6 +132,11 @@ class LiveStorages(TorchDispatchMode):
 
     def _died(self, key: int) -> None:
         self.live_bytes -= self._live.pop(key).bytes
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """Its sizes; how many numbers there are in a nested tensor of torch's old kind, which has no sizes."""
+    return (tensor.numel(),) if tensor.is_nested else tuple(tensor.shape)
 
 
 def alive_now() -> tuple[LiveTensor, ...]:

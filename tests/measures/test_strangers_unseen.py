@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from humar_bench.devices.device import CpuDevice
 from humar_bench.measures.dead_weight import find_dead_weight
 from humar_bench.measures.exact import count_exactly
-from humar_bench.measures.memory import predict_built
+from humar_bench.measures.memory import measure_memory, predict_built
 from humar_bench.measures.params import count_parameters
 from humar_bench.subjects.registry import made
 
@@ -236,3 +237,35 @@ def test_strangers_an_exported_model_stays_in_its_mode_and_is_predicted():
     assert model.eval() is model and model.train(False) is model
     found = predict_built(model, x, "cpu")
     assert found.peak is not None and found.peak.peak_bytes == 4 * N * D
+
+
+# Memory of them --------------------------------------------------------------------------------------------------------------------------
+
+
+def measured(does, **parts):
+    return measure_memory(lambda: Does(does, **parts), x, CpuDevice())
+
+
+def test_strangers_memory_of_a_forward_that_works_by_addresses_is_measured_unpredicted():
+    found = measured(written_by_address)
+    assert found.predicted_bytes is None and "nothing was predicted" in found.method and found.peak_bytes >= 4 * N * C
+    assert "data_ptr" not in vars(torch.Tensor)
+
+
+def test_strangers_memory_of_a_forward_in_another_thread_is_no_lost_row():
+    def elsewhere(self, x):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(self.linear(x)))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    assert measured(elsewhere, linear=nn.Linear(C, D)).allocator_bytes == 0
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_strangers_memory_of_nested_tensors_without_a_shape_is_measured():
+    def padded(self, x):
+        return self.linear(torch.nested.nested_tensor([x[:2], x[2:]])).to_padded_tensor(0.0)
+
+    assert measured(padded, linear=nn.Linear(C, D)).peak_bytes >= 4 * 2 * 4 * D

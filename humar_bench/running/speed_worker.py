@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -123,8 +123,9 @@ class Arm:
         expect: Callable[[Any], Any] | None = None, dtype: str = "float32", tf32: bool = False, check_s: float = 0.0,
         started: Callable[[], None] = lambda: None, expect_at: Callable[[Any, str], Any] | None = None, ready: Ready | None = None,
         parts: Callable[[Any], Parts] = shared_call, same: bool = False, otherwise: Mapping[str, Callable[[Any], Any]] | None = None,
-        plain: Callable[[Any], Any] = lambda outputs: outputs,
+        plain: Callable[[Any], Any] = lambda outputs: outputs, pristine: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
     ) -> None:
+        self.pristine = pristine
         self.name, self.model, self.inputs, self.new_inputs = name, model, inputs, new_inputs
         self.ready, self.expect_at, self.parts, self.same, self.otherwise = ready, expect_at, parts, same, otherwise or {}
         self.plain = plain
@@ -194,6 +195,7 @@ class Arm:
         self._caught(self._check_last)
 
     def _check_first(self) -> None:
+        self._refuse_writing()
         self.check(self.first)
         _without_gradients(self.name, self.plain(self.first))
         if not self.skipped and 3 * self.took_s > self.check_s:
@@ -201,6 +203,20 @@ class Arm:
         if not self.same:
             self._hold(self.first, self.inputs)
         self.first = self._copied(self.first)
+
+    def _refuse_writing(self) -> None:
+        """Raises MeasurementError where a forward changed what it was called with, which is as it was again: others are called with it."""
+        changed = False
+        for tensor, was in self.pristine:
+            now = tensor.detach().to("cpu")
+            if not torch.equal(now.nan_to_num(), was.nan_to_num()):
+                changed = True
+                with torch.inference_mode():
+                    tensor.copy_(was)
+        if changed:
+            raise MeasurementError(
+                f"{self.name} writes into what it is called with, so that no two forwards get the same; let it work on a copy."
+            )
 
     def _check_last(self) -> None:
         if not self.slow:
@@ -290,8 +306,8 @@ class Arm:
 
 
 def _without_gradients(name: str, outputs: Any) -> None:
-    """Outputs that can be differentiated were made while a graph was recorded."""
-    if any(each.requires_grad for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)):
+    """Outputs that can be differentiated were made while a graph was recorded; a parameter that is handed out was not."""
+    if any(each.requires_grad and not each.is_leaf for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)):
         raise MeasurementError(f"the outputs of {name} require gradients; it was not run in inference mode.")
 
 
@@ -300,6 +316,7 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
     plan = TimingPlan(**task.plan)
     set_formats(task.run.dtype)
     inputs = task.inputs(device.name)
+    pristine = _copies(inputs)
     task.subject.renewed(inputs)  # refuses what could not be renewed before anything is timed
     new_inputs = NewInputs(lambda other: task.inputs(device.name, other=other), task.subject.renewed, task.subject.scales)
     results: dict[str, dict[str, Any]] = {}
@@ -312,7 +329,7 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
         except Exception as error:
             results[name] = task.failure(error, name)
             continue
-        arms[name] = _arm(task, architecture, ready, inputs, new_inputs, device, plan)
+        arms[name] = _arm(task, architecture, ready, inputs, new_inputs, device, plan, pristine)
     before, others = device.telemetry(), OthersWatch()
     samples = time_architectures(
         arms, device, plan, progress=_throttled(task), payers={name: name.removesuffix(AGAIN) for name in arms},
@@ -335,6 +352,12 @@ def measure_fps(task: Task, device: Device) -> dict[str, dict[str, Any]]:
     return results
 
 
+def _copies(inputs: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Each tensor of the inputs that has strides, and a copy of it on the CPU, where it adds to no device's memory."""
+    plain = [each for each in tree_leaves(inputs) if isinstance(each, torch.Tensor) and each.layout is torch.strided]
+    return [(each, each.detach().to("cpu", copy=True)) for each in plain if not each.is_nested]
+
+
 def _first_done(arm: Arm) -> None:
     if arm.ready.footprint is not None:
         arm.ready.footprint.read()
@@ -351,7 +374,8 @@ def _energies(task: Task, device: Device, arms: dict[str, Arm], samples: dict[st
 
 
 def _arm(
-    task: Task, architecture: Architecture, ready: Ready, inputs: Any, new_inputs: NewInputs, device: Device, plan: TimingPlan
+    task: Task, architecture: Architecture, ready: Ready, inputs: Any, new_inputs: NewInputs, device: Device, plan: TimingPlan,
+    pristine: Sequence[tuple[torch.Tensor, torch.Tensor]],
 ) -> Arm:
     name, unasked = architecture.name, task.dtype is torch.float32  # then models and inputs are in the number types they were made in
 
@@ -382,7 +406,7 @@ def _arm(
         tf32=device.kind == "cuda" and (allowed["matmul"] or allowed["cudnn"]),
         check_s=float("inf") if task.process == 0 else CHECK_SHARE * plan.budget_s, started=lambda: task.tell("first call", name),
         expect_at=expect_at if border else None, ready=ready, parts=_parts_of(task), plain=task.subject.plain,
-        otherwise={AGAIN_BUILT: built_again, ITSELF: itself},
+        pristine=pristine, otherwise={AGAIN_BUILT: built_again, ITSELF: itself},
         same=not architecture.foreign and task.run.backend == EAGER and task.run.dtype == "float32",
     )
 

@@ -12,7 +12,7 @@ from humar_bench.judging.verdicts import judge
 from humar_bench.measures.agreement import expected_outputs, fresh_outputs
 from humar_bench.measures.speed import Block, TimingPlan, Varied, time_architectures
 from humar_bench.records.audit import contradictions
-from humar_bench.running.speed_worker import AGAIN_BUILT, ITSELF, MOST_NEW, NEW_BYTES, Arm, NewInputs
+from humar_bench.running.speed_worker import AGAIN_BUILT, ITSELF, MOST_NEW, NEW_BYTES, Arm, NewInputs, _copies, _without_gradients
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs
 from tests.data.foreign_models import SmallPose
 from tests.judging.test_speeds import a_run, feet
@@ -229,3 +229,25 @@ def test_strangers_an_arm_takes_the_new_inputs_one_after_the_other(tiny_args, ti
         for _ in range(allowed):
             arm.on_new()
     assert allowed == 5 and seen[:5] == seen[5:] and len(set(seen)) == 5
+
+
+# What it is called with ------------------------------------------------------------------------------------------------------------
+
+
+def test_strangers_who_writes_into_its_inputs_is_refused_and_the_others_get_them_as_they_were(tiny_args, tiny_workload):
+    inputs = make_inputs(tiny_args, tiny_workload)
+    pristine = _copies(inputs)
+    was = inputs[0][0].clone()
+    new = new_inputs(tiny_args, tiny_workload)
+    arm = Arm("x", lambda *given: given[0][0].add_(1), inputs, new, check_s=float("inf"), pristine=pristine)
+    arm()
+    with pytest.raises(MeasurementError, match="x writes into what it is called with"):
+        arm.check_first()
+    assert torch.equal(inputs[0][0], was)
+
+
+def test_strangers_a_parameter_that_is_handed_out_was_made_by_no_graph():
+    weight = torch.nn.Parameter(torch.ones(2))
+    _without_gradients("x", [weight])
+    with pytest.raises(MeasurementError, match="require gradients"):
+        _without_gradients("x", [weight * 2])

@@ -39,7 +39,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def one_line(error: BaseException) -> str:
     """An exception as part of one sentence: its type and the first line of what it says."""
-    said = " ".join(str(error).strip().splitlines()[:1]).strip().rstrip(".")
+    try:
+        text = str(error)
+    except Exception:  # somebody's own
+        text = ""
+    said = " ".join(text.strip().splitlines()[:1]).strip().rstrip(".")
     said = re.sub(r"^\[enforce fail at \S+\] \S+ == \S+\. (?=\S)", "", said)  # where in its source torch's allocator noticed
     said = said if len(said) <= 200 else said[:197] + "..."
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

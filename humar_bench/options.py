@@ -22,12 +22,19 @@ _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
+def read_number(text: str, kind: type) -> int | float:
+    """A number as it is usually written: no underscores, spaces or digits of other scripts, which Python would take. Raises ValueError."""
+    if not text.isascii() or "_" in text or text != text.strip():
+        raise ValueError(text)
+    return kind(text)
+
+
 def parse_value(name: str, text: str, kind: type) -> Any:
     """The value of --set NAME=TEXT. Raises UsageError."""
     if kind is str:
         return text
     try:
-        return _TRUTH[text.lower()] if kind is bool else kind(text)
+        return _TRUTH[text.lower()] if kind is bool else read_number(text, kind)
     except (KeyError, ValueError):
         raise UsageError(f"--set {name} is {text!r}; it must be {_KINDS[kind]}.") from None
 
@@ -84,7 +91,7 @@ class Whole:
     def parts(self) -> dict[str, Any]:
         """What was typed, by the names of `WholeWorkload`."""
         typed = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "whole"}
-        return {name: value for name, value in typed.items() if value not in (None, False)}
+        return {name: value for name, value in typed.items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from humar_bench import __version__
-from humar_bench.args import RunArgs
+from humar_bench.args import RunArgs, shown
 from humar_bench.cli import typer_options
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError
 from humar_bench.options import Call, Output, Selection, Whole
@@ -62,6 +62,8 @@ class _Group(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
+        except SystemExit as stop:  # only somebody else's code does this, and its number would pass for ours
+            raise HumarBenchError(f"foreign code ended the command with sys.exit({shown(stop.code)}); take that out of it.") from None
         except KeyboardInterrupt:
             raise Interrupted("stopped by Ctrl-C; what was written to a records file (-o, --records) before is kept.") from None
         except BrokenPipeError:
@@ -69,7 +71,7 @@ class _Group(TyperGroup):
             return EXIT_BROKEN_PIPE
         except OSError as error:
             if error.filename is not None:
-                raise
+                raise HumarBenchError(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror or error}.") from error
             _silence(sys.stdout)
             raise HumarBenchError(f"standard output could not be written: {error.strerror or error}; make room or use a file.") from error
 

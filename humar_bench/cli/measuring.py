@@ -178,7 +178,7 @@ def _from_pictures(selection: Selection, whole: Whole, options: FpsOptions, run:
     plan = resolve(selection if selection.batch is not None else dataclasses.replace(selection, batch=1), run, whole)
     prompt = plan.workload.prompt
     for name, kind in (("caption", "text"), ("cache_text", "text"), ("point", "point")):
-        if getattr(options, name) and prompt != kind:
+        if getattr(options, name) not in (None, (), False) and prompt != kind:
             raise UsageError(f"--{name.replace('_', '-')} is of the prompt {kind} and --prompt is {prompt}; make the two agree.")
     if options.pictures is not None and not os.path.isdir(options.pictures):
         raise UsageError(f"--pictures {options.pictures!r} is no folder; name one that holds pictures.")

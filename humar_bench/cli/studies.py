@@ -79,7 +79,8 @@ def scaling(
     from humar_bench.report.plot import check_plot
     from humar_bench.studies.scaling import scaling as rooms
 
-    over = options.over or ("batch" if call.inputs is not None else "pixels" if whole.whole else "tokens")
+    usual = "batch" if call.inputs is not None else "pixels" if whole.whole else "tokens"
+    over = usual if options.over is None else options.over
     if over not in rooms.AXES:
         raise UsageError(f"over is {over!r}; choose one of {', '.join(rooms.AXES)}.")
     if options.plot is not None:

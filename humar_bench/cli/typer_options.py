@@ -11,6 +11,7 @@ import typer
 
 from humar_bench.args import EXACT_INT, shown
 from humar_bench.errors import UsageError
+from humar_bench.options import read_number
 
 _KINDS = {each.__name__: each for each in (int, float, str, bool, tuple)}
 _METAVARS = {int: "N", float: "X", str: "NAME", tuple: "TEXT"}
@@ -97,7 +98,7 @@ def flags_of(field: dataclasses.Field) -> tuple[str, ...]:
 
 def _number(flag: str, text: str, kind: type) -> int | float:
     try:
-        value = kind(text)
+        value = read_number(text, kind)
     except ValueError:
         raise UsageError(f"{flag} is {shown(text)}; it must be {_NUMBERS[kind]}.") from None
     if abs(value) > MOST and value != float("inf"):  # that has a sentence of its own

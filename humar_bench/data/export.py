@@ -52,7 +52,7 @@ def export_people(
 
 
 def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and not os.listdir(path)
+    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
 
 
 def _content(folder: Path, split: str, people: ProceduralPeople, progress: Callable[[int], Any]) -> dict[str, Any]:

@@ -21,14 +21,15 @@ SHARED = {  # how it is called -> whose names are held; a new name replaces noth
     "torch.linalg": torch.linalg, "torch.fft": torch.fft, "torch.autograd": torch.autograd, "torch.cuda": torch.cuda, "time": time,
     **{f"torch.nn.{name}": each for name, each in vars(torch.nn).items() if isinstance(each, type) and issubclass(each, torch.nn.Module)},
 }
+FOLLOWS_THE_DTYPE = ("torch", "Storage")  # torch itself sets it with the default number type
 # Where torch's compiler, at its first use in a process, makes every module say when it was made, and wraps manual_seed
 _TORCH = os.path.dirname(torch.__file__)
 COMPILER = (os.path.join(_TORCH, "_dynamo", "mutation_guard.py"), os.path.join(_TORCH, "_compile.py"))
 
 
 @contextlib.contextmanager
-def left_untouched() -> Iterator[None]:
-    """Around a forward that is not timed. What it replaced is put back, and MeasurementError raised that names it.
+def left_untouched(who: str = "its forward") -> Iterator[None]:
+    """Around a forward that is not timed, or a builder: `who`. What it replaced is put back, and MeasurementError raised that names it.
 
     Costs about a millisecond.
     """
@@ -40,8 +41,8 @@ def left_untouched() -> Iterator[None]:
     if replaced:
         more = f" and {len(replaced) - 1} more" if len(replaced) > 1 else ""
         raise MeasurementError(
-            f"its forward replaces {replaced[0]}{more} for everything in its process, so that nothing can be measured beside it; call a "
-            "function of its own instead."
+            f"{who} replaces {replaced[0]}{more} for everything in its process, so that nothing can be measured beside it; call a function "
+            "of its own instead."
         )
 
 
@@ -49,7 +50,10 @@ def _put_back(owner: str, before: dict[str, Any]) -> list[str]:
     """The functions that are no longer what they were, each as it was again."""
     where = SHARED[owner]
     now = dict(vars(where))
-    replaced = [name for name, each in before.items() if callable(each) and now.get(name) is not each and not _compilers(now.get(name))]
+    replaced = [
+        name for name, each in before.items()
+        if callable(each) and now.get(name) is not each and not _compilers(now.get(name)) and (owner, name) != FOLLOWS_THE_DTYPE
+    ]
     for name in replaced:
         setattr(where, name, before[name])
     inherited = {name for base in getattr(where, "__mro__", ())[1:] for name in vars(base)}  # a name of its own hides that one

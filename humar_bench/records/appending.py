@@ -121,7 +121,7 @@ class Appender:
 
     def _copied(self) -> Path | None:
         """All of it in a new file, in the nearest folder that is still there."""
-        folder = next((each for each in self._absolute.parents if each.is_dir()), Path(tempfile.gettempdir()))
+        folder = next((each for each in self._absolute.parents if os.path.isdir(each)), Path(tempfile.gettempdir()))
         for place in (folder, Path(tempfile.gettempdir())):
             kept = place / f"{self.path.stem}.kept-{os.getpid()}{self.path.suffix}"
             with contextlib.suppress(OSError), open(kept, "xb") as file:

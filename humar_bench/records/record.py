@@ -278,7 +278,7 @@ class Run:
 def records_path(path: str | os.PathLike) -> Path:
     """The records file of a run: the path itself, or `records.jsonl` in it when it is a folder."""
     path = Path(path)
-    return path / RECORDS_NAME if path.is_dir() else path
+    return path / RECORDS_NAME if os.path.isdir(path) else path
 
 
 def is_torn(last: bytes, *, alone: bool) -> bool:

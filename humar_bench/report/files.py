@@ -23,7 +23,7 @@ def check_writable(path: str | os.PathLike, option: str) -> None:
     target = _target(path)
     refuse_pipe(path, option)
     try:
-        if target.is_dir():
+        if os.path.isdir(target):
             raise IsADirectoryError(0, "it is a folder")
         if _in_place(target):
             open(target, "ab").close()
@@ -51,9 +51,12 @@ def refuse_stream(path: str | os.PathLike, option: str) -> None:
 
 def refuse_pipe(path: str | os.PathLike, option: str) -> None:
     """Raises UsageError for a named pipe or socket: opening one waits for whoever reads it, perhaps forever."""
-    target = _target(path)
-    if target.is_fifo() or target.is_socket():
-        what = "pipe" if target.is_fifo() else "socket"
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # it is not there, or cannot be: whoever writes it says why
+        return
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        what = "pipe" if stat.S_ISFIFO(mode) else "socket"
         raise UsageError(f"{option} {str(path)!r} is a {what} and cannot be written; name a file, or - for standard output.")
 
 
@@ -160,7 +163,7 @@ def _target(path: str | os.PathLike) -> Path:
 
 def _in_place(target: Path) -> bool:
     """Pipes and devices are written as they are; only files can be replaced."""
-    return target.exists() and not target.is_file()
+    return os.path.exists(target) and not os.path.isfile(target)
 
 
 def _beside(target: Path) -> Path:

@@ -77,13 +77,13 @@ def count_all(
         if outcome.reply is not None and "usage_error" in outcome.reply:
             raise UsageError(outcome.reply["usage_error"])
         lost = []
-        if outcome.reply is None and len(batch) > child.done + 1:
+        if outcome.reply is None and (len(batch) > child.done + 1 or child.done and outcome.kind != "timeout"):
             alone = True  # what a child said of its work blames nobody: the next one is counted in a child of its own
             continue
         if outcome.reply is None:
             lost = left[:1] if child.begun > child.done else left  # it does not even begin: it would not go better a second time
         elif not child.done:
-            outcome, lost = Outcome(None, "error", NOTHING), left
+            outcome, lost = Outcome(None, "error", NOTHING), left[:1] if child.begun else left
         for each in lost:
             keep(each, {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}, {})
         left, alone = left[len(lost) :], False

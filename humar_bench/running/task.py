@@ -70,11 +70,14 @@ class Task:
         return subject_of(self.args, self.workload)
 
     def model(self, architecture: Architecture, device: str) -> torch.nn.Module:
-        return self.subject.of(architecture).build(architecture, device=device, dtype=self.dtype, seed=self.run.seed)
+        with _foreign(architecture.foreign, f"the builder of {architecture.name}"):
+            return self.subject.of(architecture).build(architecture, device=device, dtype=self.dtype, seed=self.run.seed)
 
     def inputs(self, device: str, *, other: int = 0) -> Any:
         """The inputs of the run; with `other` 1, 2, ... other ones of the same shapes."""
-        return self.subject.inputs(device=device, dtype=self.dtype, seed=self.run.seed + other)
+        free = isinstance(self.workload, FreeWorkload)
+        with _foreign(free, self.workload.inputs if free else ""):
+            return self.subject.inputs(device=device, dtype=self.dtype, seed=self.run.seed + other)
 
     def check(self, architecture: Architecture, outputs: Any) -> None:
         self.subject.of(architecture).check(outputs, name=architecture.name)
@@ -82,6 +85,13 @@ class Task:
     def failure(self, error: BaseException, architecture: str) -> dict[str, Any]:
         """As `failure`, which knows what the models of this task are called with."""
         return failure(error, architecture, self.subject)
+
+
+def _foreign(it_is: bool, who: str) -> contextlib.AbstractContextManager[None]:
+    """Around somebody's code: what `who` replaces for all that come after it is put back, and MeasurementError raised."""
+    from humar_bench.measures.untouched import left_untouched
+
+    return left_untouched(who) if it_is else contextlib.nullcontext()
 
 
 def failure(error: BaseException, architecture: str, subject: Subject | None = None) -> dict[str, Any]:

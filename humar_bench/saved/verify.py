@@ -15,6 +15,7 @@ import csv
 import difflib
 import io
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +94,14 @@ def verify(directory: str | Path) -> Proof:
     """
     path = records_path(directory)
     folder = path.parent
-    if path.name == RECORDS_NAME and not path.exists() and (folder / CERTIFICATE_NAME).exists():
+    if path.name == RECORDS_NAME and not os.path.exists(path) and os.path.exists(folder / CERTIFICATE_NAME):
         return _hold_certificate(folder / CERTIFICATE_NAME)
-    if path.name == RECORDS_NAME and not path.exists() and (folder / equal_pairs.NAME).exists():
+    if path.name == RECORDS_NAME and not os.path.exists(path) and os.path.exists(folder / equal_pairs.NAME):
         return _hold_pairs(folder)
     run, damage = read_records(path)
     if not len(run):
         return Proof(str(folder), "", (), 0, 0, (*damage, Difference(path.name, said="it holds no record; nothing can be proved.")))
-    if (folder / STUDY_NAME).exists():
+    if os.path.exists(folder / STUDY_NAME):
         return _hold_study(folder, run, damage)
     best: Proof | None = None
     for reference in _likely_references(folder, run)[:MOST_REFERENCES]:
@@ -214,7 +215,7 @@ def read_audited(path: str | Path) -> tuple[Run, list[str]]:
     """
     run, place = load(path), records_path(path)
     found = read_records(place)[1]
-    if not found and Path(path).is_dir() and any(each.suffix.lower() in CHECKED for each in place.parent.iterdir()):
+    if not found and os.path.isdir(path) and any(each.suffix.lower() in CHECKED for each in place.parent.iterdir()):
         proof = verify(path)
         found = [] if proof.notes else list(proof.differences)
     return run, [str(each) for each in found]

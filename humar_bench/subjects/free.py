@@ -28,7 +28,7 @@ from humar_bench.subjects.subject import NotFiniteOutputs, Subject
 
 OFFERED = ("batch", "workload", "args", "device", "seed")
 _KINDS = "a tensor, a tuple (by position), a dict (by name) or a pair (args, kwargs)"
-DEEPEST = 20  # containers within each other among the outputs
+DEEPEST = 20  # containers within each other among inputs and outputs
 
 
 class FreeSubject(Subject):
@@ -131,7 +131,7 @@ class FreeSubject(Subject):
         try:
             with _drawing(seed, device):
                 found = call()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise MeasurementError(f"{said} raised {one_line(error)}.") from error
         positional, named = pytree.tree_map_only(Tensor, _own_copy, _as_call(found, said))
         self._described = f" ({_words(positional, named)})"
@@ -190,11 +190,28 @@ def _as_call(found: Any, said: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     else:
         hint = "; a list that is one argument stands in a tuple: (the_list,)" if isinstance(found, list) else ""
         raise MeasurementError(f"{said} returned a {type(found).__name__}; it must return {_KINDS}{hint}.")
+    if _too_deep((positional, named)):
+        raise MeasurementError(f"{said} returned containers more than {DEEPEST} deep within each other; make them flatter.")
     if odd := [name for name in named if not isinstance(name, str)]:
         raise MeasurementError(f"{said} returned a dict with the key {odd[0]!r}; a dict gives arguments by their names.")
-    if not _leaves((positional, named)):
+    tensors = _leaves((positional, named))
+    if not tensors:
         raise MeasurementError(f"{said} returned no tensor; it must return {_KINDS}.")
+    if any(each.device.type == "meta" for each in tensors):
+        raise MeasurementError(f"{said} returned a tensor on the device meta, which has no numbers; make it on the CPU.")
     return positional, named
+
+
+def _too_deep(tree: Any) -> bool:
+    """Whether containers lie within each other deeper than anybody's arguments, perhaps within themselves; looked at level by level, as
+    often as a level holds new ones."""
+    level = [tree]
+    for _ in range(DEEPEST):
+        inside = (inner for each in level for inner in (each.values() if isinstance(each, Mapping) else each))
+        level = list({id(inner): inner for inner in inside if isinstance(inner, (Mapping, list, tuple))}.values())
+        if not level:
+            return False
+    return True
 
 
 def _leaves(tree: Any) -> list[Tensor]:

@@ -145,9 +145,9 @@ def _it_has(names: list[str]) -> str:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    if not os.path.exists(path):
         raise UsageError(f"the file {path} does not exist; name an existing Python file, as in path/file.py:builder.")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{path} is not a file; name an existing Python file, as in path/file.py:builder.")
     return path.resolve()
 
@@ -160,7 +160,7 @@ def _import_module(name: str) -> Any:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise UsageError(f"there is no module {name!r} here; install it, or run where it can be imported.") from None
         raise UsageError(f"the module {name!r} cannot be imported: it needs {error.name!r}, which is not installed.") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"the module {name!r} cannot be imported: {_import_error(error)}.") from error
 
 
@@ -176,7 +176,7 @@ def _load_file(path: Path) -> Any:
     _loading.append(path.name)
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise UsageError(f"the file {path.name} cannot be loaded: {_import_error(error)}.") from error
     finally:
@@ -184,7 +184,7 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _import_error(error: Exception) -> str:
+def _import_error(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"it is not Python at line {error.lineno} ({error.msg})" if error.lineno else f"it is not Python ({error.msg})"
     if isinstance(error, (UnicodeDecodeError, ValueError)) and "null bytes" in str(error):

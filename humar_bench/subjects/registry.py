@@ -270,7 +270,7 @@ def made(
             model = make()
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise
         raise MeasurementError(f"the builder of {name} raised {one_line(error)}.") from error

@@ -6,6 +6,7 @@ classifier, a language head) is left; what our model has and the checkpoint lack
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,10 @@ def _read(folder: Path) -> dict[str, Tensor]:
 
 
 def _file_of(folder: Path) -> Path:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"the weights folder {folder} does not exist; give a folder that holds {FILES[0]}.")
     for name in FILES:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return folder / name
     raise UsageError(f"the folder {folder} holds no {' or '.join(FILES)}; give a folder as the Hugging Face hub lays it out.")
 

@@ -141,7 +141,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     target = Path(os.path.realpath(path))
     part = target.with_name(f".{target.name}.part")
     try:
-        if target.exists() and not target.is_file():
+        if os.path.exists(target) and not os.path.isfile(target):
             target.write_bytes(content)
             return
         part.unlink(missing_ok=True)  # of a run that was killed
@@ -195,7 +195,7 @@ def read_options(folder: str | Path) -> TrainArgs:
 def read_state(folder: str | Path) -> dict[str, Any] | None:
     """What the last checkpoint says: `step`, `file`, ...; None where there is none yet. Raises UsageError for a broken one."""
     path = Path(folder) / CHECKPOINT
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     state = _read(path)
     wrong = faults(state, run_schema.Checkpoint)

@@ -518,6 +518,21 @@ WRONG = [
     (["verify", ""], "DIR is ''; name a path"), (["compare", "", "x"], "OLD is ''; name a path"),
     (["compare", "x", ""], "NEW is ''; name a path"),
     (["params", "--arch", ""], "the architecture '' is unknown"), (["params", "--reference", ""], "reference is ''; choose one of"),
+    (["scaling", "--over", ""], "over is ''; choose one of"),
+    (["fps", "--point", "", "--whole", "--end-to-end"], "--point is of the prompt point and --prompt is text"),
+    # nought is a number too
+    (["params", "--caption-tokens", "0"], "caption-tokens is 0 and only the whole model has one; add --whole."),
+    (["params", "--whole", "--caption-tokens", "0"], "caption_tokens is 0; it must be at least 1."),
+    # numbers are written as they usually are
+    *((["params", "--batch", each], f"--batch is {each!r}; it must be a whole number.") for each in ("1_0", " 5", "5\n", "\uff15")),
+    (["fps", "--budget", "1_0.5"], "--budget is '1_0.5'; it must be a number."),
+    (["params", "--set", "enc_layers=1_0"], "--set enc_layers is '1_0'; it must be a whole number."),
+    # a name that no file system takes
+    *(([*argv, "n" * 300], "ile name too long") for argv in (
+        ["params", "--records"], ["params", "--resume"], ["params", "--csv"], ["params", "--markdown"], ["params", "--json"],
+        ["report", "-o"], ["report", "--resume"], ["ablate", "--resume"], ["search", "--resume"], ["search", "--journal"],
+        ["accuracy", "--resume"], ["verify"], ["fps", "--certificate"],
+    )),
 ]
 
 
@@ -531,6 +546,15 @@ def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(bench, capsys, mon
     assert err.startswith("humar-bench: ") and err.count("\n") == 1
     assert not bench.calls, "something was measured"
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "something was left behind"
+
+
+def test_foreign_code_that_leaves_by_sys_exit_does_not_choose_our_exit_code(monkeypatch, capsys):
+    def leave(*given):
+        sys.exit(0)
+
+    monkeypatch.setattr("humar_bench.devices.opening.open_device", leave)
+    code, out, err = ends(capsys, "env")
+    assert (code, out, err) == (1, "", "humar-bench: foreign code ended the command with sys.exit(0); take that out of it.\n")
 
 
 def test_an_args_file_that_gives_a_key_twice_is_refused_and_the_key_named(bench, capsys, tmp_path):

@@ -189,6 +189,36 @@ def raises(batch):
     raise ValueError("no pictures here")
 
 
+class Unsayable(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+def raises_what_cannot_be_said(batch):
+    raise Unsayable
+
+
+def leaves(batch):
+    raise SystemExit(0)
+
+
+def within_itself(batch):
+    made = [images(batch)]
+    made.extend([made, made])
+    return (made,)
+
+
+def deep(batch):
+    made = images(batch)
+    for _ in range(1000):
+        made = (made,)
+    return made
+
+
+def without_numbers(batch):
+    return torch.randn(batch, 3, device="meta")
+
+
 def wants_more(batch, resolution):
     return torch.randn(batch, 3, resolution, resolution)
 

@@ -78,6 +78,45 @@ def make(args):
 """
 
 
+PATCHES = """
+import torch
+from torch import nn
+
+def replace():
+    nn.functional.linear = lambda x, weight, bias=None: x[..., :1].expand(*x.shape[:-1], len(weight))
+
+def patching():
+    replace()
+    return nn.Linear(8, 4)
+
+def plain():
+    return nn.Linear(8, 4)
+
+def numbers(batch):
+    return torch.randn(batch, 8)
+
+def patching_numbers(batch):
+    replace()
+    return numbers(batch)
+"""
+
+
+def test_a_builder_that_replaces_torchs_functions_costs_its_own_row_alone(tmp_path):
+    (tmp_path / "patches.py").write_text(PATCHES)
+    names = {name: f"{tmp_path / 'patches.py'}:{name}" for name in ("patching", "plain")}
+    run = benchmark(names, inputs=f"{tmp_path / 'patches.py'}:numbers", measures=["flops"])
+    bad, good = run.select(architecture="patching")[0], run.select(architecture="plain")[0]
+    assert bad.reason.startswith("the builder of patching replaces torch.nn.functional.linear for everything in its process")
+    assert good.ok and good.measured["matmul_flops"] == 2 * 2 * 8 * 4
+
+
+def test_a_function_of_inputs_that_replaces_torchs_functions_is_named(tmp_path):
+    (tmp_path / "patches.py").write_text(PATCHES)
+    place = tmp_path / "patches.py"
+    run = benchmark({"plain": f"{place}:plain"}, inputs=f"{place}:patching_numbers", measures=["flops"])
+    assert f"{place}:patching_numbers replaces torch.nn.functional.linear for everything" in run[0].reason
+
+
 def test_a_model_that_wraps_torch_at_every_call_costs_its_own_rows_alone(tmp_path, tiny_args, tiny_workload):
     """Each call would make the next one longer, for the others too."""
     (tmp_path / "wraps.py").write_text(WRAPS)

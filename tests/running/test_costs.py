@@ -16,7 +16,9 @@ from humar_bench.subjects.registry import parse_architecture
 
 WIDE = "from torch import nn\nfrom sizes import WIDTH\n\n\ndef build(args):\n    return nn.Linear(WIDTH, WIDTH)\n"
 MEDDLES = "import torch\n\n\ndef build(args):\n    torch.set_default_dtype(torch.float64)\n    return torch.nn.Linear(3, 4)\n"
-EXTRA = "raise SystemExit('left on import')\n"
+EXTRA = "import os\n\nos._exit(1)\n"
+EXITS = "raise SystemExit('left on import')\n"
+FORKS = "import os\n\nfrom torch import nn\n\n\ndef build(args):\n    os.fork()\n    return nn.Linear(2, 3)\n"
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_every_built_in_architecture_and_files_of_ones_own_share_one_child(tiny_
 
 
 def test_what_one_model_leaves_behind_does_not_count_with_the_next(tiny_args, files, started):
-    specs = [f"leaves={files}/leaves.py:SystemExit", f"a={files}/a/model_a.py:build", f"b={files}/b/model_b.py:build",
+    specs = [f"leaves={files}/leaves.py:os", f"a={files}/a/model_a.py:build", f"b={files}/b/model_b.py:build",
              f"meddles={files}/meddles.py:build", f"last={files}/meddles.py:build"]
     found = counted(tiny_args, *specs)
     assert found["leaves"]["status"] == "failed" and "exit code 1" in found["leaves"]["reason"]
@@ -71,6 +73,25 @@ def test_what_one_model_leaves_behind_does_not_count_with_the_next(tiny_args, fi
     assert [measured[name]["total"] for name in ("a", "b")] == [30, 56]  # each its own neighbour's width
     assert [measured[name]["param_bytes"] for name in ("meddles", "last")] == [8 * 16] * 2  # as built
     assert started == [5, 1, 4, 3, 1]  # it left, alone too; b meets a's neighbour; the last would find float64 set
+
+
+def test_a_builder_that_forks_costs_no_row_but_its_own(tiny_args, files, started):
+    """Both of it go on and answer; what the next one is counted in is a child of its own."""
+    (files / "forks.py").write_text(FORKS)
+    found = counted(tiny_args, f"forks={files}/forks.py:build", f"a={files}/a/model_a.py:build")
+    assert found["a"]["status"] == "ok" and found["a"]["measured"]["total"] == 30
+
+
+def test_a_builder_that_closes_the_pipe_costs_no_row_but_its_own(tiny_args, files, started):
+    (files / "closes.py").write_text(FORKS.replace("os.fork()", "os.closerange(3, 100)"))
+    found = counted(tiny_args, f"closes={files}/closes.py:build", f"a={files}/a/model_a.py:build")
+    assert found["closes"]["reason"] == costs.NOTHING and found["a"]["status"] == "ok"
+
+
+def test_a_file_that_exits_when_it_is_loaded_is_a_sentence(tiny_args, files):
+    (files / "exits.py").write_text(EXITS)
+    found = counted(tiny_args, f"exits={files}/exits.py:SystemExit")["exits"]
+    assert found["reason"] == "the file exits.py cannot be loaded: it raised SystemExit: left on import."
 
 
 @pytest.mark.parametrize(("spec", "meets"), [

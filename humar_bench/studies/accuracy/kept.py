@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -45,7 +46,7 @@ def short(found: str) -> str:
 
 def refuse_link(path: Path) -> None:
     """Raises UsageError for a link, which would lead out of the study's folder."""
-    if path.is_symlink():
+    if os.path.islink(path):
         raise UsageError(f"{path} is a link, as no study writes it; move it away and resume again.")
 
 
@@ -62,7 +63,7 @@ def refuse_strange(folder: Path) -> None:
 def front_end_there(folder: Path, options: TrainArgs) -> bool:
     """Whether the weights that all runs begin with are there, as this study trained them. Raises UsageError for others; where nothing says
     what they are, they were not finished and are trained anew."""
-    if not (folder / FRONT_END).exists() or not (folder / FRONT_END_OF).exists():
+    if not os.path.exists(folder / FRONT_END) or not os.path.exists(folder / FRONT_END_OF):
         return False
     try:
         told = parse_json(read_bytes(folder / FRONT_END_OF, MOST_JSON))
@@ -98,10 +99,10 @@ def hold_runs(folder: Path, records: Iterable[Record]) -> None:
 def remove_rendered(folder: Path) -> None:
     """Take away the people that were drawn, which are large and can be drawn again, and nothing else that may lie beside them."""
     place = folder / RENDERED
-    if place.is_symlink() or not place.is_dir():
+    if os.path.islink(place) or not os.path.isdir(place):
         return
     for each in place.iterdir():
-        if _SETS.fullmatch(each.name) and each.is_dir() and not each.is_symlink():
+        if _SETS.fullmatch(each.name) and os.path.isdir(each) and not os.path.islink(each):
             shutil.rmtree(each, ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty
         place.rmdir()

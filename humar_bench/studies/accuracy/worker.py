@@ -35,7 +35,7 @@ def run_training(options: TrainArgs, folder: Path, tell: Any) -> dict[str, Any]:
     from humar_bench.training.run_folder import RUN, read_evaluation, read_log
     from humar_bench.training.step import build_model
 
-    there = (folder / RUN).exists()
+    there = os.path.exists(folder / RUN)
     if there and not can_go_on(folder, options):
         shutil.rmtree(folder)
         there = False
@@ -62,7 +62,7 @@ def can_go_on(folder: Path, options: TrainArgs) -> bool:
 
     try:
         state = read_state(folder)
-        return read_options(folder) == options and (state is None or (folder / state["file"]).exists())
+        return read_options(folder) == options and (state is None or os.path.exists(folder / state["file"]))
     except UsageError:
         return False
 

@@ -276,7 +276,7 @@ def cited_here(path: str | os.PathLike, environment: Mapping[str, Any]) -> dict[
     from humar_bench.judging.statistics import ALPHA, MARGINS
 
     path = Path(path)
-    document = verify_certificate(path / CERTIFICATE_NAME if path.is_dir() else path, again=False)
+    document = verify_certificate(path / CERTIFICATE_NAME if os.path.isdir(path) else path, again=False)
     kind = str(environment.get("device", "cpu")).partition(":")[0]
     wanted = {**{name: environment.get(name) for name in MACHINE}, "level": ALPHA, "margin": MARGINS.get(kind, MARGINS["cpu"])}
     settings = document["settings"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shlex
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def summary(rows: list[dict[str, str]]) -> str:
 def read_rows(folder: Path) -> list[dict[str, str]]:
     """The comparisons of a folder, in the order they were made; none where there is no file yet."""
     path = folder / NAME
-    if not path.exists():
+    if not os.path.exists(path):
         return []
     try:
         return list(csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8"), newline="")))

@@ -65,7 +65,7 @@ def empty_place(folder: str | os.PathLike) -> Path:
     """Where the raw data of a new calibration go. Raises UsageError when the folder cannot be written into or holds one already."""
     target = check_folder(folder, "-o")
     for name in (RAW_NAME, CERTIFICATE_NAME):
-        if (target / name).exists() and (target / name).stat().st_size:
+        if os.path.exists(target / name) and (target / name).stat().st_size:
             raise UsageError(f"-o {str(folder)!r} already holds {name}; name another folder.")
     return target / RAW_NAME
 

@@ -120,6 +120,8 @@ def _refuse_strange(path: Path) -> None:
         found = path.lstat()
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; name another file.") from None
     kind = what_else(found.st_mode)
     if kind or found.st_size > MOST_BYTES:
         said = kind or f"larger than {MOST_BYTES / 2**20:,.0f} MiB"
@@ -136,7 +138,7 @@ def _refuse_strange(path: Path) -> None:
 def _mend(path: Path) -> None:
     """Cut what a process that was killed left of a line at the end; Optuna would write on behind it, and read nothing more."""
     lock = library().storages.journal.JournalFileSymlinkLock(str(path))
-    if not path.exists() or read_bytes(path).endswith(b"\n"):
+    if not os.path.exists(path) or read_bytes(path).endswith(b"\n"):
         return
     lock.acquire()
     try:

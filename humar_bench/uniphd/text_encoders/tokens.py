@@ -5,6 +5,7 @@ Shapes: B captions, T tokens.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def load_tokenizer(folder: str | Path, name: str) -> Tokenizer:
     Raises UsageError where the folder holds none or transformers is missing.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"the tokenizer folder {folder} does not exist; give a folder with tokenizer.json or a vocabulary.")
     (auto,) = from_transformers("AutoTokenizer")
     try:

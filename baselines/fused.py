@@ -120,7 +120,8 @@ class FusedDecoderLayer(_FeedForward, DecoderLayer):
 class FusedDecoder(Decoder):
     """The original's refinement loop; no positional query is made for the instance token."""
 
-    first_placed: ClassVar = 1
+    def placed(self, i: int) -> slice:
+        return slice(1, None)  # the instance token has none
 
 
 def build_fused_transformer(args: Any) -> PoseTransformer:

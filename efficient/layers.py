@@ -99,10 +99,7 @@ class EfficientLinearAttention(nn.Module):
 
 
 class EfficientGraphAttention(nn.Module):
-    """Attention among the N tokens of an instance, with a learned bias for each head and pair of tokens.
-
-    Positions go into the values too, as in the original: what a keypoint tells the others is also where it is.
-    """
+    """Attention among the N tokens of an instance, with a learned bias for each head and pair of tokens."""
 
     def __init__(self, channels: int, *, heads: int, tokens: int, bias: bool) -> None:
         super().__init__()
@@ -111,9 +108,9 @@ class EfficientGraphAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
         self.graph_bias = nn.Parameter(torch.empty(heads, tokens, tokens)) if bias else None
 
-    def forward(self, x: Tensor, pos: Tensor) -> Tensor:
-        """x, pos [B, N, C] -> [B, N, C]."""
-        q, k, v = (split_heads(each, self.heads) for each in self.qkv(x + pos).chunk(3, dim=-1))
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, N, C] -> [B, N, C]."""
+        q, k, v = (split_heads(each, self.heads) for each in self.qkv(x).chunk(3, dim=-1))
         bias = None
         if self.graph_bias is not None:  # torch's fused CPU kernel wants four dimensions and no gradient
             bias = (self.graph_bias if torch.is_grad_enabled() else self.graph_bias.detach()).unsqueeze(0)

@@ -2,8 +2,8 @@
 
 Source: the published Conv+Attention description of HuMAR; layers and their papers in `efficient.layers`.
 Changed on purpose, each a switch of `ModelArgs`: weights are tied (5 M parameters do not hold 10 untied blocks of width 256), the encoder
-blocks work on cells of 2x2 tokens beside a full-resolution path, only the instance token attends to the whole memory, and each keypoint
-takes a bilinear sample of every level at its reference point. Across-instance and cross-attention act side by side on one normalised input.
+blocks work on cells of 2x2 tokens beside a full-resolution path, every token samples the memory around its reference point instead of
+attending to all of it, the first half of the iterations moves the instance token alone, and a second MLP follows the look into the image.
 
 Shapes: B batch, L levels, S memory tokens, C width, Q queries, K keypoints, N = K + 1 tokens of an instance (0 is the instance token),
 (H, W) the canvas in tokens, (h, w) in cells.
@@ -32,6 +32,8 @@ from efficient.layers import (
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.skeleton.layers import LOGIT_EPS
 from humar_bench.skeleton.pose_transformer import Memory, PoseDecoder, PoseTransformer
+
+RING = 0.17  # of a token: where samples begin
 
 
 class LocalConv(nn.Module):
@@ -99,17 +101,20 @@ class EfficientEncoder(nn.Module):
 
 
 class Look(NamedTuple):
-    """What every decoder iteration reads of the memory."""
+    """What every decoder iteration reads of the memory, by one weight set."""
 
-    keys_values: list[tuple[Tensor, Tensor]]  # of each weight set
-    bias: Tensor  # [B, 1, 1, h * w]
-    canvas: Tensor  # [B, C, H, W], zero at padding and between the levels; [B * M, D, H, W] where M heads sample apart
+    keys_values: tuple[Tensor, Tensor] | None  # [B, M, h * w, D] each, of cells
+    bias: Tensor | None  # [B, 1, 1, h * w]
+    canvas: Tensor | None  # values [B * M, D, H, W] that M heads sample, zero at padding and between the levels
     corners: Tensor  # [L, 2], where a reference point of 0 lies on the canvas, from -1 to 1
     extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
 
 
 class EfficientDecoderLayer(nn.Module):
-    """Within the instance, across instances and into the image, feed-forward; the norms are the caller's, one set per iteration."""
+    """Into the image and across instances, then within the instance, an MLP after each; the norms are the caller's, one set per iteration.
+
+    Positions are added to the tokens themselves before each half and stay there, as in the original (of the instance token too).
+    """
 
     def __init__(
         self,
@@ -121,90 +126,78 @@ class EfficientDecoderLayer(nn.Module):
         tokens: int,
         dropout: float,
         graph_bias: bool,
-        cross_all: bool,
-        samples: bool,
+        cross_tokens: str,
         sample_heads: int,
+        look_mlp: bool,
     ) -> None:
         super().__init__()
-        self.cross_all = cross_all
-        self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias)
+        self.cross_all = cross_tokens == "all"
         self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False)
-        self.cross = CrossAttention(channels, heads=heads)
-        apart = OffsetSamples(channels, levels=levels, heads=sample_heads) if sample_heads else PointSamples(channels, levels=levels)
-        self.samples = apart if samples else None
+        self.cross = CrossAttention(channels, heads=heads) if cross_tokens != "none" else None
+        self.samples = OffsetSamples(channels, levels=levels, heads=sample_heads) if sample_heads else None
+        self.look_mlp = FeedForward(channels, ratio=ratio, dropout=dropout) if look_mlp else None
+        self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias)
         self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, pos: Tensor, points: Tensor, look: Look, keys_values: tuple[Tensor, Tensor], norms: nn.ModuleList
-    ) -> Tensor:
+    def norms(self, channels: int, *, whole: bool) -> nn.ModuleList:
+        """One iteration's norms, in the order of their use; a whole iteration has both halves."""
+        return nn.ModuleList(nn.LayerNorm(channels) for _ in range((2 if whole else 0) + 1 + (self.look_mlp is not None)))
+
+    def forward(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, norms: nn.ModuleList) -> Tensor:
         """x, pos [B, Q, N, C], points [B, Q, N, 2] -> [B, Q, N, C]."""
+        x = self.look_around(x, pos, points, look, norms)
         inner, inner_pos = x.flatten(0, 1), pos.flatten(0, 1)
-        x = norms[0](inner + self.dropout(self.within(inner, inner_pos))).view_as(x)
-        x = norms[1](x + self.dropout(self._look_around(x, pos, points, look, keys_values)))
-        return norms[2](x + self.mlp(x))
+        inner = inner + inner_pos
+        inner = norms[-2](inner + self.dropout(self.within(inner)))
+        return norms[-1](inner + self.mlp(inner)).view_as(x)
 
-    def _look_around(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        """What the instance token takes from the other instances and the memory, and the keypoints from where they are."""
-        apart = isinstance(self.samples, OffsetSamples)
-        placed = x + pos if self.cross_all or apart else (x[:, :, :1] + pos[:, :, :1])
-        instance = placed[:, :, 0]
+    def look_around(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, norms: nn.ModuleList) -> Tensor:
+        """The first half, of all tokens or the instance token alone: from the image, for the instance token also from other instances."""
+        x = x + pos
+        instance = x[:, :, 0]
         update = self.across(instance)
-        if not self.cross_all:
-            update = update + self.cross(instance, *keys_values, look.bias)
-        update = update.unsqueeze(2)
-        if apart:
-            sampled = self.samples(placed, points, look)
-            update = torch.cat((update + sampled[:, :, :1], sampled[:, :, 1:]), dim=2)
-        elif self.samples is None:
-            update = F.pad(update, (0, 0, 0, x.shape[2] - 1))
+        if self.cross is not None and not self.cross_all:
+            update = update + self.cross(instance, *look.keys_values, look.bias)
+        if self.samples is None:
+            update = F.pad(update.unsqueeze(2), (0, 0, 0, x.shape[2] - 1))
         else:
-            update = torch.cat((update, self.samples(x, points, look)), dim=2)
+            seen = self.samples(x, points, look)
+            update = torch.cat((seen[:, :, :1] + update.unsqueeze(2), seen[:, :, 1:]), dim=2)
         if self.cross_all:
-            update = update + self.cross(placed.flatten(1, 2), *keys_values, look.bias).view_as(x)
-        return update
-
-
-class PointSamples(nn.Module):
-    """One bilinear sample of every level at a keypoint's reference point, weighed by the keypoint's token."""
-
-    def __init__(self, channels: int, *, levels: int) -> None:
-        super().__init__()
-        self.level_weights = nn.Linear(channels, levels)
-        self.out = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
-        """x [B, Q, N, C] at points [B, Q, N, 2] -> [B, Q, K, C]."""
-        places = torch.addcmul(look.corners, points[:, :, 1:].unsqueeze(3), look.extents[:, None, None])  # [B, Q, K, L, 2]
-        samples = F.grid_sample(look.canvas.to(places.dtype), places.flatten(2, 3), align_corners=False)  # [B, C, Q, K*L]
-        weights = self.level_weights(x).softmax(-1)[:, None, :, 1:]  # [B, 1, Q, K, L]
-        samples = samples.unflatten(-1, (-1, weights.shape[-1]))
-        samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # large at many queries
-        return self.out(samples.sum(-1).permute(0, 2, 3, 1).contiguous().to(x.dtype))
+            update = update + self.cross(x.flatten(1, 2), *look.keys_values, look.bias).view_as(x)
+        x = norms[0](x + self.dropout(update))
+        return x if self.look_mlp is None else norms[1](x + self.look_mlp(x))
 
 
 class OffsetSamples(nn.Module):
     """One bilinear sample of every level for each head, at a learned offset from the token's reference point, weighed by the token.
 
-    Deformable attention (Zhu et al. 2021, equation 2) with one point a head and level, on the memory as it is; of the instance token too.
-    Each head reads its share of the channels, so all of them cost what `PointSamples` does. Offsets are in tokens of the level and begin as
-    a ring around the point; a sample never leaves the valid part of its level.
+    Deformable attention (Zhu et al. 2021, equation 2) with one point a head and level. Each head reads its share of the channels, so any
+    number of heads costs about the same. Offsets are in tokens of the level and begin as a small ring around the point; a sample never
+    leaves the valid part of its level.
     """
 
     def __init__(self, channels: int, *, levels: int, heads: int) -> None:
         super().__init__()
         self.levels, self.heads = levels, heads
+        self.value = nn.Linear(channels, channels)
         self.offsets = nn.Linear(channels, heads * levels * 2)
         self.level_weights = nn.Linear(channels, heads * levels)
         self.out = nn.Linear(channels, channels)
 
     def reset_own_parameters(self) -> None:
-        """Offsets that do not depend on the token at first: head m looks one token away in direction m of M."""
+        """Offsets that do not depend on the token at first: head m looks `RING` of a token away in direction m of M."""
         angles = torch.arange(self.heads, dtype=torch.float64) * (2 * math.pi / self.heads)
-        ring = torch.stack((angles.cos(), angles.sin()), dim=-1)[:, None].expand(-1, self.levels, -1)
+        ring = RING * torch.stack((angles.cos(), angles.sin()), dim=-1)[:, None].expand(-1, self.levels, -1)
         nn.init.zeros_(self.offsets.weight)
         with torch.no_grad():
             self.offsets.bias.copy_(ring.flatten())
+
+    def values(self, tokens: Tensor, padding: Tensor, layout: Canvas) -> Tensor:
+        """Memory [B, S, C], padding [B, S, 1] -> what the heads sample, [B * M, D, H, W]."""
+        canvas = layout.place_tokens(self.value(tokens).masked_fill(padding, 0)).permute(0, 3, 1, 2)
+        return canvas.unflatten(1, (self.heads, -1)).flatten(0, 1)
 
     def forward(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
         """x [B, Q, N, C] at points [B, Q, N, 2] -> [B, Q, N, C]."""
@@ -216,48 +209,59 @@ class OffsetSamples(nn.Module):
         places = torch.minimum(torch.maximum(places, first), last).permute(0, 3, 1, 2, 4, 5).flatten(0, 1).flatten(2, 3)  # [B*M, Q, N*L, 2]
         samples = F.grid_sample(look.canvas.to(places.dtype), places, align_corners=False)  # [B*M, D, Q, N*L]
         weights = self.level_weights(x).unflatten(-1, shape).softmax(-1).permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]  # [B*M, 1, Q, N, L]
-        taken = (samples.unflatten(-1, (-1, self.levels)) * weights).sum(-1)  # [B*M, D, Q, N]
-        return self.out(taken.unflatten(0, (-1, self.heads)).flatten(1, 2).permute(0, 2, 3, 1).contiguous().to(x.dtype))
+        samples = samples.unflatten(-1, (-1, self.levels))
+        samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # large at many queries
+        taken = samples.sum(-1).unflatten(0, (-1, self.heads)).flatten(1, 2)  # [B, C, Q, N]
+        return self.out(taken.permute(0, 2, 3, 1).contiguous().to(x.dtype))
 
 
 class EfficientDecoder(PoseDecoder):
-    """Tied layers inside the shared refinement loop; every iteration has norms and an embedding of its own."""
+    """Tied layers inside the shared refinement loop; every iteration has norms and an embedding of its own.
+
+    The first iterations look into the image for the instance token alone: where the person is before where its joints are.
+    """
 
     def __init__(
-        self, sets: list[EfficientDecoderLayer], *, channels: int, iterations: int, classes: int, memory_stride: int, sample_heads: int
+        self, sets: list[EfficientDecoderLayer], *, channels: int, iterations: int, early: int, classes: int, memory_stride: int
     ) -> None:
         super().__init__(channels=channels, iterations=iterations, classes=classes)
-        self.memory_stride, self.sample_heads = memory_stride, sample_heads
+        self.early, self.memory_stride = early, memory_stride
         self.sets = nn.ModuleList(sets)
-        self.norms = nn.ModuleList(nn.ModuleList(nn.LayerNorm(channels) for _ in range(3)) for _ in range(iterations))
+        self.norms = nn.ModuleList(sets[0].norms(channels, whole=i >= early) for i in range(iterations))
         self.iteration_embed = nn.Embedding(iterations, channels)
 
-    def prepare(self, memory: Memory) -> Look:
+    def prepare(self, memory: Memory) -> list[Look]:
         layout = Canvas(memory.shapes, self.memory_stride)
         padding = memory.padding.unsqueeze(-1)
-        canvas = layout.place_tokens(memory.tokens.masked_fill(padding, 0))
-        cells, valid = layout.pool(canvas, layout.place_tokens((~padding).to(canvas.dtype)))
-        cells, valid = cells.flatten(1, 2), valid.flatten(1)
-        bias = (valid - 1) * (torch.finfo(canvas.dtype).max / 2)
-        seen = canvas.permute(0, 3, 1, 2)
-        if self.sample_heads:
-            seen = seen.unflatten(1, (self.sample_heads, -1)).flatten(0, 1)
+        cells = bias = None
+        if self.sets[0].cross is not None:
+            canvas = layout.place_tokens(memory.tokens.masked_fill(padding, 0))
+            pooled, valid = layout.pool(canvas, layout.place_tokens((~padding).to(canvas.dtype)))
+            cells, bias = pooled.flatten(1, 2), ((valid.flatten(1) - 1) * (torch.finfo(canvas.dtype).max / 2))[:, None, None]
         corners, sizes = layout.slots_in_unit_square(like=memory.valid_ratios)
-        return Look(
-            keys_values=[each.cross.keys_values(cells) for each in self.sets],
-            bias=bias[:, None, None],
-            canvas=seen,
-            corners=corners,
-            extents=memory.valid_ratios * sizes,
-        )
+        return [
+            Look(
+                keys_values=None if cells is None else each.cross.keys_values(cells),
+                bias=bias,
+                canvas=None if each.samples is None else each.samples.values(memory.tokens, padding, layout),
+                corners=corners,
+                extents=memory.valid_ratios * sizes,
+            )
+            for each in self.sets
+        ]
 
     def logits(self, points: Tensor) -> Tensor:
         return torch.logit(points, eps=LOGIT_EPS)
 
-    def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: Look) -> Tensor:
-        which = i % len(self.sets)
-        pos = query_pos + self.iteration_embed.weight[i]
-        return self.sets[which](x, pos, points, context, context.keys_values[which], self.norms[i])
+    def placed(self, i: int) -> slice:
+        return slice(0, 1) if i < self.early else slice(None)
+
+    def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: list[Look]) -> Tensor:
+        which = max(0, i - self.early) % len(self.sets)
+        layer, look, pos = self.sets[which], context[which], query_pos + self.iteration_embed.weight[i]
+        if i >= self.early:
+            return layer(x, pos, points, look, self.norms[i])
+        return torch.cat((layer.look_around(x[:, :, :1], pos, points[:, :, :1], look, self.norms[i]), x[:, :, 1:]), dim=2)
 
 
 def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
@@ -276,6 +280,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         stride=args.efficient_encoder_stride,
         local_conv=args.efficient_local_conv,
     )
+    early = min(args.efficient_instance_iterations, args.dec_layers // 2)
     sets = [
         EfficientDecoderLayer(
             channels,
@@ -283,11 +288,11 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
             levels=args.num_feature_levels,
             tokens=args.num_body_points + 1,
             graph_bias=args.efficient_graph_bias,
-            cross_all=args.efficient_cross_tokens == "all",
-            samples=args.efficient_point_samples,
-            sample_heads=args.efficient_sample_heads,
+            cross_tokens=args.efficient_cross_tokens,
+            sample_heads=(args.efficient_sample_heads or args.nheads) if args.efficient_point_samples else 0,
+            look_mlp=args.efficient_look_mlp,
         )
-        for _ in range(args.efficient_decoder_sets)
+        for _ in range(min(args.efficient_decoder_sets, args.dec_layers - early))
     ]
     used = (
         *("hidden_dim", "dec_layers", "num_feature_levels", "num_queries", "num_body_points", "num_classes", "dropout"),
@@ -297,8 +302,8 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
     model = PoseTransformer(
         encoder=encoder,
         decoder=EfficientDecoder(
-            sets, channels=channels, iterations=args.dec_layers, classes=args.num_classes, memory_stride=args.efficient_memory_stride,
-            sample_heads=args.efficient_sample_heads,
+            sets, channels=channels, iterations=args.dec_layers, early=early, classes=args.num_classes,
+            memory_stride=args.efficient_memory_stride,
         ),
         channels=channels,
         levels=args.num_feature_levels,

@@ -108,14 +108,18 @@ class ModelArgs:
     efficient_encoder_stride: int = _option(2, "Side of the cells the encoder blocks work on; 1 is full resolution.", low=1, high=1_024)
     efficient_memory_stride: int = _option(2, "Side of the cells the cross-attention looks at; 1 is full resolution.", low=1, high=1_024)
     efficient_cross_tokens: str = _option(
-        "instance", "Tokens that do cross-attention to the memory: the instance token or all.", choices=("instance", "all")
+        "none", "Tokens that do cross-attention to the whole memory.", choices=("none", "instance", "all")
     )
     efficient_local_conv: bool = _option(True, "Two separable convolutions ahead of the encoder blocks.")
     efficient_value_conv: bool = _option(True, "A depthwise convolution on V beside each linear attention of the encoder.")
-    efficient_point_samples: bool = _option(True, "A bilinear sample of the memory at each keypoint's reference point.")
+    efficient_point_samples: bool = _option(True, "Bilinear samples of the memory around each token's reference point.")
     efficient_sample_heads: int = _option(
-        0, "Heads that each sample at a learned offset from a token's reference point; 0: one sample there, of keypoints only.", low=0,
+        0, "Heads that each take a sample of every level at a learned offset from the reference point; 0: as many as nheads.", low=0,
         high=4_096,
+    )
+    efficient_look_mlp: bool = _option(True, "A second MLP in a decoder iteration, after the look into the image.")
+    efficient_instance_iterations: int = _option(
+        3, "First decoder iterations that move the instance token alone, as far as they are at most half of dec_layers.", low=0, high=1_024
     )
     efficient_graph_bias: bool = _option(True, "A learned bias per head and pair of tokens in the graph attention.")
 

@@ -90,21 +90,28 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
 
     seen_h, seen_w = canvas(sizes, args["efficient_memory_stride"])
     seen = seen_h * seen_w
-    keys_values = args["efficient_decoder_sets"] * linear(B * seen, C, 2 * C)
-    looking = Q * N if args["efficient_cross_tokens"] == "all" else Q
-    positional = linear(n, C, C, C)
-    within = linear(n, C, 2 * C) + linear(n, C, C) + attention(B * Q, N, N, C) + linear(n, C, C)
-    across = linear(B * Q, C, 3 * C) + linear_attention(B, Q, C, M) + linear(B * Q, C, C)
-    cross = linear(B * looking, C, C) + attention(B, looking, seen, C) + linear(B * looking, C, C)
-    samples = linear(n, C, L) + linear(B * Q * K, C, C) if args["efficient_point_samples"] else 0
-    if args["efficient_sample_heads"]:
-        samples = linear(n, C, 3 * L * args["efficient_sample_heads"]) + linear(n, C, C)
-    iteration = positional + within + across + cross + samples + linear(n, C, wide, C)
+    iterations, sample_heads = args["dec_layers"], args["efficient_sample_heads"] or args["nheads"]
+    early = min(args["efficient_instance_iterations"], iterations // 2)
+    memory = linear(B * seen, C, 2 * C) if args["efficient_cross_tokens"] != "none" else 0
+    memory += linear(B * S, C, C) if args["efficient_point_samples"] else 0
+
+    def look(tokens: int) -> int:
+        """Into the image for so many tokens of an instance, with their positional queries."""
+        rows = B * Q * tokens
+        across = linear(B * Q, C, 3 * C) + linear_attention(B, Q, C, M) + linear(B * Q, C, C)
+        looking = {"none": 0, "instance": Q, "all": Q * tokens}[args["efficient_cross_tokens"]]
+        cross = linear(B * looking, C, C) + attention(B, looking, seen, C) + linear(B * looking, C, C)
+        samples = linear(rows, C, 3 * L * sample_heads) + linear(rows, C, C) if args["efficient_point_samples"] else 0
+        mlp = linear(rows, C, wide, C) if args["efficient_look_mlp"] else 0
+        return linear(rows, C, C, C) + across + cross + samples + mlp
+
+    within = linear(n, C, 3 * C) + attention(B * Q, N, N, C) + linear(n, C, C) + linear(n, C, wide, C)
+    sets = min(args["efficient_decoder_sets"], iterations - early)
     poses = linear(B * Q, C, 2 * C, 2 * C, 2 * C, 2 * K)  # of the chosen tokens
     return {
         "local convolution": local,
         "encoder": args["efficient_enc_layers"] * block + smooth,
         "proposals": linear(B * S, C, C),
-        "decoder": keys_values + args["dec_layers"] * iteration,
+        "decoder": sets * memory + early * look(1) + (iterations - early) * (look(N) + within),
         "heads": linear(B * S, C, classes) + poses + args["dec_layers"] * linear(B * Q * K, C, C, C, 2),
     }

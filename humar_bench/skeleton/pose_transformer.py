@@ -51,8 +51,6 @@ class Memory(NamedTuple):
 class PoseDecoder(nn.Module):
     """The refinement loop and its heads; an architecture says in `prepare` and `iterate` what one iteration does."""
 
-    first_placed: ClassVar = 0  # the first of the N tokens that `iterate` wants a positional query of
-
     def __init__(self, *, channels: int, iterations: int, classes: int) -> None:
         super().__init__()
         self.channels, self.iterations = channels, iterations
@@ -69,6 +67,10 @@ class PoseDecoder(nn.Module):
         """Reference points as logits, the scale on which they are refined."""
         return inverse_sigmoid(points)
 
+    def placed(self, i: int) -> slice:
+        """Which of the N tokens iteration i wants a positional query of."""
+        return slice(None)
+
     def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: Any) -> Tensor:
         """Iteration i: tokens x [B, Q, N, C], their positional queries and reference points [B, Q, N, 2] -> tokens."""
         raise NotImplementedError
@@ -78,7 +80,7 @@ class PoseDecoder(nn.Module):
         context, embed = self.prepare(memory), SineEmbedding(self.channels, scale=memory.valid_ratios[:, 0])
         hs_pose, refpoint_pose = [], [points.flatten(-2)]
         for i in range(self.iterations):
-            query_pos = self.half_pose_ref_point_head(embed(points[:, :, self.first_placed :]).to(x.dtype))
+            query_pos = self.half_pose_ref_point_head(embed(points[:, :, self.placed(i)]).to(x.dtype))
             x = self.iterate(i, x, query_pos, points, context)
             hs_pose.append(x)
             keypoints = (self.logits(points[:, :, 1:]) + self.pose_embed[i](x[:, :, 1:].contiguous())).sigmoid()

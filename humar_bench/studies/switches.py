@@ -30,7 +30,8 @@ OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[int, ...]]] = {
     "efficient_encoder_stride": lambda args: (1,),
     "efficient_memory_stride": lambda args: (1, 4),
     "efficient_nheads": lambda args: (8,),
-    "efficient_sample_heads": lambda args: (8,),
+    "efficient_sample_heads": lambda args: (1,),
+    "efficient_instance_iterations": lambda args: (0,),
     "efficient_enc_layers": lambda args: (6,),
     "efficient_mlp_ratio": lambda args: (4,),
 }
@@ -39,7 +40,7 @@ COMBINED: dict[str, Callable[[ModelArgs], dict[str, Any]]] = {
     # The published description word for word: own weights in every block, every token at full resolution, every token attends.
     "literal description": lambda args: {
         **COMBINED["untied"](args), "efficient_encoder_stride": 1, "efficient_memory_stride": 1, "efficient_cross_tokens": "all",
-        "efficient_point_samples": False,
+        "efficient_point_samples": False, "efficient_look_mlp": False, "efficient_instance_iterations": 0,
     },
 }
 

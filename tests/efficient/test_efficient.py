@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -23,13 +24,13 @@ def count(**changes) -> int:
 
 LITERAL = {
     "efficient_encoder_sets": 4, "efficient_decoder_sets": 6, "efficient_encoder_stride": 1, "efficient_memory_stride": 1,
-    "efficient_cross_tokens": "all", "efficient_point_samples": False,
+    "efficient_cross_tokens": "all", "efficient_point_samples": False, "efficient_look_mlp": False, "efficient_instance_iterations": 0,
 }
 
 
 def test_the_replacement_has_at_most_five_million_parameters_heads_included():
-    assert count() <= 4_800_000
-    assert count(num_feature_levels=3) <= 4_800_000
+    assert count() <= 5_000_000
+    assert count(num_feature_levels=3) <= 5_000_000
 
 
 def test_the_literal_description_is_reported_and_is_larger_than_it_says(say):
@@ -97,19 +98,17 @@ def mixed(attention: EfficientLinearAttention, x: torch.Tensor, values: torch.Te
     return attended[0, :, 0]
 
 
-def test_graph_attention_uses_its_bias_and_its_positions():
+def test_graph_attention_uses_its_bias():
     torch.manual_seed(0)
     attention = EfficientGraphAttention(8, heads=2, tokens=5, bias=True).double()
-    x, pos = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
     torch.nn.init.zeros_(attention.graph_bias)
-    before = attention(x, pos)
-    assert largest(before - attention(x, torch.zeros_like(pos))) > 1e-3 * largest(before)
     with torch.no_grad():
         attention.graph_bias[:, :, 1:] = -1e4  # all look at token 0 only
-    only_first = attention.out(attention.qkv(x + pos)[:, :1, 16:].expand(-1, 5, -1))
-    assert_close(attention(x, pos), only_first, terms=5 * 8)
+    only_first = attention.out(attention.qkv(x)[:, :1, 16:].expand(-1, 5, -1))
+    assert_close(attention(x), only_first, terms=5 * 8)
     with torch.no_grad():
-        assert_close(attention(x, pos), only_first, terms=5 * 8)
+        assert_close(attention(x), only_first, terms=5 * 8)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -152,23 +151,41 @@ def test_a_cell_is_the_mean_of_its_valid_tokens():
     assert filled.flatten().tolist() == [1.0, 1.0, 1.0, 0.0]
 
 
-def test_a_keypoint_samples_the_memory_at_its_reference_point(tiny_args):
-    """One level, no padding: the sample equals `grid_sample` of the plain map."""
-    from efficient.transformer import Look, PointSamples
+def test_a_token_samples_the_memory_at_its_reference_point():
+    """Two levels, no padding, no offset: the sample equals `grid_sample` of the plain map of the level that the token asks for."""
+    from efficient.transformer import Look, OffsetSamples
 
     torch.manual_seed(0)
     size = (6, 9)
     memory = torch.randn(1, 4, *size, dtype=torch.float64)
     points, x = torch.rand(1, 3, 3, 2, dtype=torch.float64), torch.randn(1, 3, 3, 4, dtype=torch.float64)
+    points = points * (1 - 1 / 6) + 0.5 / 6  # not beyond the centres of the outermost tokens
     canvas = Canvas([size, (2, 2)], 2)
-    placed = canvas.place([memory.permute(0, 2, 3, 1), torch.zeros(1, 2, 2, 4, dtype=torch.float64)]).permute(0, 3, 1, 2)
+    tokens = torch.cat((memory.flatten(2).transpose(1, 2), torch.zeros(1, 4, 4, dtype=torch.float64)), dim=1)
     corners, sizes = canvas.slots_in_unit_square(like=memory)
-    look = Look([], torch.empty(0), placed, corners, sizes.unsqueeze(0))
-    samples = PointSamples(4, levels=2).double()
-    torch.nn.init.zeros_(samples.level_weights.weight)
-    samples.level_weights.bias.data = torch.tensor([50.0, 0.0], dtype=torch.float64)  # the first level alone
-    expected = torch.nn.functional.grid_sample(memory, 2 * points[:, :, 1:] - 1, align_corners=False).permute(0, 2, 3, 1)
+    samples = OffsetSamples(4, levels=2, heads=2).double()
+    for layer in (samples.offsets, samples.level_weights):
+        torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(samples.offsets.bias)
+    torch.nn.init.eye_(samples.value.weight)
+    torch.nn.init.zeros_(samples.value.bias)
+    samples.level_weights.bias.data = torch.tensor([50.0, 0.0, 50.0, 0.0], dtype=torch.float64)  # the first level alone
+    seen = samples.values(tokens, torch.zeros(1, len(tokens[0]), 1, dtype=torch.bool), canvas)
+    look = Look(None, None, seen, corners, sizes.unsqueeze(0))
+    expected = torch.nn.functional.grid_sample(memory, 2 * points - 1, align_corners=False).permute(0, 2, 3, 1)
     assert_close(samples(x, points, look), samples.out(expected), scale=max(size) * largest(memory), terms=4 * 4)
+
+
+def test_the_first_iterations_move_the_instance_token_alone(tiny_args, tiny_workload):
+    args = dataclasses.replace(tiny_args, dec_layers=5)
+    model = shaken(build_efficient_conv_attention_transformer(args))
+    with torch.inference_mode():
+        hs_pose, refpoint_pose, *_ = model(*make_inputs(args, tiny_workload))
+    moved = [(not torch.equal(a[:, :, 0], b[:, :, 0]), not torch.equal(a[:, :, 1:], b[:, :, 1:])) for a, b in itertools.pairwise(hs_pose)]
+    assert model.decoder.early == 2 and moved == [(True, False), (True, True), (True, True), (True, True)]
+    assert len(refpoint_pose) == 6 and not torch.equal(refpoint_pose[0], refpoint_pose[1])  # the heads refine what there is
+    whole = build_efficient_conv_attention_transformer(dataclasses.replace(args, efficient_instance_iterations=0))
+    assert whole.decoder.early == 0 and len(list(whole.parameters())) > len(list(model.parameters()))
 
 
 def test_every_switch_changes_what_is_computed_or_built(tiny_args, tiny_workload):

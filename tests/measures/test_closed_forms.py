@@ -28,7 +28,7 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
     if sum(height * width for height, width in sizes) < queries:
         sizes = ((3, 2), *sizes[1:])
     samples = draw.random() < 0.5
-    sample_heads = draw.choice([0, 1, 3, 4]) if samples else 0
+    sample_heads = draw.choice([0, 1, 3, 4]) if samples else 0  # 0: as many as nheads
     args = ModelArgs(
         hidden_dim=12 * draw.randint(1, 3), nheads=heads, dim_feedforward=draw.randint(1, 40), enc_layers=draw.randint(1, 3),
         dec_layers=dec_layers, enc_n_points=draw.randint(1, 5), dec_n_points=draw.randint(1, 5), num_feature_levels=levels,
@@ -37,7 +37,8 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
         learnable_tgt_init=draw.random() < 0.5, efficient_nheads=efficient_heads, efficient_enc_layers=blocks,
         efficient_mlp_ratio=draw.randint(1, 3), efficient_encoder_sets=draw.randint(1, blocks),
         efficient_decoder_sets=draw.randint(1, dec_layers), efficient_encoder_stride=draw.randint(1, 3),
-        efficient_memory_stride=draw.randint(1, 4), efficient_cross_tokens=draw.choice(["instance", "all"]),
+        efficient_memory_stride=draw.randint(1, 4), efficient_cross_tokens=draw.choice(["none", "instance", "all"]),
+        efficient_look_mlp=draw.random() < 0.5, efficient_instance_iterations=draw.randint(0, 3),
         efficient_local_conv=draw.random() < 0.5, efficient_value_conv=draw.random() < 0.5,
         efficient_point_samples=samples, efficient_graph_bias=draw.random() < 0.5, efficient_sample_heads=sample_heads,
     )  # fmt: skip

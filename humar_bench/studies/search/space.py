@@ -24,7 +24,8 @@ VALUES: dict[str, tuple[int, ...]] = {  # of numbers; a field that is not here t
     "hidden_dim": (64, 128, 192, 256, 320), "dec_layers": (2, 3, 4, 5, 6),
     "efficient_nheads": (2, 4, 8), "efficient_enc_layers": (1, 2, 3, 4, 6), "efficient_mlp_ratio": (1, 2, 3, 4),
     "efficient_encoder_sets": (1, 2, 3, 6), "efficient_decoder_sets": (1, 2, 3, 6),
-    "efficient_encoder_stride": (1, 2, 4), "efficient_memory_stride": (1, 2, 4), "efficient_sample_heads": (0, 2, 4, 8),
+    "efficient_encoder_stride": (1, 2, 4), "efficient_memory_stride": (1, 2, 4),
+    "efficient_sample_heads": (0, 2, 4), "efficient_instance_iterations": (0, 1, 2, 3),
 }
 MOST_VALUES = 100  # of a field
 _SETS = {"efficient_encoder_sets": "efficient_enc_layers", "efficient_decoder_sets": "dec_layers"}  # weight sets -> the layers they are of

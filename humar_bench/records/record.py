@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from humar_bench.args import EAGER
+from humar_bench.args import EAGER, EFFICIENT_PREFIX
 from humar_bench.errors import UsageError
 from humar_bench.reading import MOST_LINE, parse_json, read_bytes
 from humar_bench.records.appending import Appender
@@ -50,7 +50,9 @@ RUN_FIELDS = {
     TRAINING: ("device", "dtype", "threads"),
 }
 BEFORE = {"backend": EAGER, "first_look": 5}  # what a field of RunArgs meant in the records that were written before it was there
-BEFORE_ASKED = {"efficient_sample_heads": 0}  # and a field of ModelArgs
+BEFORE_ASKED = {"efficient_sample_heads": 0, "efficient_look_mlp": False, "efficient_instance_iterations": 0}  # and a field of ModelArgs
+# Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.
+ORIGINALS = ("original", "original-fused", "", "humar_bench.studies.accuracy.rings:")
 # What has to be equal for two records to be of the same machine and versions.
 HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
 FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)
@@ -120,7 +122,10 @@ class Record:
     def key(self) -> str:
         """Equal for two records of the same measurement: the later one then replaces the earlier."""
         run = {name: self.asked_run(name) for name in RUN_FIELDS[self.measure]}
-        parts = (self.measure, self.architecture, self.spec, self.process, BEFORE_ASKED | self.asked, self.workload, run)
+        asked = BEFORE_ASKED | self.asked
+        if self.spec in ORIGINALS or self.spec.startswith(ORIGINALS[-1]):
+            asked = {name: value for name, value in asked.items() if not name.startswith(EFFICIENT_PREFIX)}
+        parts = (self.measure, self.architecture, self.spec, self.process, asked, self.workload, run)
         return json.dumps(parts, sort_keys=True)
 
     def asked_run(self, name: str) -> Any:

@@ -199,10 +199,20 @@ def test_two_records_are_of_the_same_measurement_when_all_it_depends_on_is_the_s
     assert a_record(measure="fps", run={**run, "budget": 1.0}).key != a_record(measure="fps").key
 
 
-def test_a_record_from_before_an_argument_was_there_is_of_its_default():
+def test_a_record_from_before_an_argument_was_there_is_of_what_was_done_then():
+    asked = dataclasses.asdict(ModelArgs(efficient_look_mlp=False, efficient_instance_iterations=0))
+    now = a_record("efficient", spec="efficient", asked=asked)
+    fields = ("efficient_sample_heads", "efficient_look_mlp", "efficient_instance_iterations")
+    earlier = a_record("efficient", spec="efficient", asked={name: value for name, value in asked.items() if name not in fields})
+    assert earlier.key == now.key != a_record("efficient", spec="efficient", asked=asked | {"efficient_sample_heads": 8}).key
+
+
+@pytest.mark.parametrize("spec", ["original", "original-fused", "humar_bench.studies.accuracy.rings:ring_0_17"])
+def test_another_default_of_the_replacement_is_no_other_measurement_of_the_original(spec):
     asked = dataclasses.asdict(ModelArgs())
-    earlier = a_record(asked={name: value for name, value in asked.items() if name != "efficient_sample_heads"})
-    assert earlier.key == a_record().key != a_record(asked=asked | {"efficient_sample_heads": 8}).key
+    plain, other = (a_record(spec=spec, asked=each) for each in (asked, asked | {"efficient_cross_tokens": "all"}))
+    assert plain.key == other.key != a_record(spec=spec, asked=asked | {"enc_n_points": 2}).key
+    assert a_record(spec="a.b:c", asked=asked).key != a_record(spec="a.b:c", asked=asked | {"efficient_cross_tokens": "all"}).key
 
 
 def test_records_written_together_are_there_together_or_not_at_all(tmp_path, monkeypatch):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import typer.main
 
 from humar_bench.args import ModelArgs, Workload
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and its children would too
+typer.main.get_command = functools.cache(typer.main.get_command)  # built anew in each of hundreds of calls of `cli.main`, it would take longer
 
 
 @pytest.fixture
@@ -24,6 +27,15 @@ def tiny_args() -> ModelArgs:
 @pytest.fixture
 def tiny_workload() -> Workload:
     return Workload.tiny()
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """No child is started: for tests of what is counted, timed, kept and shown. The children themselves are tested in tests/running."""
+    from tests.faults.harness import without_children
+
+    with without_children():
+        yield
 
 
 @pytest.fixture

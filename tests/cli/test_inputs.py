@@ -102,7 +102,7 @@ def counts(capsys, command: str, *more: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(out)))
 
 
-def test_parameters_and_flops_by_hand(capsys):
+def test_parameters_and_flops_by_hand(in_process, capsys):
     Path("parts.json").write_text(json.dumps({"encoder": ["stem", "blocks"]}))
     rows = {row["component"]: (int(row["small"]), int(row["wide"])) for row in counts(capsys, "params", "--components", "parts.json")}
     assert rows == {"encoder": (28 * 4 + 296, 28 * 8 + 1168), "head": (90, 170), "total": (498, 1562)}
@@ -111,7 +111,7 @@ def test_parameters_and_flops_by_hand(capsys):
     assert int(total["wide"]) == 3 * (2 * 64 * 216 + 2 * 16 * 1152 + 320)
 
 
-def test_a_builder_and_a_function_may_ask_for_args_and_workload(capsys):
+def test_a_builder_and_a_function_may_ask_for_args_and_workload(in_process, capsys):
     typed = ("--arch", "nets.py:as_wide_as", "--set", "hidden_dim=16", "--inputs", "nets.py:a_pair", "--num-queries", "9")
     code, out, err = ends(capsys, "params", *typed, "--json", "-")
     assert code == 0, err
@@ -120,7 +120,7 @@ def test_a_builder_and_a_function_may_ask_for_args_and_workload(capsys):
     assert document["params"]["nets:as_wide_as"]["never_read"] == [] and document["workload"]["num_queries"] == 9
 
 
-def test_scaling_is_over_the_batch(capsys):
+def test_scaling_is_over_the_batch(in_process, capsys):
     some = ("--no-time", "--from", "1", "--to", "4", "--points", "3")
     code, out, err = ends(capsys, "scaling", *PAIR, *INPUTS, *some, "--json", "-", "--quiet")
     assert code == 0, err
@@ -169,7 +169,7 @@ def test_a_report_is_gone_on_with_by_the_same_inputs_alone(report, monkeypatch, 
     assert (report / "out" / "records.jsonl").read_bytes() == before, "everything was there"
 
 
-def test_two_runs_of_the_same_inputs_are_compared_and_of_others_not(report, monkeypatch, capsys):
+def test_two_runs_of_the_same_inputs_are_compared_and_of_others_not(in_process, report, monkeypatch, capsys):
     monkeypatch.chdir(report)
     assert cli.main(["params", *PAIR, *INPUTS, "--records", "again.jsonl", "--quiet"]) == 0
     assert cli.main(["params", *PAIR, "--inputs", "nets.py:other_images", "--records", "other.jsonl", "--quiet"]) == 0
@@ -183,11 +183,11 @@ def test_two_runs_of_the_same_inputs_are_compared_and_of_others_not(report, monk
     ("raises", "raises raised ValueError: no pictures here"), ("no_tensor", "no_tensor returned no tensor; it must return a tensor"),
     ("wants_more", "wants_more takes resolution, and what can be asked for is batch"), ("a_list", "a_list returned a list"),
 ])
-def test_a_function_that_fails_is_a_sentence_in_every_row(function, says, capsys):
+def test_a_function_that_fails_is_a_sentence_in_every_row(in_process, function, says, capsys):
     code, _, err = ends(capsys, "flops", *PAIR, "--inputs", f"nets.py:{function}")
     assert code == 1 and says in err and "Traceback" not in err
 
 
-def test_a_model_that_takes_the_shared_call_no_longer_is_told_of_inputs(capsys):
+def test_a_model_that_takes_the_shared_call_no_longer_is_told_of_inputs(in_process, capsys):
     code, _, err = ends(capsys, "flops", "--arch", "x=nets.py:as_wide_as", "--workload", "tiny")
     assert code == 1 and "x is called with srcs, masks, pos_embeds, query_embed, and" in err and "or call it by --inputs with" in err

@@ -98,7 +98,7 @@ def test_what_is_named_is_loaded(folders):
         assert any(not torch.equal(both[prefix + name], plain[prefix + name]) for name in state if prefix + name in both)
 
 
-def test_the_table_says_whose_weights_they_are(folders, capsys):
+def test_the_table_says_whose_weights_they_are(in_process, folders, capsys):
     assert cli.main([*WORK, "--backbone-weights", "backbone", "--text-weights", "text"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "masks all, weights of the backbone from backbone, weights of the text encoder from text." in said

@@ -81,7 +81,7 @@ def test_pictures_are_timed_as_the_model_is(capsys):
     assert "backend is compile and --end-to-end was given; it runs the model as it is" in capsys.readouterr().err
 
 
-def test_times_and_components_from_the_command_line(capsys, tmp_path):
+def test_times_and_components_from_the_command_line(in_process, capsys, tmp_path):
     typed = ("--whole", "--backbone", "mobilevit_xxs", "--text-encoder", "tinybert", "--workload", "tiny", "--batch", "1")
     few = ("--processes", "1", "--budget", "0.2", "--min-runs", "1", "--max-runs", "2", "--threads", "1", "--device", "cpu")
     code = cli.main(["fps", *typed, *few, "--by-component", "--arch", "efficient", "--records", str(tmp_path / "r.jsonl"), "--quiet"])

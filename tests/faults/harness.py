@@ -1,10 +1,12 @@
 """The real product path on a virtual device, in this process: `benchmark`, the worker's answers, the records, the tables.
 
-Only the start of child processes is left out; each child's answer goes through JSON as it does between processes.
+Only the start of child processes is left out; each child's answer goes through JSON, and is checked, as it is between processes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import re
 import weakref
@@ -23,7 +25,7 @@ from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.measures import memory
 from humar_bench.records.record import Run
 from humar_bench.report.comparison import compare
-from humar_bench.running import bench, children, cost_worker, costs, worker
+from humar_bench.running import bench, children, cost_worker, costs
 from humar_bench.running.task import Task
 from tests.faults import models
 
@@ -99,12 +101,37 @@ def in_this_process(pairs: Iterable[tuple[Any, children.Child]], *, at_once: int
     """What `children.run_children` does, without children: what they tell is heard at once."""
     for tag, child in pairs:
         def tell(task: Task, stage: str, architecture: str = "", child: children.Child = child, **more: Any) -> None:
-            child.hear(json.loads(json.dumps({"stage": stage, "architecture": architecture, **more}, allow_nan=False)))
+            event = json.loads(json.dumps({"stage": stage, "architecture": architecture, **more}, allow_nan=False))
+            if child.check_event is not None:
+                child.check_event(event)
+            child.hear(event)
 
+        program = importlib.import_module(child.command[-1])
         with pytest.MonkeyPatch.context() as patches:
             patches.setattr(Task, "tell", tell)
-            reply = json.loads(json.dumps(worker.answer(child.request), allow_nan=False))
+            reply = json.loads(json.dumps(program.answer(child.request), allow_nan=False))
+        child.check(reply)
         yield tag, children.Outcome(reply, architecture="")
+
+
+def alone_where_it_must_be(pairs: Iterable[tuple[Any, children.Child]], *, at_once: int) -> Iterator[tuple[Any, children.Outcome]]:
+    """As `in_this_process`, but memory in a child as ever: a footprint is that of a process which did nothing else."""
+    for pair in pairs:
+        yield from (children.run_children if pair[1].request["measure"] == "memory" else in_this_process)([pair], at_once=at_once)
+
+
+@contextlib.contextmanager
+def without_children(run_children: Callable[..., Any] = alone_where_it_must_be) -> Iterator[pytest.MonkeyPatch]:
+    """What `benchmark` measures and all that is counted, in this process. Not for models that crash, hang or meddle."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(bench, "run_children", run_children)
+        patches.setattr(costs, "run_children", run_children)
+        threads = torch.get_num_threads()
+        try:
+            yield patches
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision("highest")
 
 
 def measured(
@@ -116,9 +143,7 @@ def measured(
         models.DEVICE = make()
         return models.DEVICE
 
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(bench, "run_children", in_this_process)
-        patches.setattr(costs, "run_children", in_this_process)
+    with without_children(in_this_process) as patches:
         cost_worker._check_counter_once.cache_clear()
         patches.setattr(opening, "open_device", opened)
         patches.setattr(environment, "source_state", lambda: (None, None))
@@ -128,12 +153,7 @@ def measured(
         if patch is not None:
             patch(patches)
         named = [f"{name}=tests.faults.models:{name.partition('_again')[0]}" for name in builders]
-        threads = torch.get_num_threads()
-        try:
-            return bench.benchmark(named, ARGS, Workload.tiny(), list(measures), run, command="")
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_float32_matmul_precision("highest")
+        return bench.benchmark(named, ARGS, Workload.tiny(), list(measures), run, command="")
 
 
 def _own_footprint(patches: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,13 @@ from humar_bench.judging.speeds import read_speeds
 from humar_bench.records.audit import faults
 from humar_bench.records.record import Run
 from humar_bench.report.comparison import compare
-from humar_bench.running import bench, cost_worker, costs
 from humar_bench.running.bench import benchmark
 from humar_bench.subjects.reach import reached
 from humar_bench.subjects.registry import parse_architectures
 from tests.data import any_models
 from tests.data.any_models import Network, images, small, wide
 from tests.faults import models
-from tests.faults.harness import VirtualCpu, in_this_process
+from tests.faults.harness import VirtualCpu, without_children
 
 FILE = str(Path(any_models.__file__))
 VIRTUAL = RunArgs(device="cpu", processes=5, first_look=3, budget=40.0, min_runs=5, max_runs=120, threads=1)
@@ -38,20 +37,14 @@ def timed(names, inputs: str, *, run: RunArgs = VIRTUAL) -> Run:
         models.DEVICE = VirtualCpu()
         return models.DEVICE
 
-    with pytest.MonkeyPatch.context() as patches:
-        for each in (bench, costs):
-            patches.setattr(each, "run_children", in_this_process)
-        cost_worker._check_counter_once.cache_clear()
+    with without_children() as patches:
         patches.setattr(opening, "open_device", opened)
         patches.setattr(environment, "source_state", lambda: (None, None))
         patches.setattr(environment, "package_versions", dict)
-        try:
-            return benchmark(
-                [f"{name}=tests.data.any_timed:{name}" for name in names], workload=Workload.uniphd(3), measures=["fps"], run=run,
-                inputs=inputs if ":" in inputs else f"tests.data.any_models:{inputs}",
-            )
-        finally:
-            torch.set_float32_matmul_precision("highest")
+        return benchmark(
+            [f"{name}=tests.data.any_timed:{name}" for name in names], workload=Workload.uniphd(3), measures=["fps"], run=run,
+            inputs=inputs if ":" in inputs else f"tests.data.any_models:{inputs}",
+        )
 
 
 def speeds(run: Run):
@@ -155,7 +148,7 @@ def test_every_measure_of_two_small_networks_in_children():
         assert record.measured["predicted_bytes"] > 0 and record.measured["difference_bytes"] == 0
 
 
-def test_a_hugging_face_model_in_children():
+def test_a_hugging_face_model(in_process):
     pytest.importorskip("transformers")
     run = benchmark({"bert": f"{FILE}:tiny_bert"}, workload=Workload.uniphd(2), run=QUICK, inputs=f"{FILE}:text")
     assert all(record.ok for record in run), [record.reason for record in run]
@@ -285,7 +278,7 @@ def test_a_script_without_a_guard_and_a_session_are_told_what_to_do(tmp_path):
     assert "was made while this program runs" in said or "was written in a notebook or an interactive session" in said
 
 
-def test_a_workload_of_inputs_is_asked_in_python_too():
+def test_a_workload_of_inputs_is_asked_in_python_too(in_process):
     run = benchmark([small], workload=Workload.uniphd(4), measures=["flops"], inputs=images, run=QUICK)
     work = FreeWorkload.around(Workload.uniphd(4), "tests.data.any_models:images")
     assert run[0].workload["inputs"] == work.inputs and run[0].measured["batch"] == 4

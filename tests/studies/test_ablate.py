@@ -191,7 +191,7 @@ def test_a_longer_budget_times_every_row_longer_and_never_less_than_a_tenth_of_a
     assert (short.processes, timing_run(RunArgs(), 300, 15).processes, long.processes) == (3, 6, 7) and short.control
 
 
-def test_the_command_counts_real_rows(capsys):
+def test_the_command_counts_real_rows(in_process, capsys):
     typed = ["ablate", "--no-time", "--workload", "tiny", "--device", "cpu", "--csv", "-",
              *(part for each in ("hidden_dim=32", "dec_layers=2", "efficient_enc_layers=2") for part in ("--set", each))]
     assert cli.main(typed) == 0

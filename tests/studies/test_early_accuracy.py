@@ -113,7 +113,7 @@ def test_accuracy_stands_beside_cost_and_both_are_against_the_default(tmp_path):
     assert rates == {5e-4} and sum(each["role"] == RUN for each in made.asked) == 2 * (len(rows) + 1)
 
 
-def test_the_folder_is_proved_made_again_and_gone_on_with(tmp_path, few_rows):
+def test_the_folder_is_proved_made_again_and_gone_on_with(in_process, tmp_path, few_rows):
     real = {"args": ModelArgs(**TINY), "exact": exact_records, "work": Workload.tiny(1)}
     with RecordWriter(tmp_path / "records.jsonl") as sink:
         first = ablation(climbing(cost_s=10.0), tmp_path, sink=sink, time_limit_s=80.0, **real)
@@ -154,7 +154,7 @@ def test_what_cannot_be_is_one_sentence(typed, said, capsys):
     assert said in " ".join(captured.err.split()) and captured.out == ""
 
 
-def test_the_command_counts_trains_and_writes(tmp_path, monkeypatch, capsys, few_rows):
+def test_the_command_counts_trains_and_writes(in_process, tmp_path, monkeypatch, capsys, few_rows):
     made, real = climbing(), trainings.measure_accuracy
     monkeypatch.setattr(ablate.measure_ablation, "__kwdefaults__", {
         **ablate.measure_ablation.__kwdefaults__,

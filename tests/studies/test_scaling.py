@@ -277,7 +277,7 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(typed, said, capsys)
     assert not out and said in err and len(err.splitlines()) == 1
 
 
-def test_the_command_writes_records_tables_and_curves_into_a_folder(tmp_path, capsys):
+def test_the_command_writes_records_tables_and_curves_into_a_folder(in_process, tmp_path, capsys):
     typed = ["scaling", "--from", "60", "--to", "240", "--points", "3", "--no-time", "--workload", "tiny", "--set", "hidden_dim=32",
              "--device", "cpu", "--csv", "-", "--arch", "efficient", "-o", str(tmp_path / "out")]
     assert cli.main(typed) == 0

@@ -318,7 +318,7 @@ def test_the_command_times_what_its_budget_reaches(capsys, tmp_path):
     assert "1 of 1 variants were timed" in shown
 
 
-def test_the_command_counts_one_variant(capsys):
+def test_the_command_counts_one_variant(in_process, capsys):
     typed = ("--no-time", "--backbone", "mobilevit_xxs", "--text-encoder", "tinybert", "--arch", "efficient", "--workload", "tiny")
     assert cli.main(["variants", *typed, "--csv", "-", "--quiet"]) == 0
     table = capsys.readouterr().out.split("\n\n")[0]

@@ -49,7 +49,7 @@ def test_an_axis_of_the_other_subject_is_one_sentence():
         work_at(AXES["tokens"], 1024, ModelArgs(), WholeWorkload())
 
 
-def test_costs_grow_with_the_caption_in_the_text_encoder_and_the_fusion(capsys):
+def test_costs_grow_with_the_caption_in_the_text_encoder_and_the_fusion(in_process, capsys):
     assert cli.main(["scaling", *SMALL, "--over", "caption", "--from", "4", "--to", "16", "--points", "3", "--no-time", "--csv", "-"]) == 0
     exponents, points = map(rows, capsys.readouterr().out.split("\n\n"))
     found = {row["cost"]: float(row["exponent"]) for row in exponents}
@@ -57,7 +57,7 @@ def test_costs_grow_with_the_caption_in_the_text_encoder_and_the_fusion(capsys):
     assert [int(row["caption"]) for row in points] == [4, 8, 16] and not any(row["theory"] for row in exponents)
 
 
-def test_pixels_are_what_grows_by_default(capsys, tmp_path):
+def test_pixels_are_what_grows_by_default(in_process, capsys, tmp_path):
     typed = ("--from", "12288", "--to", "110592", "--points", "3", "--no-time", "-o", str(tmp_path / "scaling"))
     assert cli.main(["scaling", *SMALL, *typed]) == 0, capsys.readouterr().err
     points = rows((tmp_path / "scaling" / "points.csv").read_text())
@@ -67,13 +67,13 @@ def test_pixels_are_what_grows_by_default(capsys, tmp_path):
     assert cli.main(["verify", str(tmp_path / "scaling")]) == 0
 
 
-def test_a_roofline_of_the_whole_model(capsys):
+def test_a_roofline_of_the_whole_model(in_process, capsys):
     assert cli.main(["roofline", *SMALL, "--no-time", "--csv", "-"]) == 0, capsys.readouterr().err
     row = rows(capsys.readouterr().out.split("\n\n")[0])[0]
     assert row["architecture"] == "efficient" and int(row["matmul_flops"]) > 0 and float(row["floor_s"]) > 0
 
 
-def test_two_runs_of_the_whole_model_are_compared(capsys, tmp_path):
+def test_two_runs_of_the_whole_model_are_compared(in_process, capsys, tmp_path):
     for name in ("old", "new"):
         assert cli.main(["params", *SMALL, "--records", str(tmp_path / f"{name}.jsonl")]) == 0
     assert cli.main(["params", *SMALL, "--masks", "none", "--records", str(tmp_path / "other.jsonl")]) == 0

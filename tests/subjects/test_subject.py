@@ -259,7 +259,7 @@ def test_unseen_inputs_are_other_inputs(two_forwards):
         assert new.current.images.shape == first.images.shape
 
 
-def test_the_whole_model_is_timed_and_its_outputs_are_checked(small_args):
+def test_the_whole_model_is_timed_and_its_outputs_are_checked(in_process, small_args):
     workload = WholeWorkload(**SMALL, masks="best")
     run = RunArgs(device="cpu", processes=1, budget=0.2, min_runs=2, max_runs=4, threads=1, control=False)
     [record] = benchmark(["efficient"], small_args, workload, measures=["fps"], run=run)

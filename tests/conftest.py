@@ -12,7 +12,7 @@ import typer.main
 from humar_bench.args import ModelArgs, Workload
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and its children would too
-typer.main.get_command = functools.cache(typer.main.get_command)  # built anew in each of hundreds of calls of `cli.main`, it would take longer
+typer.main.get_command = functools.cache(typer.main.get_command)  # else built anew, for half its time, in each call of `cli.main`
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -27,6 +28,7 @@ VERIFY = "`verify` makes every cell again from the records"
 Damage = Callable[[Path], None]
 
 
+@functools.cache
 def report(damage: Damage | None = None, patch: Patch | None = None, *command: str) -> list[str]:
     """Write a report (with `patch`), damage its folder, then ask the command line. What it says where it does not end with 0."""
     run = made_up_run("original", "efficient", "theirs")

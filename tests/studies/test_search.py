@@ -322,7 +322,7 @@ def test_designs_of_one_width_share_the_weights_they_begin_with(tmp_path):
     assert all(path.endswith(f"width-{width}/front_end.safetensors") for width, path in begun.items())
 
 
-def test_the_folder_is_proved_and_gone_on_with(tmp_path):
+def test_the_folder_is_proved_and_gone_on_with(in_process, tmp_path):
     made = Wide(world=World(spread=0.004, accuracy=0.4), front_end=lambda options: "", cost_s=10.0)
     given = {"timed": False, "exact": exact_records, "trainings": trained_plan(designs=2), "number": 2}
     with RecordWriter(tmp_path / "records.jsonl") as sink:

@@ -37,6 +37,7 @@ MIN_ARM_S, MAX_ARM_S = 0.8, 1.5
 CLOCK_SHARE = 1e-3  # one forward a block: it is as short as a block should be, and reading the clocks costs every arm the same
 CHILD_TIMEOUT_S = 180.0
 MAX_FAILURES = 3
+COMPARISONS, REPLAYS = 2000, 300  # drawn for every rate of ours, and for every rule of others
 CITED_DIGITS = 12
 MACHINE = ("device_label", "cores", "torch")  # what a certificate holds for
 
@@ -209,7 +210,7 @@ def make_certificate(
     asked = {
         "budget_s": settings.budget, "device": settings.device, "threads": settings.threads, "seed": settings.seed,
         "arm_s": settings.arm_s, "plan": settings.plan, "arms": dict(ARMS), "alpha": ALPHA,
-        "margin": MARGINS.get(settings_kind(environment, settings), MARGINS["cpu"]), "comparisons": 2000, "replays": 300,
+        "margin": MARGINS.get(settings_kind(environment, settings), MARGINS["cpu"]), "comparisons": COMPARISONS, "replays": REPLAYS,
     }
     document = {
         "format": FORMAT, "kind": KIND, "made": made or datetime.now(UTC).isoformat(timespec="seconds"), "command": command,

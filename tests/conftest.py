@@ -65,7 +65,7 @@ def _one_thread():
     torch = __import__("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    if not gc.get_freeze_count():  # a measurement has thawed it
+    if not gc.get_freeze_count():  # the test before has thawed it
         gc.freeze()
     yield
     torch.set_num_threads(before)

@@ -345,7 +345,13 @@ def test_a_failed_architecture_gives_its_memory_back_before_the_next_one_runs():
     assert device.memory().reserved_bytes == 0
 
 
-def test_an_interrupt_is_not_swallowed_and_garbage_collection_is_back_on():
+@pytest.fixture
+def thawed():
+    """As a process is that measures; other tests of a file begin with all that stands there frozen (conftest.py)."""
+    gc.unfreeze()
+
+
+def test_an_interrupt_is_not_swallowed_and_garbage_collection_is_back_on(thawed):
     device = VirtualCpu()
     with pytest.raises(KeyboardInterrupt):
         time_architectures({"a": Model(device, MS, after=(5, KeyboardInterrupt()))}, device, SHORT)
@@ -355,7 +361,7 @@ def test_an_interrupt_is_not_swallowed_and_garbage_collection_is_back_on():
 # Garbage, progress, plan ----------------------------------------------------------------------------------------------------------
 
 
-def test_garbage_is_collected_before_each_block_and_never_inside():
+def test_garbage_is_collected_before_each_block_and_never_inside(thawed):
     device, events = VirtualCpu(), []
 
     def watch(phase, info):

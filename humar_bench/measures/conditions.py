@@ -59,11 +59,14 @@ def _name(dtype: torch.dtype) -> str:
 def watch_inside(inside: dict[str, Any]) -> Iterator[None]:
     """Put into `inside` what differs, at any module a forward calls, from the state now: what it turns on and off again by itself.
 
-    Costs some microseconds a module: for forwards that are not timed.
+    Costs some microseconds a module: for forwards that are not timed. What torch compiles by itself, such as the branches of torch.cond, is
+    not looked into: the compiler would have to take the looking in.
     """
     outside = conditions()
 
     def look(module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         for name, value in conditions().items():
             if name not in IN_INFERENCE_MODE and value != outside[name]:
                 inside[name] = value

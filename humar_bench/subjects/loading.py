@@ -68,10 +68,10 @@ def literals(given: str, said: str) -> tuple[list[Any], dict[str, Any]]:
         raise UsageError(f"{said} has ({given[:60]}) behind it; write literal values there, as in Net(64, depth=2).") from None
 
 
-def check_place(place: Place, wanted: str) -> None:
+def check_place(place: Place, wanted: str, *, at_once: bool = False) -> None:
     """Refuse early, without running anything, a name that cannot be there. Raises UsageError, whose way out is `wanted`.
 
-    A file is parsed and must have the name; of a module only its outermost package is looked for.
+    A file is parsed and must have the name, with `at_once` not as an async function; of a module only its outermost package is looked for.
     """
     where, name = place.where, place.name
     if not place.is_file:
@@ -86,7 +86,7 @@ def check_place(place: Place, wanted: str) -> None:
         raise UsageError(f"the file {path.name} cannot be loaded: {_import_error(error)}.") from None
     except OSError as error:
         raise UsageError(f"the file {path.name} cannot be read: {error.strerror}.") from None
-    if any(isinstance(node, ast.AsyncFunctionDef) and node.name == name for node in tree.body):
+    if at_once and any(isinstance(node, ast.AsyncFunctionDef) and node.name == name for node in tree.body):
         raise UsageError(_is_async(place, wanted))
     if not any(word in (name.partition(".")[0], "*") for word in _words(tree)):
         functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]

@@ -153,7 +153,7 @@ def check_inputs(spec: str) -> None:
         raise UsageError(f"{place.where} is not a Python file; name one that ends in .py, as in model.py:{place.name}.")
     if place.given is not None:
         literals(place.given, f"--inputs {spec!r}")
-    check_place(place, INPUTS_WANTED)
+    check_place(place, INPUTS_WANTED, at_once=True)  # without inputs there is nothing, an architecture is a row
 
 
 def load_builder(architecture: str | Architecture, *, free: bool = False) -> Callable[[ModelArgs], torch.nn.Module]:
@@ -284,12 +284,27 @@ def made(
 
 
 def _in_eval_mode(model: torch.nn.Module) -> torch.nn.Module:
-    """What torch.export made has the mode it was exported in, and refuses to be asked for one: from now on it stays there in silence."""
+    """What torch.export made has the mode it was exported in, and refuses to be asked for one: from now on it stays there in silence, and
+    `training` says which it is."""
     try:
         return model.eval()
     except NotImplementedError:
         model.eval, model.train = (lambda: model), (lambda mode=True: model)
+        if (graph := getattr(model, "graph", None)) is not None:
+            for module in model.modules():
+                module.training = False  # is on in all that torch.export makes, whatever it was made of
+            model.training = _of_training(graph)
         return model
+
+
+def _of_training(graph: torch.fx.Graph) -> bool:
+    """Whether an operator of a graph works as in training: a dropout that drops, a normalisation by its own batch."""
+    for node in graph.nodes:
+        named = getattr(getattr(node.target, "_schema", None), "arguments", ())
+        given = {**dict(zip((each.name for each in named), node.args, strict=False)), **node.kwargs}
+        if any(given.get(name) is True for name in ("train", "training")):
+            return True
+    return False
 
 
 @dataclass(frozen=True)

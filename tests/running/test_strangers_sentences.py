@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from humar_bench.measures.exact import count_exactly
 from humar_bench.measures.params import count_parameters
 from humar_bench.reading import parse_json
 from humar_bench.records.record import load
+from humar_bench.running.bench import benchmark
 from humar_bench.running.speed_worker import Arm, NewInputs
 from humar_bench.running.task import failure
-from humar_bench.subjects.registry import build, check_architecture
+from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs
 from tests.data.foreign_models import SmallPose
 from tests.judging.test_speeds import a_run
@@ -61,9 +63,13 @@ def test_strangers_a_builder_with_another_signature_is_named_with_what_it_takes(
     assert isinstance(build(f"{file}:ordinary", tiny_args), nn.Identity)
 
 
-def test_strangers_an_async_builder_is_refused_before_anything_runs(file):
-    with pytest.raises(UsageError, match=r"^later in .*builders.py is async, and what it gives would have to be waited for; name a"):
-        check_architecture(f"{file}:later")
+def test_strangers_an_async_builder_costs_its_own_row(file, tiny_args, tiny_workload):
+    said = f"later in {file} is async, and what it gives would have to be waited for; name a function that takes"
+    with pytest.raises(UsageError, match=re.escape(said)):
+        build(f"{file}:later", tiny_args)
+    kinds = {"ordinary": f"{file}:ordinary", "later": f"{file}:later"}
+    run = benchmark(kinds, args=tiny_args, workload=tiny_workload, measures=["params"])
+    assert [record.ok for record in run] == [True, False] and run[1].reason.startswith(said)
 
 
 def test_strangers_parameters_that_overlap_are_named():

@@ -9,10 +9,12 @@ import torch
 
 from humar_bench.errors import MeasurementError
 from humar_bench.judging.verdicts import judge
-from humar_bench.measures.agreement import expected_outputs, fresh_outputs
+from humar_bench.measures.agreement import Parts, expected_outputs, fresh_outputs
+from humar_bench.measures.conditions import conditions
 from humar_bench.measures.speed import Block, TimingPlan, Varied, time_architectures
 from humar_bench.records.audit import contradictions
 from humar_bench.running.speed_worker import AGAIN_BUILT, ITSELF, MOST_NEW, NEW_BYTES, Arm, NewInputs, _copies, _without_gradients
+from humar_bench.subjects.registry import made
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs
 from tests.data.foreign_models import SmallPose
 from tests.judging.test_speeds import a_run, feet
@@ -103,6 +105,47 @@ def test_strangers_it_is_said_what_outputs_were_held_against():
             "common_share": 1.0, "against": "its own eager forward alone, for there is no float32 forward: it raised KeyError"}
     assert "b: outputs as those of its own eager forward alone, for there is no float32 forward: it raised KeyError, the same proposals " \
         "selected" in feet(a_run({"name": "b", "seconds": 0.05, "agreement": held}))
+
+
+# What torch compiles or exported ---------------------------------------------------------------------------------------------------
+
+
+class Branches(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda t: self.one(t).relu(), lambda t: self.other(t), (x,))
+
+
+class Repeats(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        from torch._higher_order_ops.scan import scan
+
+        return scan(lambda carry, each: (self.step(carry) + each, carry * each), torch.zeros_like(x[0]), x)[1]
+
+
+@pytest.mark.parametrize("kind", [Branches, Repeats])
+def test_strangers_modules_in_what_torch_compiles_by_itself_are_timed(kind):
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.randn(3, 4)
+    arm = Arm("x", model, (x,), NewInputs(lambda other: (x + other,), lambda one: None), check_s=float("inf"),
+              expect=lambda inputs: fresh_outputs(model, inputs), parts=lambda outputs: Parts(None, [], {}, {}, {"output": outputs}))
+    found = checked(arm)
+    assert found["checked"] == "before and after" and found["max_error"] < 1e-6
+    torch.compiler.reset()
+
+
+def test_strangers_an_exported_model_is_in_the_mode_it_was_exported_in():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4))
+    for training in (False, True):
+        model = made("x", lambda training=training: torch.export.export(net.train(training), (torch.randn(3, 4),)).module())
+        assert conditions(model)["training"] is training
 
 
 # Whether it knows its inputs -------------------------------------------------------------------------------------------------------

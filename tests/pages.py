@@ -5,10 +5,13 @@ A part stands between `<!-- name: words -->` and `<!-- /name -->`; `as_it_should
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import io
 import json
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +25,10 @@ from humar_bench.cli.typer_options import flags_of
 from humar_bench.records.record import load
 from humar_bench.report import make_console, print_comparison, print_table
 from humar_bench.report.comparison import Comparison, compare
+from humar_bench.running.bench import benchmark
 from humar_bench.skeleton.pose_transformer import COMPONENTS
 from humar_bench.subjects.registry import use_of
+from humar_bench.table import SUMMARY
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -90,6 +95,20 @@ def _screen(report: str) -> str:
     screen = io.StringIO()
     folder = str(Path(report).parent)
     print_comparison(_comparison(report), make_console(screen, width=80), details=False, folder=folder)
+    return _code(screen.getvalue())
+
+
+@functools.cache
+def _counts(page: str) -> str:
+    """What is counted exactly of the pair of models on a page: it is measured, and no machine changes it."""
+    code = re.search(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    screen = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path(code[1]).write_text(code[2], encoding="utf-8")
+        pair = {name: f"{code[1]}:{name}" for name in ("small", "wide")}
+        run = benchmark(pair, measures=["params", "flops"], inputs=f"{code[1]}:images")
+    [summary] = [table for table in compare(run).tables if table.name == SUMMARY]
+    print_table(summary, make_console(screen, width=WIDTH))
     return _code(screen.getvalue())
 
 
@@ -166,5 +185,5 @@ def _components() -> str:
 
 _WRITERS: dict[str, Callable[..., str]] = {
     "summary": _summary, "table": _table, "screen": _screen, "took": _took, "arguments": _arguments, "workloads": _workloads,
-    "options": _options, "commands": _commands, "components": _components,
+    "counts": _counts, "options": _options, "commands": _commands, "components": _components,
 }

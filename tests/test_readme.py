@@ -42,8 +42,8 @@ def test_a_page_shows_what_the_results_and_the_options_say(page):
 def test_the_parts_that_the_tool_writes_are_there():
     written = [name for page in PAGES for name in parts_of(text_of(page))]
     assert sorted(written) == [
-        "arguments", "commands", "components", "counts", "options", "options", "options", "options", "screen", "summary", "table", "table", "took",
-        "workloads",
+        "arguments", "commands", "components", "counts", "options", "options", "options", "options", "screen", "summary", "table", "table",
+        "took", "workloads",
     ]
 
 

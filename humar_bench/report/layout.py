@@ -54,7 +54,7 @@ def _ways(table: Table, width: int) -> Iterable[tuple[_Parts, Callable[[Table], 
     if ratios <= 1:
         yield [table], least
     if ratios:
-        apart.append(_only_filled(_without(table, "=", "%", "calls ")))
+        apart.append(_only_filled(_part(table, (each for each in table.columns if each is table.columns[0] or each.key.startswith("~")))))
     if table.name == SUMMARY:
         apart = [min((each, each.turned()), key=lambda way: _lines(way, width)) for each in apart]
     yield [few for each in apart for few in _few_at_a_time(each, width)], least
@@ -141,15 +141,20 @@ def _only_filled(table: Table) -> Table:
 
 
 def _few_at_a_time(table: Table, width: int) -> _Parts:
-    """As many columns as fit beside those that name the rows, then the next ones; an architecture's columns stay together."""
+    """As many columns as fit beside those that name the rows, then the next ones; an architecture's columns stay together where they fit,
+    and what is said of a row beside its name is said once."""
+    def fits(columns: Sequence[Column]) -> bool:
+        return total(least(_part(table, columns))) <= width
+
     shared, groups = _groups(table)
+    later = shared[:1] if any(map(_side, table.columns)) else shared
     parts: list[list[Column]] = []
-    for own in groups:
-        if parts and total(least(_part(table, [*shared, *parts[-1], *own]))) <= width:
+    for own in (each for group in groups for each in ([group] if fits([*later, *group]) else [[column] for column in group])):
+        if parts and fits([*parts[-1], *own]):
             parts[-1] += own
         else:
-            parts.append(list(own))
-    return [_part(table, [column for column in table.columns if column in (*shared, *part)]) for part in parts] or [table]
+            parts.append([*(later if parts else shared), *own])
+    return [_part(table, [column for column in table.columns if column in part]) for part in parts] or [table]
 
 
 def _groups(table: Table) -> tuple[list[Column], list[list[Column]]]:

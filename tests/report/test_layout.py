@@ -17,8 +17,12 @@ from humar_bench.studies import MAKERS
 from humar_bench.table import SUMMARY, Column, Table
 from tests.golden.records import failed, fps, made_up_run, memory, params
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
 SIX = ("original", "original-fused", "efficient", "efficient-fused", "theirs-with-a-name", "six")
+STRANGERS = (  # as people call them
+    "resnet18", "mobilenet_v3_large", "EfficientNetB0", "convnext-tiny", "nets:Net(64, depth=2)", "my-own-network-wide", "regnet_y_400mf",
+    "torchmodels.vision.vit:build_small", "DeiT", "x",
+)
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 def printed(table: Table, width: int) -> list[str]:
@@ -33,7 +37,9 @@ def words(table: Table) -> set[str]:
     return {word for text in texts for word in text.split()}
 
 
-@pytest.mark.parametrize("names", [SIX[:2], SIX[:3], SIX, (*SIX, *(f"another{index}" for index in range(6)))], ids=len)
+@pytest.mark.parametrize("names", [
+    SIX[:2], SIX[:3], SIX, (*SIX, *(f"another{index}" for index in range(6))), STRANGERS[:6], STRANGERS,
+], ids=lambda names: f"{len(names)} from {names[0]}")
 def test_no_table_is_wider_than_the_screen_and_no_word_is_broken(names):
     for table in compare(made_up_run(*names), all_operators=True).tables:
         for width in (72, 80, 100, 120, 160):
@@ -56,6 +62,16 @@ def test_six_architectures_have_their_ratios_in_a_table_of_their_own():
     assert len(laid_out(table, 60)) > 2  # a few at a time
     cells = {cell for sheet in laid_out(table, 60) for row in sheet.table.cells() for cell in row[1:] if cell}
     assert cells == {cell for row in table.cells() for cell in row[1:] if cell}
+
+
+def test_what_is_said_of_a_row_beside_its_name_is_said_once():
+    table = next(each for each in compare(made_up_run(*STRANGERS)).tables if each.name == "flops_second_tier")
+    for width in (80, 120):
+        first, *others = [[column.key for column in sheet.table.columns] for sheet in laid_out(table, width)]
+        assert first[:2] == ["part", "rule"]
+        assert len(others) > 1 and not any("rule" in keys for keys in others) and all(keys[0] == first[0] for keys in others)
+        shown = {key for keys in (first, *others) for key in keys}
+        assert shown == {column.key for column in table.columns}
 
 
 def test_an_architectures_columns_stay_together():

@@ -19,6 +19,7 @@ from humar_bench.report.comparison import compare
 from humar_bench.running.plan import read_components, resolve
 from humar_bench.saved.verify import verify
 from tests.data import any_models
+from tests.faults.harness import without_children
 
 FILE = Path(any_models.__file__)
 QUICK = ("--processes", "1", "--budget", "0.2", "--min-runs", "1", "--max-runs", "2", "--threads", "1", "--device", "cpu", "--no-control")
@@ -139,7 +140,7 @@ def report(tmp_path_factory):
     """The folder of a report of two small networks, beside the file they are in."""
     place = tmp_path_factory.mktemp("any")
     shutil.copy(FILE, place / "nets.py")
-    with pytest.MonkeyPatch.context() as patches:
+    with without_children() as patches:
         patches.chdir(place)
         assert cli.main(["report", *PAIR, *INPUTS, *QUICK, "--quiet", "-o", "out"]) == 0
     return place

@@ -102,7 +102,7 @@ def test_a_picture_that_is_none_is_one_sentence_and_the_rest_is_measured(folder,
     assert contradictions("end_to_end", record.measured, record.workload) == []
 
 
-def test_made_up_pictures_and_cached_text(capsys, tmp_path):
+def test_made_up_pictures_and_cached_text(in_process, capsys, tmp_path):
     cached = ("--end-to-end", "--cache-text", "--caption", "the woman in red")
     code = cli.main(["fps", *SMALL, *cached, "--records", str(tmp_path / "r.jsonl")])
     shown, said = capsys.readouterr()

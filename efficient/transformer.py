@@ -146,15 +146,19 @@ class EfficientDecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, norms: nn.ModuleList) -> Tensor:
         """x, pos [B, Q, N, C], points [B, Q, N, 2] -> [B, Q, N, C]."""
-        x = self.look_around(x, pos, points, look, norms)
-        inner, inner_pos = x.flatten(0, 1), pos.flatten(0, 1)
-        inner = inner + inner_pos
-        inner = norms[-2](inner + self.dropout(self.within(inner)))
-        return norms[-1](inner + self.mlp(inner)).view_as(x)
+        shape, x = x.shape, self.look_around(x, pos, points, look, norms)
+        x = (x + pos).flatten(0, 1)  # one name, so that nothing lives longer than it is read: large at many queries
+        x = norms[-2](x + self.dropout(self.within(x)))
+        return norms[-1](x + self.mlp(x)).view(shape)
 
     def look_around(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, norms: nn.ModuleList) -> Tensor:
-        """The first half, of all tokens or the instance token alone: from the image, for the instance token also from other instances."""
+        """The first half, of all tokens or the instance token alone."""
         x = x + pos
+        x = norms[0](x + self.dropout(self._seen(x, points, look)))
+        return x if self.look_mlp is None else norms[1](x + self.look_mlp(x))
+
+    def _seen(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
+        """What tokens x [B, Q, N, C] take from the image and the instance token besides from other instances -> [B, Q, N, C]."""
         instance = x[:, :, 0]
         update = self.across(instance)
         if self.cross is not None and not self.cross_all:
@@ -162,12 +166,9 @@ class EfficientDecoderLayer(nn.Module):
         if self.samples is None:
             update = F.pad(update.unsqueeze(2), (0, 0, 0, x.shape[2] - 1))
         else:
-            seen = self.samples(x, points, look)
-            update = torch.cat((seen[:, :, :1] + update.unsqueeze(2), seen[:, :, 1:]), dim=2)
-        if self.cross_all:
-            update = update + self.cross(x.flatten(1, 2), *look.keys_values, look.bias).view_as(x)
-        x = norms[0](x + self.dropout(update))
-        return x if self.look_mlp is None else norms[1](x + self.look_mlp(x))
+            sampled = self.samples(x, points, look)
+            update = torch.cat((sampled[:, :, :1] + update.unsqueeze(2), sampled[:, :, 1:]), dim=2)
+        return update + self.cross(x.flatten(1, 2), *look.keys_values, look.bias).view_as(x) if self.cross_all else update
 
 
 class OffsetSamples(nn.Module):
@@ -258,7 +259,7 @@ class EfficientDecoder(PoseDecoder):
 
     def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: list[Look]) -> Tensor:
         which = max(0, i - self.early) % len(self.sets)
-        layer, look, pos = self.sets[which], context[which], query_pos + self.iteration_embed.weight[i]
+        layer, look, pos = self.sets[which], context[which], query_pos.add_(self.iteration_embed.weight[i])
         if i >= self.early:
             return layer(x, pos, points, look, self.norms[i])
         return torch.cat((layer.look_around(x[:, :, :1], pos, points[:, :, :1], look, self.norms[i]), x[:, :, 1:]), dim=2)

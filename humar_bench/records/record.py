@@ -51,6 +51,7 @@ RUN_FIELDS = {
 }
 BEFORE = {"backend": EAGER, "first_look": 5}  # what a field of RunArgs meant in the records that were written before it was there
 BEFORE_ASKED = {"efficient_sample_heads": 0, "efficient_look_mlp": False, "efficient_instance_iterations": 0}  # and a field of ModelArgs
+WAS_DEFAULT = {"efficient_cross_tokens": "instance"}  # of a field whose default changed when the last of these came
 # Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.
 ORIGINALS = ("original", "original-fused", "", "humar_bench.studies.accuracy.rings:")
 # What has to be equal for two records to be of the same machine and versions.

@@ -16,7 +16,17 @@ from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, FREE, INPUT
 from humar_bench.errors import UsageError
 from humar_bench.judging.oddities import busy_share
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
-from humar_bench.records.record import ALL_MEASURES, COMPONENT_TIME, END_TO_END, TRAINING, Record, Run, other_machine
+from humar_bench.records.record import (
+    ALL_MEASURES,
+    BEFORE_ASKED,
+    COMPONENT_TIME,
+    END_TO_END,
+    TRAINING,
+    WAS_DEFAULT,
+    Record,
+    Run,
+    other_machine,
+)
 from humar_bench.report import breakdown
 from humar_bench.report.component_table import component_time_data, component_time_tables
 from humar_bench.report.pipeline_table import end_to_end_data, end_to_end_tables
@@ -386,8 +396,8 @@ def asked_lines(work: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
 
 
 def asked_text(asked: Mapping[str, Any]) -> str:
-    """The arguments that are not defaults."""
-    defaults = dataclasses.asdict(ModelArgs())
+    """The arguments that are not defaults, or were none when they were asked."""
+    defaults = dataclasses.asdict(ModelArgs()) | ({} if BEFORE_ASKED.keys() <= asked.keys() else WAS_DEFAULT)
     changed = [f"{name}={value}" for name, value in asked.items() if defaults.get(name) != value]
     return f"{', '.join(changed)}, all else default" if changed else DEFAULTS
 

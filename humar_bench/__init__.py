@@ -3,14 +3,19 @@
 The front door. Names resolve when first used, so that importing this package (and `humar-bench --help`) never imports torch.
 """
 
+import os  # this and the next are loaded when Python starts
 import sys
 
-if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.orig_argv[-len(sys.argv)].removeprefix("-m").partition(".")[0] == __name__:
+_module = sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m").partition(".")[0] == __name__
+if _module and not sys.flags.safe_path:
     # `python -m humar_bench`: Python has put the current folder first, and anything there would run instead of what is installed. Before
     # any other import it goes, or to the end where it is our own.
     if __file__.rpartition("humar_bench")[0].rstrip("/\\") == sys.path[0].rstrip("/\\"):
         sys.path.append(sys.path[0])
     del sys.path[0]
+if _module or sys.argv and os.path.basename(sys.argv[0]).partition(".")[0] == "humar-bench":
+    # As a program: where PYTHONPATH names the current folder, as an empty piece of it does, it comes last.
+    sys.path.sort(key=lambda each: os.path.isdir(each or ".") and os.path.samefile(each or ".", "."))
 
 import importlib  # noqa: E402
 from typing import Any  # noqa: E402

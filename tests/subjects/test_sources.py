@@ -51,10 +51,25 @@ def test_nothing_of_the_current_folder_runs(hostile, tmp_path, command):
 @pytest.mark.parametrize("command", [MAIN, MODULE], ids=["console script", "python -m"])
 def test_a_measurement_in_a_hostile_folder_is_of_our_own_files_and_says_what_it_passed_over(hostile, tmp_path, command):
     done = run((*command, "params", "--workload", "tiny", "--arch", "efficient", "--csv", "-"), hostile)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "total,4799848", done.stderr
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "total,4889028", done.stderr
     assert not (tmp_path / "ran").exists()
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("humar-bench: note: ")
     assert "in the current folder are not used" in done.stderr
+
+
+@pytest.mark.parametrize("more", ["", "."])
+@pytest.mark.parametrize("way", ["command", "module"])
+def test_a_module_path_that_names_the_current_folder_has_it_last(hostile, tmp_path, way, more):
+    """An empty piece is the current folder: `PYTHONPATH=/mine:$PYTHONPATH` has one where nothing was set before."""
+    for path in hostile.glob("*.py"):  # Python itself and the files of site-packages import some of the standard library before us
+        if path.stem not in ("json", "csv", "tempfile", "argparse", *INSTALLED):
+            path.unlink()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "humar-bench").write_text("import sys\nfrom humar_bench.__main__ import main\nsys.exit(main())\n")
+    command = (sys.executable, str(tmp_path / "bin" / "humar-bench")) if way == "command" else MODULE
+    done = run((*command, "list"), hostile, path=f"{ROOT}{os.pathsep}{more}")
+    assert done.returncode == 0 and "Architectures" in done.stdout, done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_test_of_the_current_folder_can_fail(hostile, tmp_path):

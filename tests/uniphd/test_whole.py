@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import warnings
 from argparse import Namespace
@@ -30,9 +31,10 @@ ENCODERS = {
 ENDS = {"text": (0, 2, 1, 30), "text_mean": (5, 6, 0, 40)}  # first id, last id, padding, seed
 
 
-def whole(kind: str = "text") -> UniPHD:
-    name, config = ENCODERS["text_mean" if kind == "text_mean" else "text"]
-    return fill(build_uniphd(Namespace(**CONFIG["args"]), text_encoder=build_text_encoder(name, **TINY, **config))).eval()
+@functools.cache
+def whole(encoder: str) -> UniPHD:
+    name, config = ENCODERS[encoder]
+    return fill(build_uniphd(Namespace(**CONFIG["args"]), text_encoder=build_text_encoder(name, **TINY, **config))).eval().double()
 
 
 def prompt(kind: str) -> Captions | Scribbles:
@@ -54,7 +56,7 @@ def images() -> tuple:
 
 @pytest.mark.parametrize("kind", ["text", "text_mean", "point", "scribble"])
 def test_everything_from_images_on_is_reproduced(kind):
-    model, (batch, padding, sizes) = whole(kind).double(), images()
+    model, (batch, padding, sizes) = whole("text_mean" if kind == "text_mean" else "text"), images()
     with torch.inference_mode():
         maps = model.backbone[0](batch)
         made = with_inside(model, maps, padding, prompt(kind), sizes)

@@ -140,7 +140,8 @@ def _median(values: list[float] | None) -> float:
 
 
 class _Explorer:
-    """Finds the modules at which another component begins, whoever calls them, while one forward runs."""
+    """Finds the modules at which another component begins, whoever calls them, while one forward runs. Those in what torch compiles by
+    itself, such as the branches of torch.cond, are left alone: their time is their caller's."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -164,6 +165,8 @@ class _Explorer:
 
         @functools.wraps(forward)
         def explored(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return forward(*args, **kwargs)
             caller = self.stack[-1]
             path = next((each for each in paths if not caller or each.startswith(f"{caller}.")), paths[0])
             mine, callers = component_of(self.model, path), component_of(self.model, caller)

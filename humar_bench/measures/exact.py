@@ -43,6 +43,9 @@ class _Both(Observer):
     def returned(self, tensor: Tensor) -> None:
         self.tally.returned(tensor)
 
+    def computed(self) -> None:
+        self.tally.computed()
+
     def found(self, tensor: Tensor) -> None:
         self.flow.found(tensor)
 

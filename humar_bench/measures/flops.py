@@ -89,6 +89,9 @@ class Tally(Observer):
     def returned(self, tensor: Tensor) -> None:
         self.outside += 1
 
+    def computed(self) -> None:
+        self.outside += 1
+
     def unknown(self, name: str, path: str, read: list[Tensor], made: list[Tensor]) -> None:
         self.uncounted[name] += 1
         self.kernels += 1

@@ -232,15 +232,32 @@ def _tracked(
 
 @contextlib.contextmanager
 def _as_in_inference_mode() -> Iterator[None]:
-    """No gradients, also where a forward turns them on: inference mode, in which it is timed, has none whatever a forward asks for.
-    Inference mode itself would hide what composite operators allocate between their parts."""
-    switch = torch._C._set_grad_enabled
+    """No gradients, also where a forward turns them on: inference mode, in which it is timed, has none whatever a forward asks for, unless
+    it leaves that mode by `torch.inference_mode(False)`. Inference mode itself would hide what composite operators allocate between their
+    parts."""
+    switch, guard = torch._C._set_grad_enabled, torch._C._InferenceMode
+    left: list[bool] = []  # by each guard that the forward is in
+
+    class Guard(guard):
+        def __init__(self, enabled: bool) -> None:
+            super().__init__(enabled)
+            self.leaves = not enabled
+
+        def __enter__(self) -> None:
+            super().__enter__()
+            left.append(self.leaves)
+
+        def __exit__(self, *error: Any) -> None:
+            left.pop()
+            super().__exit__(*error)
+
     with torch.no_grad():
-        torch._C._set_grad_enabled = lambda wanted: switch(False)
+        torch._C._set_grad_enabled = lambda wanted: switch(wanted and bool(left) and left[-1])
+        torch._C._InferenceMode = Guard
         try:
             yield
         finally:
-            torch._C._set_grad_enabled = switch
+            torch._C._set_grad_enabled, torch._C._InferenceMode = switch, guard
 
 
 def _step(model: nn.Module, inputs: Sequence[Any], training: bool, no_grad: Any = _as_in_inference_mode) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from humar_bench.errors import HumarBenchError, MeasurementError
@@ -117,6 +119,9 @@ class Observer:
     def returned(self, tensor: Tensor) -> None:
         """A tensor whose numbers no operator made, that was seen: numpy did, or Python, or another thread."""
 
+    def computed(self) -> None:
+        """A number that an operator was given was made in Python of several that it had been handed."""
+
     def found(self, tensor: Tensor) -> None:
         """A tensor that was there before, though nobody had found it (`held.py`)."""
 
@@ -163,7 +168,32 @@ def _with_values(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
     twin, twins = deep_copy(model)
     real_inputs, held = replaced(inputs, lambda tensor: tensor.detach().clone()), held_tensors(twin)
     mode = _WithValues(watch, twins, (*twin.parameters(), *twin.buffers(), *tensors_in(real_inputs), *held.values()))
-    return Forward(twin, real_inputs, _run(twin, real_inputs, mode, (_leaving(mode), _starting(mode))), "values", held)
+    outputs = _run(twin, real_inputs, mode, (_leaving(mode), _starting(mode)))
+    if mode.numbers:
+        for _ in range(_made_in_python(mode, model, inputs)):
+            watch.computed()
+    return Forward(twin, real_inputs, outputs, "values", held)
+
+
+class _Blind(Observer):
+    """For a forward whose operators are known already."""
+
+    def add(self, call: Call) -> None:
+        pass
+
+
+def _made_in_python(mode: _WithValues, model: nn.Module, inputs: tuple) -> int:
+    """How many numbers Python made of those it was handed, as far as operators were given them: on smaller inputs they are others, and they
+    are none of those that were handed out. Constants of the program stay the same."""
+    try:
+        twin, twins = deep_copy(model)
+        smaller = replaced(inputs, lambda each: each.detach() * 0.75 if each.is_floating_point() else each.detach().clone())
+        again = _WithValues(_Blind(), twins, (*twin.parameters(), *twin.buffers(), *tensors_in(smaller)))
+        _run(twin, smaller, again, (_leaving(again), _starting(again)))
+    except Exception:  # it takes no such inputs
+        return 0
+    together = itertools.takewhile(lambda pair: pair[0][0] is pair[1][0], zip(mode.numbers, again.numbers, strict=False))
+    return sum(one != other and one not in mode.handed for (_, one), (_, other) in together)
 
 
 def _first_line(error: BaseException) -> str:
@@ -310,11 +340,14 @@ class _Watch(TorchDispatchMode):
 
 class _WithValues(_Watch):
     """`left`: numbers were handed out of torch, one by one `scalars`; `out`: by storage, a tensor whose memory was handed out,
-    and what stood in it then."""
+    and what stood in it then. `handed`: those numbers; `numbers`: what operators were given as numbers of Python after several, and by
+    which operator."""
 
     def __init__(self, watch: Observer, twins: dict[int, Tensor], there: Iterable[Tensor]) -> None:
         super().__init__(watch, twins, there)
         self.left, self.scalars = False, 0
+        self.handed: set[float] = set()
+        self.numbers: list[tuple[Any, float]] = []
         self.out: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -326,6 +359,9 @@ class _WithValues(_Watch):
         if op is aten._local_scalar_dense.default and tensors[0].is_floating_point():
             self.scalars += 1
             self.left |= self.scalars > 1
+            self.handed.add(float(tensors[0]))
+        elif self.scalars > 1 and not self.origins:
+            self.numbers += [(op, each) for each in tree_leaves((args, kwargs)) if isinstance(each, float)]
         self.look_for_strangers(op, tensors)
         self._look_for_changes(tensors)
         nested = any(map(_is_padded, tensors))

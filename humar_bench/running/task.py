@@ -94,6 +94,9 @@ def _foreign(it_is: bool, who: str) -> contextlib.AbstractContextManager[None]:
     return left_untouched(who) if it_is else contextlib.nullcontext()
 
 
+_NOT_RECORDED = "does not require grad and does not have a grad_fn"  # torch says
+
+
 def failure(error: BaseException, architecture: str, subject: Subject | None = None) -> dict[str, Any]:
     """An exception as a failed result: its kind and one sentence."""
     if isinstance(error, NotFiniteOutputs):
@@ -107,6 +110,11 @@ def failure(error: BaseException, architecture: str, subject: Subject | None = N
             "let its forward take these, or call it by --inputs with others"
         )
         reason = f"{architecture} is called with {called_with}, and {said}; {way_out}."
+    elif _NOT_RECORDED in str(cause):
+        reason = (
+            f"{architecture} differentiates inside its forward, and inference mode, in which it is measured, records nothing to "
+            "differentiate; let it do so on copies of its inputs inside torch.inference_mode(False)."
+        )
     elif isinstance(error, HumarBenchError):
         reason = str(error)
     elif kind == "out of memory":

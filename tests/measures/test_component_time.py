@@ -186,6 +186,23 @@ def test_a_compiled_or_scripted_part_is_one_piece_of_its_caller():
     assert set(found.components) == {"(top)", "0"}
 
 
+def test_strangers_what_torch_compiles_by_itself_is_one_piece_of_its_caller():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.cond(x.sum() > 0, lambda t: self.one(t), lambda t: self.other(t), (self.before(x),))
+
+    model, x = Branches().eval(), torch.randn(3, 4)
+    model.components = (("before", "before"), ("one", "one"), ("other", "other"))
+    with torch.inference_mode():
+        found = time_components(model, lambda: model(x), CpuDevice(), budget_s=0.0)
+    assert set(found.entered) == {"(top)", "before"}
+    torch.compiler.reset()
+
+
 def test_the_first_outputs_are_checked_and_what_the_check_raises_ends_it():
     def refuse(outputs):
         raise MeasurementError(f"{outputs} is not finite.")

@@ -61,6 +61,24 @@ def test_strangers_a_decorated_forward_that_turns_gradients_on_is_too():
     assert memory.predicted_bytes == memory.allocator_bytes == 2 * MAP
 
 
+def test_strangers_a_forward_that_leaves_inference_mode_to_differentiate_is_measured_with_its_graph():
+    class Slope(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(C, C)
+
+        def forward(self, x):
+            with torch.inference_mode(False), torch.enable_grad():
+                with torch.no_grad():
+                    y = x.clone()
+                y.requires_grad_()
+                return torch.autograd.grad(self.linear(y).tanh().sum(), y)[0]
+
+    memory = peak_of(Slope)
+    assert memory.predicted_bytes == memory.allocator_bytes == 3 * MAP + 8  # the copy, tanh and its gradient; a sum and its gradient, a 1
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and torch._C._InferenceMode.__module__ == "torch._C"
+
+
 @pytest.mark.parametrize("make", [lambda size: np.ones(size // 8), lambda size: bytearray(size)], ids=["numpy", "a buffer"])
 def test_strangers_memory_of_numpy_and_python_is_told_beside_the_peak(make):
     class Holds(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -126,7 +127,8 @@ def test_strangers_4_bit_weights_are_named_by_how_many_they_are():
 
 
 def outside(does, inputs=None, **parts):
-    count = count_flops(Does(does, **parts), inputs or x())
+    count, both = (each(Does(does, **parts), inputs or x()) for each in (count_flops, count_exactly))
+    assert count.outside == both.flops.outside
     return count.outside
 
 
@@ -154,6 +156,23 @@ def test_strangers_each_return_is_one():
         return softmax_in_numpy(self, softmax_in_numpy(self, x))
 
     assert outside(twice) == 2
+
+
+def test_strangers_numbers_that_come_back_one_by_one_are_noticed_too():
+    def chain(self, x):
+        total = 0.0
+        for each in x[0]:
+            total = math.tanh(total + each.item() ** 2)
+        return x * total + 0.5
+
+    def range_of(self, x):
+        low, high = x.min().item(), float(x.max())
+        return x.clamp(low, high) * 0.5
+
+    def only_integers(self, x):
+        return torch.zeros(3) * 0.5, int(x.argmin()) + int(x.argmax())
+
+    assert [outside(each) for each in (chain, range_of, only_integers)] == [1, 0, 0]
 
 
 def test_strangers_what_leaves_torch_is_used_and_read():

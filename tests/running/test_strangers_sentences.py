@@ -144,6 +144,20 @@ def test_strangers_another_call_is_told_what_a_model_is_called_with(tiny_args, t
     assert "is called with" not in reason_of(Calls(), tiny_args, tiny_workload)
 
 
+def test_strangers_a_forward_that_differentiates_in_inference_mode_is_told_how(tiny_args, tiny_workload):
+    class Slope(nn.Module):
+        def forward(self, srcs, masks, pos_embeds, query_embed):
+            with torch.enable_grad():
+                x = query_embed.clone().requires_grad_()
+                return torch.autograd.grad(x.square().sum(), x)[0]
+
+    said = reason_of(Slope(), tiny_args, tiny_workload)
+    assert said == (
+        "x differentiates inside its forward, and inference mode, in which it is measured, records nothing to differentiate; let it do so "
+        "on copies of its inputs inside torch.inference_mode(False)."
+    )
+
+
 # Chance -----------------------------------------------------------------------------------------------------------------------------
 
 

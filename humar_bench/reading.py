@@ -4,6 +4,7 @@ written here. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -29,6 +30,13 @@ class NotRegular(OSError):
 def what_else(mode: int) -> str:
     """'a pipe', 'a folder', ... for the mode of what is no regular file, by `lstat` also 'a link'; empty for a regular file."""
     return next((words for is_kind, words in _KINDS if is_kind(mode)), "" if stat.S_ISREG(mode) else "no regular file")
+
+
+def is_null(path: str | os.PathLike) -> bool:
+    """Whether a path is the null device, by whatever name."""
+    with contextlib.suppress(OSError):
+        return os.path.samefile(path, os.devnull)
+    return False
 
 
 def open_regular(path: str | os.PathLike) -> Any:

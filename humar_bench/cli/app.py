@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ from typer.core import TyperGroup
 from humar_bench import __version__
 from humar_bench.args import RunArgs, shown
 from humar_bench.cli import typer_options
-from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError
+from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HumarBenchError, UsageError
 from humar_bench.options import Call, Output, Selection, Whole
 from humar_bench.subjects.sources import use_own
 from humar_bench.table import visible
 
 NAME = "humar-bench"
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
+MOST_SHOWN, MOST_SENTENCE = 300, 2000  # characters of one thing that was typed, and of a whole sentence about it
 _PANELS = {
     Selection: "What to measure", Whole: "The whole model", Call: "Any model", RunArgs: "How to measure", Output: "Where results go",
 }
@@ -118,6 +120,20 @@ def say(sentence: object) -> None:
         print(f"{NAME}: {visible(' '.join(str(sentence).split()))}", file=sys.stderr, flush=True)
 
 
+def shortened(sentence: str) -> str:
+    """A sentence about a command line, in which what was typed is as long as whoever typed it needs to know it again."""
+    parts = {part for word in _typed for part in (word, word.partition("=")[2]) if len(part) > MOST_SHOWN}
+    for part in sorted(parts, key=len, reverse=True):
+        for form in (part, repr(part)[1:-1]):
+            sentence = sentence.replace(form, _cut(form))
+    sentence = re.sub(rf"\S{{{MOST_SHOWN + 1},}}", lambda found: _cut(found[0]), sentence)
+    return sentence if len(sentence) <= MOST_SENTENCE else f"{sentence[: MOST_SENTENCE // 2]} ... {sentence[-MOST_SENTENCE // 2 :]}"
+
+
+def _cut(text: str) -> str:
+    return f"{text[:60]}...{text[-20:]}" if len(text) > MOST_SHOWN else text
+
+
 def tell(line: object) -> None:
     """One line on standard output."""
     print(visible(str(line)))
@@ -138,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(args=list(_typed), prog_name=NAME, standalone_mode=False)
     except HumarBenchError as error:
-        say(error)
+        say(shortened(str(error)) if isinstance(error, UsageError) else error)  # other errors say where results are, whole
         return error.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED
@@ -146,6 +162,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not hasattr(error, "format_message"):  # not typer's own complaint about the command line
             raise
         context = getattr(error, "ctx", None)
-        say(f"{error.format_message().rstrip('.')}; see {context.command_path if context else NAME} --help.")
+        say(shortened(f"{error.format_message().rstrip('.')}; see {context.command_path if context else NAME} --help."))
         return EXIT_USAGE
     return code if isinstance(code, int) else EXIT_DONE

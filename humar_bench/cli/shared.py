@@ -108,10 +108,10 @@ def check_paths(
     """Refuse, before anything is measured, a path that cannot be written, two outputs on one path, an output that is read, and a new
     folder `out` in which one of its `own` files would be written over. `reads` are other files that are read, by their option."""
     from humar_bench.report import check_writable, refuse_shared
-    from humar_bench.report.files import refuse_pipe
+    from humar_bench.report.files import refuse_special
 
     if output.records is not None:
-        refuse_pipe(output.records, "--records")
+        refuse_special(records_path(output.records), "--records", null=False, instead="name a file, so that nothing is lost")
 
     paths = {f"--{name}": getattr(output, name) for name in formats} | {"--plot": plot}
     written = {flag: path for flag, path in paths.items() if path not in (None, STANDARD_OUTPUT)}
@@ -124,7 +124,10 @@ def check_paths(
         if folder is not None and (flag == "-o" or os.path.isdir(folder)):
             held = (*own, RECORDS_NAME) if flag == "-o" else own
             written |= {flag: folder} if flag == "-o" else {}
-            written |= {f"{name} of {flag} {folder}": os.path.join(folder, name) for name in held}
+            inside = {f"{name} of {flag} {folder}": os.path.join(folder, name) for name in held}
+            for said, path in inside.items():
+                refuse_special(path, said, null=False, instead="move it away or name another folder")
+            written |= inside
     files = {f"--arch {each.name}": each.place.where for each in architectures if each.foreign}
     read = {flag: path for flag, path in ((reads or {}) | files).items() if path is not None and not os.path.isdir(path)}
     refuse_shared(written | _streams(output), read)

@@ -7,18 +7,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.reading import MOST_BYTES
+from humar_bench.reading import MOST_BYTES, what_else
 
 LOCK_WAIT_S = 1.0  # a writer killed while it started a child leaves its lock to that child until the child's program is loaded
 FIRST_BYTES = 4096  # enough to see what a file is before all of it is read
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a pipe or a device: nothing to flush to
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # a file system that cannot
+_HOW = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_SPECIAL = "{path} is {kind}, and what is appended to one is lost; name a file."
 
 
 class OutputLost(MeasurementError):
@@ -43,19 +44,23 @@ class Appender:
         self._absolute = path.absolute()  # for when the current folder is gone too
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            _refuse_special(path)  # before it is opened: a device may do something then
+            self._file = os.open(path, _HOW, 0o666)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}; name another output folder.") from None
         try:
-            self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
-            if self._regular:  # a device is nobody's alone
-                self._lock()
-                with open(self._file, "rb", closefd=False) as file:
-                    accept(first := file.read(FIRST_BYTES))
-                    self.content = first + file.read(MOST_BYTES)
-                if os.fstat(self._file).st_size > len(self.content):
-                    raise UsageError(f"{path} is larger than {MOST_BYTES / 2**20:,.0f} MiB, the most that is read; name another file.")
+            if kind := what_else(os.fstat(self._file).st_mode):  # put there in between
+                raise UsageError(_SPECIAL.format(path=path, kind=kind))
+            self._lock()
+            with open(self._file, "rb", closefd=False) as file:
+                accept(first := file.read(FIRST_BYTES))
+                self.content = first + file.read(MOST_BYTES)
+            if os.fstat(self._file).st_size > len(self.content):
+                raise UsageError(f"{path} is larger than {MOST_BYTES / 2**20:,.0f} MiB, the most that is read; name another file.")
             _sync_folder(path.parent)
+        except OSError as error:
+            self.close()
+            raise UsageError(f"{path} cannot be read: {error.strerror}; name another file.") from None
         except BaseException:
             self.close()
             raise
@@ -95,9 +100,9 @@ class Appender:
             self._file = -1
 
     def _resized(self) -> str:
-        """Who changed its size since the last look, as part of a sentence; nothing for one that is as it was left, or no regular file."""
+        """Who changed its size since the last look, as part of a sentence; nothing for one that is as it was left."""
         size, expected = os.fstat(self._file).st_size, len(self.content)
-        if not self._regular or size == expected:
+        if size == expected:
             return ""
         return f"was {'cut' if size < expected else 'written into by something else'} ({expected} bytes, now {size})"
 
@@ -106,7 +111,7 @@ class Appender:
             there = os.stat(self.path)
         except OSError:
             return "was removed or renamed"
-        return "" if not self._regular or os.path.samestat(os.fstat(self._file), there) else "was replaced by another file"
+        return "" if os.path.samestat(os.fstat(self._file), there) else "was replaced by another file"
 
     def _lost(self, happened: str) -> OutputLost:
         return OutputLost(self.path, happened, self.content, self._whereabouts() or self._copied())
@@ -148,6 +153,13 @@ class Appender:
                 time.sleep(0.05)
             except OSError:  # a file system without locks
                 return
+
+
+def _refuse_special(path: Path) -> None:
+    """Raises UsageError for what is there and is no regular file; a folder is refused when it is opened."""
+    with contextlib.suppress(OSError):
+        if (kind := what_else(os.stat(path).st_mode)) not in ("", "a folder"):
+            raise UsageError(_SPECIAL.format(path=path, kind=kind))
 
 
 def _sync(file: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.reading import is_null, what_else
 from humar_bench.records.record import Run
 from humar_bench.report.comparison import compare
 from humar_bench.report.data import to_csv
@@ -21,13 +22,14 @@ REPORT_NAME = "report.md"
 def check_writable(path: str | os.PathLike, option: str) -> None:
     """Try what `write_text` will do, and leave nothing behind. Raises UsageError with one sentence."""
     target = _target(path)
-    refuse_pipe(path, option)
+    refuse_special(path, option)
     try:
         if os.path.isdir(target):
             raise IsADirectoryError(0, "it is a folder")
-        if _in_place(target):
-            open(target, "ab").close()
+        if is_null(target):
             return
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # a link that leads to itself would be replaced
         beside = _beside(target)
         open(beside, "xb").close()
         beside.unlink()
@@ -49,15 +51,17 @@ def refuse_stream(path: str | os.PathLike, option: str) -> None:
         raise UsageError(f"{option} is -, and standard output cannot take it; name a file (./- for one of that name).")
 
 
-def refuse_pipe(path: str | os.PathLike, option: str) -> None:
-    """Raises UsageError for a named pipe or socket: opening one waits for whoever reads it, perhaps forever."""
+def refuse_special(
+    path: str | os.PathLike, option: str, *, null: bool = True, instead: str = "name a file, or - for standard output"
+) -> None:
+    """Raises UsageError for what is there and is neither a regular file nor a folder: opening a pipe waits for whoever reads it, perhaps
+    forever, and what a device is given is nowhere afterwards. With `null` the null device is let through: who names it wants no file."""
     try:
-        mode = os.stat(path).st_mode
+        kind = what_else(os.stat(path).st_mode)
     except OSError:  # it is not there, or cannot be: whoever writes it says why
         return
-    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-        what = "pipe" if stat.S_ISFIFO(mode) else "socket"
-        raise UsageError(f"{option} {str(path)!r} is a {what} and cannot be written; name a file, or - for standard output.")
+    if kind not in ("", "a folder") and not (null and is_null(path)):
+        raise UsageError(f"{option} {str(path)!r} is {kind} and only regular files are written; {instead}.")
 
 
 def check_folder(path: str | os.PathLike, option: str) -> Path:
@@ -119,10 +123,10 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Write all of it, or leave what was there. Raises HumarBenchError with one sentence."""
     target = _target(path)
     try:
-        if _in_place(target):
-            with open(target, "wb") as file:
-                file.write(content)
+        if is_null(target):
             return
+        if os.path.exists(target) and (kind := what_else(os.stat(target).st_mode)):  # put there since it was checked
+            raise OSError(0, f"it is {kind}")
         beside = _beside(target)
         try:
             with open(beside, "xb") as file:
@@ -159,11 +163,6 @@ def write_report(run: Run, directory: str | os.PathLike, reference: str | None =
 def _target(path: str | os.PathLike) -> Path:
     """Where a link points to, so that writing replaces the file and not the link."""
     return Path(os.path.realpath(path))
-
-
-def _in_place(target: Path) -> bool:
-    """Pipes and devices are written as they are; only files can be replaced."""
-    return os.path.exists(target) and not os.path.isfile(target)
 
 
 def _beside(target: Path) -> Path:

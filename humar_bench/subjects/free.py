@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils import _pytree as pytree
 
-from humar_bench.args import FreeWorkload, Keywords
+from humar_bench.args import FreeWorkload, Keywords, ModelArgs
 from humar_bench.errors import MeasurementError, UsageError, one_line
 from humar_bench.subjects.loading import literals, load, place_of
 from humar_bench.subjects.registry import INPUTS_WANTED, Architecture, load_builder, made
@@ -36,6 +36,10 @@ class FreeSubject(Subject):
 
     workload: FreeWorkload
     scales = (0.6, 0.4)  # only smaller: a function's numbers may have a highest one
+
+    def __init__(self, args: ModelArgs, workload: FreeWorkload) -> None:
+        super().__init__(args, workload)
+        self._default = torch.get_default_dtype()  # before any model changed it for everybody
 
     def build(self, architecture: Architecture, *, device: str, dtype: torch.dtype, seed: int) -> torch.nn.Module:
         builder = load_builder(architecture, free=True)
@@ -129,7 +133,7 @@ class FreeSubject(Subject):
         said = self.workload.inputs
         call = self._call(device, seed)
         try:
-            with _drawing(seed, device):
+            with _drawing(seed, device), _default_type(self._default):
                 found = call()
         except (Exception, SystemExit) as error:
             raise MeasurementError(f"{said} raised {one_line(error)}.") from error
@@ -241,6 +245,17 @@ def _can_be_moved(tensor: Tensor) -> bool:
     plain = _has_strides(tensor) and tensor.dim() and tensor.numel()
     overlaps = plain and any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return bool(plain) and not overlaps and tensor.dtype is not torch.bool
+
+
+@contextlib.contextmanager
+def _default_type(dtype: torch.dtype) -> Iterator[None]:
+    """torch's default number type inside; outside it is what somebody made it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from humar_bench.args import shown
 from humar_bench.errors import MeasurementError, UsageError, one_line
-from humar_bench.reading import open_regular, parse_json, read_bytes, read_lines, what_else
+from humar_bench.reading import is_null, open_regular, parse_json, read_bytes, read_lines, what_else
 from humar_bench.records.appending import Appender
 from humar_bench.records.record import json_text, plain
 from humar_bench.records.schema import faults
@@ -136,14 +136,15 @@ def _written_over(folder: Path) -> Iterator[str]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The whole file or, whatever happens, the one that was there; a device is written as it is. Raises MeasurementError where it cannot
-    be written."""
+    """The whole file or, whatever happens, the one that was there. Raises MeasurementError where it cannot be written, as what is no
+    regular file cannot."""
     target = Path(os.path.realpath(path))
     part = target.with_name(f".{target.name}.part")
     try:
-        if os.path.exists(target) and not os.path.isfile(target):
-            target.write_bytes(content)
+        if is_null(target):
             return
+        if os.path.exists(target) and (kind := what_else(os.stat(target).st_mode)):
+            raise OSError(0, f"it is {kind}")
         part.unlink(missing_ok=True)  # of a run that was killed
         with open(part, "xb") as file:  # through no link
             file.write(content)

@@ -193,7 +193,58 @@ def test_a_study_whose_records_are_lost_shows_one_row_a_record(monkeypatch, caps
         assert said in out
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_tables_are_shown_and_other_formats_written_when_one_output_cannot_be(bench, capsys):  # noqa: F811
-    code, out, err = ends(capsys, "params", "--csv", "/dev/full", "--json", "all.json")
+def test_tables_are_shown_and_other_formats_written_when_one_output_cannot_be(bench, capsys, monkeypatch):  # noqa: F811
+    real = os.replace
+
+    def full(old, new):
+        if str(new).endswith("table.csv"):
+            raise OSError(28, "No space left on device")
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", full)
+    code, out, err = ends(capsys, "params", "--csv", "table.csv", "--json", "all.json")
     assert code == 1 and "27,343,636" in out and Path("all.json").exists() and "No space left on device" in err
+    assert not Path("table.csv").exists()
+
+
+@pytest.mark.parametrize("path", ["pipe", "to-device"])
+@pytest.mark.parametrize("argv", [
+    ["params", "--records"], ["params", "--csv"], ["flops", "--json"], ["memory", "--markdown"], ["scaling", "--plot"],
+    ["variants", "--csv"], ["claims", "--markdown"], ["calibrate", "--json"], ["data", "show", "-o"], ["warm-start", "-o"],
+    ["evaluate", "note.txt", "--csv"], ["search", "--no-train", "--records"],
+])
+def test_only_regular_files_are_written(bench, capsys, monkeypatch, argv, path):  # noqa: F811
+    monkeypatch.setattr("humar_bench.report.plot.check_plot", lambda path: None)
+    os.mkfifo("pipe")
+    Path("to-device").symlink_to("/dev/zero")
+    code, out, err = ends(capsys, *argv, path)
+    kind = "a pipe" if "pipe" in path else "a device"
+    assert (code, out) == (2, "") and f"{argv[-1].replace('-o', '--out')} '{path}' is {kind} and only regular files are written" in err
+    assert not bench.calls and err.count("\n") == 1
+
+
+def test_the_null_device_takes_tables_and_no_records(bench, capsys):  # noqa: F811
+    assert ends(capsys, "params", "--csv", os.devnull)[0] == 0
+    code, _, err = ends(capsys, "params", "--records", os.devnull)
+    assert code == 2 and "is a device and only regular files are written; name a file, so that nothing is lost." in err
+
+
+@pytest.mark.parametrize("name", ["report.md", RECORDS_NAME])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_folder_whose_files_are_pipes_or_devices_is_refused(bench, capsys, name, kind):  # noqa: F811
+    if kind == "pipe":
+        os.mkfifo(Path("dir", name))
+    else:
+        Path("dir", name).symlink_to("/dev/null")
+    code, out, err = ends(capsys, "report", "-o", "dir")
+    assert (code, out) == (2, "") and f"{name} of -o dir 'dir/{name}' is a {kind} and only regular" in err and not bench.calls
+
+
+def test_a_file_that_becomes_a_pipe_while_a_run_goes_on_is_not_waited_for(capsys, monkeypatch):
+    def happen(folder: Path) -> None:
+        os.mkfifo("table.csv")
+
+    stub = Meddler(happen, 1)
+    monkeypatch.setattr("humar_bench.running.bench.benchmark", stub)
+    code, out, err = ends(capsys, "params", "--records", "r.jsonl", "--csv", "table.csv")
+    assert code == 1 and "27,343,636" in out and "table.csv could not be written: it is a pipe" in err

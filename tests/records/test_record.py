@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -150,11 +153,27 @@ def test_a_second_writer_on_the_same_file_is_refused(tmp_path):
     RecordWriter(tmp_path / RECORDS_NAME).close()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_a_full_disk_is_one_sentence():
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     said = "No space left on device; the records before it are kept"
-    with RecordWriter("/dev/full") as writer, pytest.raises(MeasurementError, match=said):
-        writer.write(a_record())
+    with RecordWriter(tmp_path / RECORDS_NAME) as writer:
+        monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(MeasurementError, match=said):
+            writer.write(a_record())
+    assert (tmp_path / RECORDS_NAME).read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", os.devnull, "/dev/zero"])
+def test_what_is_no_regular_file_takes_no_records(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to(kind)
+    if kind == "pipe":
+        os.mkfifo(kind)
+    listening = socket.socket(socket.AF_UNIX)
+    with contextlib.closing(listening):
+        listening.bind("socket")
+        for path in (kind, "link"):
+            with pytest.raises(UsageError, match=f"{path} is a (pipe|socket|device), and what is appended to one is lost; name a file."):
+                RecordWriter(path)
 
 
 def test_a_half_written_record_is_taken_back_when_the_disk_fills_up(tmp_path, monkeypatch):

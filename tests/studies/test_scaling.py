@@ -88,9 +88,12 @@ def test_a_range_that_is_none_is_refused(given, said):
 
 
 def test_ends_may_be_written_in_thousands():
-    assert (parse_count("32k", "--to"), parse_count("300", "--to")) == (32768, 300)
-    for text in ("0", "k", "1.5k", "-3"):
-        with pytest.raises(UsageError, match="--from is"):
+    assert (parse_count("32k", "--to"), parse_count("300", "--to"), parse_count("+1K", "--to")) == (32768, 300, 1024)
+    for text in ("", "k", "1.5k", "1_0", " 5", "\uff15", "1 k", "nan", "9" * 5000):
+        with pytest.raises(UsageError, match=r"--from is .*; it must be a whole number, such as 300 or 32k\."):
+            parse_count(text, "--from")
+    for text in ("0", "-3", "0k", "9" * 31):
+        with pytest.raises(UsageError, match=r"--from is .*; it must be from 1 to 9,007,199,254,740,991\."):
             parse_count(text, "--from")
 
 

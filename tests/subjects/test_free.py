@@ -45,6 +45,15 @@ def network_flops(width: int, batch: int, side: int = 16) -> int:
     return batch * (2 * (side // 2) ** 2 * 27 * width + 2 * (side // 4) ** 2 * 18 * width**2 + 2 * 2 * width * 10)
 
 
+def test_a_model_that_changes_the_default_number_type_changes_nobodys_inputs():
+    one = subject()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert given(one)[0].dtype is torch.float32 and torch.get_default_dtype() is torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 # Inputs -----------------------------------------------------------------------------------------------------------------------------
 
 

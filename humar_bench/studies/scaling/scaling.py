@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from humar_bench.args import FreeWorkload, ModelArgs, Size, WholeWorkload, Workload, pyramid, shown
+from humar_bench.args import EXACT_INT, FreeWorkload, ModelArgs, Size, WholeWorkload, Workload, pyramid, shown
 from humar_bench.errors import UsageError
+from humar_bench.options import read_number
 from humar_bench.records.record import Record, Run
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.plan import Plan
@@ -36,11 +36,16 @@ TIMED_SHARE = 0.25  # of the budget: timed forwards; the rest is starts, checks 
 
 
 def parse_count(text: str, option: str) -> int:
-    """'1024', '1k' (1,024 here: a size, as in 1k to 32k tokens) or '32k' -> a whole number of at least 1. Raises UsageError."""
-    number, scale = (text[:-1], 1024) if text.lower().endswith("k") else (text, 1)
-    if not re.fullmatch(r"0*[1-9][0-9]{0,11}", number):
-        raise UsageError(f"{option} is {shown(text)}; it must be a whole number of at least 1, such as 300 or 32k.")
-    return int(number) * scale
+    """'1024', '1k' (1,024 here: a size, as in 1k to 32k tokens) or '32k' -> a whole number of at least 1, read as every other number that
+    is typed. Raises UsageError."""
+    number, scale = (text[:-1], 1024) if text[-1:] in ("k", "K") else (text, 1)
+    try:
+        value = read_number(number, int) * scale
+    except ValueError:
+        raise UsageError(f"{option} is {shown(text)}; it must be a whole number, such as 300 or 32k.") from None
+    if not 1 <= value <= EXACT_INT:
+        raise UsageError(f"{option} is {shown(text)}; it must be from 1 to {EXACT_INT:,}.")
+    return value
 
 
 def values_of(axis: Axis, first: int | None = None, last: int | None = None, points: int | None = None) -> tuple[int, ...]:

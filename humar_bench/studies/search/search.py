@@ -130,7 +130,10 @@ class _Stages:
 
 def look_at(asked: SearchPlan, journal: Path, progress: Progress, look: Look = run_children) -> tuple[list[Seen], float | None]:
     """Every design that was looked at, once there are as many as asked for, and how many a minute were sketched when it was last done."""
-    journal.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{journal} cannot be written: {error.strerror or error}; name another file.") from error
     work = asked.plan.workload
     shared = open_shared(journal, asked.space, work, asked.bounds)
     if len(complete(shared, journal)) < asked.designs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import RunArgs
@@ -86,9 +87,11 @@ def search(selection: Selection, options: SearchOptions, study: StudyOptions, ru
       humar-bench search --no-time --no-train --over hidden_dim=128,192,256 --over dec_layers=3,4,6
     """
     from humar_bench.studies.search.search import PLACES, measure_search
-    from humar_bench.studies.search.storage import library
+    from humar_bench.studies.search.storage import library, refuse_strange
 
     library()  # its sentence
+    if options.journal:
+        refuse_strange(Path(options.journal))
     asked = _plan(selection, options, run)
     if asked.trainings is not None:
         check_extra()

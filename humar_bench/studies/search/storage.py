@@ -56,7 +56,7 @@ def open_shared(journal: str | os.PathLike, space: Space, work: Workload, bounds
     """The shared study, begun where it is not there yet. Raises UsageError for a file that is none, or of another search, and
     MeasurementError where it cannot be written."""
     optuna, path = library(), Path(journal)
-    _refuse_strange(path)
+    refuse_strange(path)
     told = {"format": FORMAT, "space": space.plain(), "workload": _plain(work), "bounds": dict(bounds), "objectives": list(OBJECTIVES)}
     with _reading(path):
         _mend(path)
@@ -114,7 +114,7 @@ def _plain(work: Workload) -> dict[str, Any]:
 _BEGINS = b'{"op_code":'
 
 
-def _refuse_strange(path: Path) -> None:
+def refuse_strange(path: Path) -> None:
     """Raises UsageError for what is there and is no journal: Optuna would write behind whatever it finds."""
     try:
         found = path.lstat()

@@ -7,8 +7,8 @@ import functools
 import importlib.util
 import os
 import shlex
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
 from humar_bench.options import STANDARD_OUTPUT, Call, Output, Selection, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load, records_in, records_path
+from humar_bench.running import leftovers
 from humar_bench.running.plan import Plan, scaled_for_cpu
 from humar_bench.subjects.loading import place_of
 from humar_bench.subjects.registry import Architecture
@@ -186,8 +187,11 @@ def runs_folder(folder: str | None) -> Iterator[str]:
         yield folder
         return
     say("note: no folder is named (-o), so runs are not kept and a study that is stopped cannot go on.")
-    with tempfile.TemporaryDirectory(prefix="humar-bench-runs-") as made:
+    made = leftovers.own_folder()  # where this process is killed, the next one removes it
+    try:
         yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _sound(records: Path) -> Run:

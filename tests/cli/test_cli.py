@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer.main
 
 import humar_bench
 from humar_bench import cli, options, running
@@ -383,6 +384,7 @@ def test_help_imports_nothing_that_takes_long(argv):
 
 def test_show_completion_prints_a_script_for_the_shell(capsys, monkeypatch):
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr(typer.main, "get_command", typer.main.get_command.__wrapped__)  # the commands are built anew, with that in mind
     for shell, has in (("bash", "complete -o default -F _humar_bench_completion humar-bench"), ("zsh", "#compdef humar-bench")):
         code, out, err = ends(capsys, "--show-completion", shell)
         assert (code, err) == (0, "") and has in out and "_HUMAR_BENCH_COMPLETE=complete_" in out
@@ -390,6 +392,7 @@ def test_show_completion_prints_a_script_for_the_shell(capsys, monkeypatch):
 
 def test_installed_completion_is_what_a_shell_sources(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr(typer.main, "get_command", typer.main.get_command.__wrapped__)  # the commands are built anew, with that in mind
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     code, out, err = ends(capsys, "--install-completion", "bash")
     assert (code, err) == (0, "") and "bash completion installed in" in out

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from humar_bench.records.record import RECORDS_NAME, load
 from humar_bench.report import refuse_shared
+from humar_bench.running import leftovers
 from humar_bench.studies import MAKERS, TABLES, files_of
 from tests.cli.test_cli import Stub, bench, ends  # noqa: F401
 
@@ -248,3 +250,13 @@ def test_a_file_that_becomes_a_pipe_while_a_run_goes_on_is_not_waited_for(capsys
     monkeypatch.setattr("humar_bench.running.bench.benchmark", stub)
     code, out, err = ends(capsys, "params", "--records", "r.jsonl", "--csv", "table.csv")
     assert code == 1 and "27,343,636" in out and "table.csv could not be written: it is a pipe" in err
+
+
+def test_runs_that_are_kept_nowhere_are_swept_up_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    code = "import os; from humar_bench.cli.shared import runs_folder\nwith runs_folder(None) as made: open(os.path.join(made, 'x'), 'w'); os._exit(9)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2])
+    assert done.returncode == 9 and [path.is_dir() for path in tmp_path.iterdir()] == [True]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    leftovers.sweep()
+    assert list(tmp_path.iterdir()) == []

@@ -71,8 +71,8 @@ def test_what_was_sketched_before_changes_nothing():
 def test_mixing_is_what_has_no_weights_and_capacity_counts_a_tied_layer_less_than_an_untied_one():
     sketcher = Sketcher()
     base = sketched(sketcher, SMALL)
-    every = sketched(sketcher, dataclasses.replace(SMALL, efficient_cross_tokens="all"))
-    assert every.mixing_flops > base.mixing_flops and every.parameters == base.parameters
+    instance, every = (sketched(sketcher, dataclasses.replace(SMALL, efficient_cross_tokens=tokens)) for tokens in ("instance", "all"))
+    assert every.mixing_flops > instance.mixing_flops > base.mixing_flops and every.parameters == instance.parameters > base.parameters
     untied = sketched(sketcher, dataclasses.replace(SMALL, efficient_decoder_sets=3))
     assert untied.mixing_flops == base.mixing_flops and untied.capacity > base.capacity > base.parameters
     once = sketched(sketcher, dataclasses.replace(SMALL, dec_layers=1, efficient_enc_layers=2, efficient_encoder_sets=2))

@@ -80,7 +80,7 @@ def test_rows_start_from_the_design_that_is_asked():
     small = in_small(args, SMALL_MODEL)
     assert small == dataclasses.replace(SMALL_MODEL, efficient_sample_heads=4, efficient_graph_bias=False)
     rows = {row.name: changes_in(row, args, small) for row in switches_of(args)}
-    assert rows["graph_bias on"] == {"efficient_graph_bias": True} and rows["sample_heads 8"] == {"efficient_sample_heads": 8}
+    assert rows["graph_bias on"] == {"efficient_graph_bias": True} and rows["sample_heads 1"] == {"efficient_sample_heads": 1}
     with pytest.raises(UsageError, match="--accuracy trains a small model of width 64, and there efficient_nheads 24 does not divide"):
         in_small(ModelArgs(hidden_dim=96, efficient_nheads=24), SMALL_MODEL)
 

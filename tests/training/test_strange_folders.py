@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from humar_bench.args import UniphdArgs
-from humar_bench.errors import UsageError
+from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.report.training import curve_plot, curve_table
 from humar_bench.training.evaluate_saved import evaluate_saved
 from humar_bench.training.loop import train
@@ -271,11 +271,11 @@ def test_a_file_is_replaced_and_a_link_beside_it_is_not_followed(tmp_path):
     assert {each.name for each in tmp_path.iterdir()} == {"a", "mine"}
 
 
-def test_a_device_is_written_and_not_replaced():
+def test_a_device_is_refused_and_not_replaced():
     master, slave = os.openpty()  # a device that nobody can replace, even where the line under test is wrong
     try:
-        write_atomically(Path(os.ttyname(slave)), b"new")
-        assert os.read(master, 9) == b"new"
+        with pytest.raises(MeasurementError, match="it is a device"):
+            write_atomically(Path(os.ttyname(slave)), b"new")
     finally:
         os.close(master)
         os.close(slave)

@@ -253,10 +253,12 @@ def test_a_file_that_becomes_a_pipe_while_a_run_goes_on_is_not_waited_for(capsys
 
 
 def test_runs_that_are_kept_nowhere_are_swept_up_after_a_kill(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    code = "import os; from humar_bench.cli.shared import runs_folder\nwith runs_folder(None) as made: open(os.path.join(made, 'x'), 'w'); os._exit(9)"
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    code = "import os; from humar_bench.cli.shared import runs_folder\nwith runs_folder(None) as made: os._exit(9)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2])
-    assert done.returncode == 9 and [path.is_dir() for path in tmp_path.iterdir()] == [True]
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert done.returncode == 9 and len(list(folder.iterdir())) == 1
     leftovers.sweep()
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []

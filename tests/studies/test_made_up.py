@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from benchmarks import retention as page
 from humar_bench.judging.retention import KEEPS, LOSES, picture_variance
@@ -99,7 +100,8 @@ def test_the_tables_of_the_page_are_made_again_and_no_rate_is_above_5_percent(sp
     for row in table(spreads=(spread,), trials=1000):
         first = row[0]
         assert max(each.wrong for each in row) <= 0.05, row
-        assert min(each.covered for each in row) >= 0.93, row
+        # 93 % of studies, less what 1,000 of them show of it by chance (once in 1,000); the plain bootstrap's 88 % are below it
+        assert 1000 * min(each.covered for each in row) >= binom.ppf(0.001, 1000, 0.93), row
         start = f"| {100 * first.spread:.0f} | {first.pictures:,} | {first.seeds} | "
         [line] = [each for each in text.splitlines() if each.startswith(start) and " / " in each]
         shown = [[int(cell) for cell in each.split(" / ")] for each in re.findall(r"\d+ / \d+ / \d+", line)]

@@ -53,7 +53,7 @@ BEFORE = {"backend": EAGER, "first_look": 5}  # what a field of RunArgs meant in
 BEFORE_ASKED = {"efficient_sample_heads": 0, "efficient_look_mlp": False, "efficient_instance_iterations": 0}  # and a field of ModelArgs
 WAS_DEFAULT = {"efficient_cross_tokens": "instance"}  # of a field whose default changed when the last of these came
 # Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.
-ORIGINALS = ("original", "original-fused", "", "humar_bench.studies.accuracy.rings:")
+ORIGINALS, RINGS = ("", "original", "original-fused"), "humar_bench.studies.accuracy.rings:"
 # What has to be equal for two records to be of the same machine and versions.
 HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
 FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)
@@ -124,7 +124,7 @@ class Record:
         """Equal for two records of the same measurement: the later one then replaces the earlier."""
         run = {name: self.asked_run(name) for name in RUN_FIELDS[self.measure]}
         asked = BEFORE_ASKED | self.asked
-        if self.spec in ORIGINALS or self.spec.startswith(ORIGINALS[-1]):
+        if self.spec in ORIGINALS or self.spec.startswith(RINGS):
             asked = {name: value for name, value in asked.items() if not name.startswith(EFFICIENT_PREFIX)}
         parts = (self.measure, self.architecture, self.spec, self.process, asked, self.workload, run)
         return json.dumps(parts, sort_keys=True)

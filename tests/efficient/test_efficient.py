@@ -188,6 +188,23 @@ def test_the_first_iterations_move_the_instance_token_alone(tiny_args, tiny_work
     assert whole.decoder.early == 0 and len(list(whole.parameters())) > len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["the look", "a whole iteration"])
+def test_positions_go_into_the_tokens_of_each_half(tiny_args, tiny_workload, whole):
+    """Without samples, the look at least moves by the positions themselves; the attention within an instance has no other way to them."""
+    torch.manual_seed(0)
+    args = dataclasses.replace(tiny_args, efficient_point_samples=False, efficient_look_mlp=False)
+    [layer] = shaken(build_efficient_conv_attention_transformer(args)).double().decoder.sets
+    x, pos = torch.randn(2, 2, 3, args.num_body_points + 1, args.hidden_dim, dtype=torch.float64)
+    norms = layer.norms(args.hidden_dim, whole=True).double()
+    if whole:
+        layer.look_around = lambda x, *_: x  # what is left is the second half alone
+    does = layer if whole else layer.look_around
+    moved, still = (does(x, each, None, None, norms) for each in (pos, torch.zeros_like(pos)))
+    expected = does(x + pos, torch.zeros_like(pos), None, None, norms)
+    assert_close(moved, expected, terms=args.hidden_dim)
+    assert largest(moved - still) > 1e-3 * largest(still)
+
+
 def test_every_switch_changes_what_is_computed_or_built(tiny_args, tiny_workload):
     from tests.models import SWITCHES
 

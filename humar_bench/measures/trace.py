@@ -33,6 +33,7 @@ from humar_bench.measures.flop_formulas import counted_whole
 from humar_bench.measures.held import held_tensors
 from humar_bench.measures.meta import result_on_meta
 from humar_bench.measures.storages import storages_of
+from humar_bench.measures.threads import OtherThreads, starting
 from humar_bench.measures.twins import HOST_NUMBERS, NoTwin, deep_copy, meta_copy, meta_like
 from humar_bench.measures.untouched import left_untouched
 
@@ -160,7 +161,7 @@ def _on_meta(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
     mode = _OnMeta(watch, twins, (*twin.parameters(), *twin.buffers(), *twins.values(), *tensors_in(meta_inputs), *held.values()))
     mode.remember_buffers(model, twin)
     mode.remember_inputs(inputs, meta_inputs)
-    more = (_no_attention_shortcut(), _HostNumbers(mode), _starting(mode))
+    more = (_no_attention_shortcut(), _HostNumbers(mode), starting(mode))
     return Forward(twin, meta_inputs, _run(twin, meta_inputs, mode, more), "meta", held)
 
 
@@ -168,7 +169,7 @@ def _with_values(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
     twin, twins = deep_copy(model)
     real_inputs, held = replaced(inputs, lambda tensor: tensor.detach().clone()), held_tensors(twin)
     mode = _WithValues(watch, twins, (*twin.parameters(), *twin.buffers(), *tensors_in(real_inputs), *held.values()))
-    outputs = _run(twin, real_inputs, mode, (_leaving(mode), _starting(mode)))
+    outputs = _run(twin, real_inputs, mode, (_leaving(mode), starting(mode)))
     if mode.numbers:
         for _ in range(_made_in_python(mode, model, inputs)):
             watch.computed()
@@ -189,7 +190,7 @@ def _made_in_python(mode: _WithValues, model: nn.Module, inputs: tuple) -> int:
         twin, twins = deep_copy(model)
         smaller = replaced(inputs, lambda each: each.detach() * 0.75 if each.is_floating_point() else each.detach().clone())
         again = _WithValues(_Blind(), twins, (*twin.parameters(), *twin.buffers(), *tensors_in(smaller)))
-        _run(twin, smaller, again, (_leaving(again), _starting(again)))
+        _run(twin, smaller, again, (_leaving(again), starting(again)))
     except Exception:  # it takes no such inputs
         return 0
     together = itertools.takewhile(lambda pair: pair[0][0] is pair[1][0], zip(mode.numbers, again.numbers, strict=False))
@@ -262,7 +263,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self, watch: Observer, twins: dict[int, Tensor], there: Iterable[Tensor]) -> None:
         super().__init__()
         self.watch, self.twins = watch, twins
-        self.threads = threading.active_count() > 1  # that were there before and are not watched
+        self.others = OtherThreads()  # are not watched
         self._own = threading.local()
         self.made: dict[int, StorageWeakRef] = {}
         for tensor in there:
@@ -301,7 +302,7 @@ class _Watch(TorchDispatchMode):
 
     def stranger(self, op: Any, tensor: Tensor) -> None:
         """A thread made it, whose operators nobody sees, or it was there before; unless the program writes down its few numbers here."""
-        if self.threads and op not in _MADE_HERE:
+        if op not in _MADE_HERE and self.others.computed():
             self.watch.returned(tensor)
         elif op not in _MADE_HERE or tensor.numel() > _ARRAY:
             self.watch.found(tensor)
@@ -423,26 +424,6 @@ def _leaving(mode: _WithValues) -> Iterator[None]:
     finally:
         for name, own in before.items():
             delattr(Tensor, name) if own is None else setattr(Tensor, name, own)
-
-
-@contextlib.contextmanager
-def _starting(mode: _Watch) -> Iterator[None]:
-    """Threads that the forward starts are watched too."""
-    def starting(thread: threading.Thread) -> None:
-        run = thread.run
-
-        def watched() -> None:
-            with torch.inference_mode(), mode:
-                run()
-
-        thread.run = watched
-        start(thread)
-
-    start, threading.Thread.start = threading.Thread.start, starting
-    try:
-        yield
-    finally:
-        threading.Thread.start = start
 
 
 def _is_padded(tensor: Tensor) -> bool:

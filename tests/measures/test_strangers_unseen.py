@@ -6,6 +6,7 @@ import ctypes
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +18,14 @@ from humar_bench.measures.dead_weight import find_dead_weight
 from humar_bench.measures.exact import count_exactly
 from humar_bench.measures.memory import measure_memory, predict_built
 from humar_bench.measures.params import count_parameters
+from humar_bench.measures.threads import OtherThreads
 from humar_bench.subjects.registry import made
 
 N, C, D = 6, 16, 8
 PRODUCT = 2 * N * C * D
+
+
+LOOSE = torch.randn(C, D)
 
 
 def x():
@@ -126,6 +131,25 @@ def test_strangers_a_thread_that_was_there_before_is_said_to_be_unseen():
         assert count_exactly(Elsewhere(), x()).flops.outside == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", [lambda: torch.jit.freeze(torch.jit.script(plain())), lambda: Does(lambda self, x: x @ LOOSE)])
+def test_strangers_a_thread_that_only_waits_made_no_weights(make):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        exact = count_exactly(made("x", make), x())
+    assert exact.flops.outside == 0 and [row.elements for row in exact.dead_weight.unregistered] == [C * D]
+
+
+def test_strangers_where_the_system_does_not_say_what_a_thread_used_it_may_have_computed(monkeypatch):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        others = OtherThreads()
+        assert not others.computed()
+        monkeypatch.setattr(Path, "read_text", lambda path: "")
+        assert others.computed() and OtherThreads().computed()
+    assert not OtherThreads().computed()
+
+
 # Outside torch ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -226,9 +250,7 @@ def plain():
 def test_strangers_models_that_torch_made_are_counted_as_what_they_were_made_of(make):
     model = made("x", make)
     exact = count_exactly(model, x())
-    assert exact.flops.matmul_flops == PRODUCT and exact.flops.uncounted == ()
-    if not isinstance(model, torch.jit.ScriptModule) or hasattr(model, "training"):  # a frozen one was once said to do work outside torch
-        assert exact.flops.outside == 0
+    assert exact.flops.matmul_flops == PRODUCT and exact.flops.uncounted == () and exact.flops.outside == 0
     named = sum(row.elements for row in exact.dead_weight.unregistered)
     assert count_parameters(model).total + named == C * D and exact.dead_weight.never_read == ()
 

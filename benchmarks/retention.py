@@ -2,7 +2,7 @@
 
     python benchmarks/retention.py --write
 
-Writes both tables into docs/accuracy.md, between its two marks; without --write they are printed. One core, about 10 minutes; the same
+Writes both tables into docs/accuracy.md, between its two marks; without --write they are printed. One core, about 3 minutes; the same
 tables every time.
 """
 

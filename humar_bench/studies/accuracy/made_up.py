@@ -52,13 +52,20 @@ class World:
         """Accuracy after this share of the schedule, as a share of that at its end."""
         return -math.expm1(-self.rate * share) / -math.expm1(-self.rate)
 
-    def scores(self, random: np.random.Generator, accuracies: np.ndarray, pictures: int) -> np.ndarray:
-        """Accuracies [T, R] -> scores [T, R, P] of the same pictures."""
-        trials, runs = accuracies.shape
+    def ease(self, random: np.random.Generator, trials: int, runs: int, pictures: int) -> np.ndarray:
+        """log u of each picture for each run, [T, R, P]; trials share nothing, a trial's runs share pictures."""
         common = random.standard_normal((trials, 1, pictures), dtype=np.float32)
         own = random.standard_normal((trials, runs, pictures), dtype=np.float32)
-        uniform = special.ndtr(np.float32(math.sqrt(self.shared)) * common + np.float32(math.sqrt(1 - self.shared)) * own)
-        return uniform ** (1 / accuracies - 1).astype(np.float32)[..., None]
+        return np.log(special.ndtr(np.float32(math.sqrt(self.shared)) * common + np.float32(math.sqrt(1 - self.shared)) * own))
+
+    def scores(self, random: np.random.Generator, accuracies: np.ndarray, pictures: int) -> np.ndarray:
+        """Accuracies [T, R] -> scores [T, R, P] of the same pictures."""
+        return scored(self.ease(random, *accuracies.shape, pictures), accuracies)
+
+
+def scored(ease: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
+    """log u [T, R, P] and accuracies [T, R] -> scores [T, R, P], u^(1/m - 1)."""
+    return np.exp(ease * (1 / accuracies - 1).astype(np.float32)[..., None])
 
 
 def weights_of(random: np.random.Generator, pictures: int, draws: int) -> np.ndarray:
@@ -105,33 +112,49 @@ def wrong_word(retention: float, margin: float = MARGIN) -> str:
     return LOSES if retention >= margin else KEEPS
 
 
-def rates(
-    world: World, retention: float, *, seeds: int, pictures: int, trials: int = 2000, draws: int = 200, seed: int = 0,
+def rates(world: World, retention: float, **sizes: Any) -> Rates:
+    """Many made-up studies of one truth."""
+    [found] = rates_at(world, (retention,), **sizes)
+    return found
+
+
+def rates_at(
+    world: World, truths: Sequence[float], *, seeds: int, pictures: int, trials: int = 2000, draws: int = 200, seed: int = 0,
     margin: float = MARGIN,
-) -> Rates:
-    """Many made-up studies of one truth, judged as `judge_study` judges the candidate: against the runs of reference and control."""
-    random = np.random.default_rng([seed, seeds, pictures, round(1e4 * retention), round(1e4 * world.spread)])
+) -> list[Rates]:
+    """Many made-up studies of each truth, judged as `judge_study` judges the candidate: against the runs of reference and control.
+
+    Truths share the pictures and the reference's runs, which are most of the work.
+    """
+    random = np.random.default_rng([seed, seeds, pictures, round(1e4 * world.spread)])
     weights = weights_of(random, pictures, draws)
-    verdicts, inside, inside_bootstrap = [], [], []
+    judged: list[list[tuple[np.ndarray, ...]]] = [[] for _ in truths]
     at_once = max(1, BATCH // (3 * seeds * pictures))
     for start in range(0, trials, at_once):
         number = min(at_once, trials - start)
-        reference = world.accuracies(random, retention, (number, 2 * seeds), candidate=False)
-        candidate = world.accuracies(random, retention, (number, seeds), candidate=True)
-        scores = world.scores(random, np.concatenate((reference, candidate), axis=1), pictures)
-        drawn = np.matmul(weights, scores.transpose(0, 2, 1)).astype(float)  # [T, B, 3S]
-        mean = scores.mean(-1, dtype=float)
-        sides = [(each[..., : 2 * seeds], each[..., 2 * seeds :]) for each in (mean, drawn)]
-        evidence = weigh(*sides[0], picture_variance(*sides[1]), draws=draws)
-        verdicts.append(decide(evidence.low, evidence.high, margin))
-        truth = math.log(retention)
-        inside.append((evidence.low <= truth) & (truth <= evidence.high))
-        low, high = bootstrapped(random, *sides[1])
-        inside_bootstrap.append((low <= truth) & (truth <= high))
-    said = np.concatenate(verdicts)
-    shares = [float((said == word).mean()) for word in (KEEPS, LOSES, UNDECIDED, wrong_word(retention, margin))]
-    covered = [float(np.concatenate(each).mean()) for each in (inside, inside_bootstrap)]
-    return Rates(retention, world.spread, seeds, pictures, trials, *shares, *covered)
+        ease = world.ease(random, number, 3 * seeds, pictures)
+        accuracies = world.accuracies(random, 1.0, (number, 2 * seeds), candidate=False)
+        reference = _seen(ease[:, : 2 * seeds], accuracies, weights)
+        for truth, found in zip(truths, judged, strict=True):
+            accuracies = world.accuracies(random, truth, (number, seeds), candidate=True)
+            candidate = _seen(ease[:, 2 * seeds :], accuracies, weights)
+            evidence = weigh(reference[0], candidate[0], picture_variance(reference[1], candidate[1]), draws=draws)
+            low, high = bootstrapped(random, reference[1], candidate[1])
+            inside = [(one <= math.log(truth)) & (math.log(truth) <= other) for one, other in ((evidence.low, evidence.high), (low, high))]
+            found.append((decide(evidence.low, evidence.high, margin), *inside))
+    made = []
+    for truth, found in zip(truths, judged, strict=True):
+        said, *inside = (np.concatenate(each) for each in zip(*found, strict=True))
+        shares = [float((said == word).mean()) for word in (KEEPS, LOSES, UNDECIDED, wrong_word(truth, margin))]
+        made.append(Rates(truth, world.spread, seeds, pictures, trials, *shares, *(float(each.mean()) for each in inside)))
+    return made
+
+
+def _seen(ease: np.ndarray, accuracies: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What an evaluation sees of runs: their accuracies on the pictures [T, S], and under each draw [T, B, S]."""
+    scores = scored(ease, accuracies)
+    drawn = (scores.reshape(-1, scores.shape[-1]) @ weights.T).reshape(*scores.shape[:2], -1)  # one product, not one a trial
+    return scores.mean(-1, dtype=float), drawn.transpose(0, 2, 1).astype(float)
 
 
 def bootstrapped(
@@ -155,7 +178,7 @@ def table(
 ) -> Iterator[list[Rates]]:
     """One list a (spread, seeds, pictures): its rates at every truth."""
     for spread, number, of in itertools.product(spreads, seeds, pictures):
-        yield [rates(World(spread, **world), truth, seeds=number, pictures=of, trials=trials) for truth in truths]
+        yield rates_at(World(spread, **world), truths, seeds=number, pictures=of, trials=trials)
 
 
 def verdict_of(world: World, retention: float, **sizes: Any) -> str:

@@ -29,6 +29,17 @@ class InvalidMeasurement(HumarBenchError):
     exit_code = EXIT_INVALID
 
 
+def install(extra: str) -> str:
+    """The command that installs one of this package's extras."""
+    return f'pip install "humar-bench[{extra}]"'
+
+
+def not_installed(what: str, *packages: str, extra: str) -> UsageError:
+    """The error for packages that are missing: `what` is the sentence up to their names, as in 'training needs'."""
+    named, verb = ("package", "is") if len(packages) == 1 else ("packages", "are")
+    return UsageError(f"{what} the {named} {' and '.join(packages)}, which {verb} not installed; run {install(extra)}.")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out: Python's, the CPU allocator's or the accelerator's."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

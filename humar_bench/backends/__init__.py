@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import BACKENDS, DTYPES
-from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.errors import MeasurementError, UsageError, not_installed
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,7 @@ def check_installed(name: str) -> None:
     extra, packages = _NEEDS.get(name, ("", ()))
     missing = [each for each in packages if importlib.util.find_spec(each) is None]
     if missing:
-        raise UsageError(f'the backend {name} needs {" and ".join(missing)}, not installed here; pip install "humar-bench[{extra}]".')
+        raise not_installed(f"the backend {name} needs", *missing, extra=extra)
 
 
 def why_not(name: str, dtype: str, kind: str) -> str:

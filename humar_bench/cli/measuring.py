@@ -25,7 +25,7 @@ from humar_bench.cli.shared import (
     small_batch,
     write_and_show,
 )
-from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageError
+from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageError, not_installed
 from humar_bench.options import Call, Output, Selection, Whole, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.audit import readable
@@ -183,8 +183,7 @@ def _from_pictures(selection: Selection, whole: Whole, options: FpsOptions, run:
     if options.pictures is not None and not os.path.isdir(options.pictures):
         raise UsageError(f"--pictures {options.pictures!r} is no folder; name one that holds pictures.")
     if importlib.util.find_spec("PIL") is None:
-        install = 'pip install "humar-bench[train]"'
-        raise UsageError(f"--end-to-end reads pictures with the package pillow, which is not installed; run {install}.")
+        raise not_installed("--end-to-end reads pictures with", "pillow", extra="train")
     pictures = {
         "pictures": options.pictures, "captions": list(options.caption), "point": options.place, "cache_text": options.cache_text,
         "tokenizer": _tokenizer_of(whole),

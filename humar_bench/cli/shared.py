@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from humar_bench.args import RunArgs, WholeWorkload
 from humar_bench.cli.app import say
-from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
+from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError, not_installed
 from humar_bench.options import STANDARD_OUTPUT, Call, Output, Selection, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load, records_in, records_path
@@ -86,7 +86,7 @@ def check_whole(plan: Plan) -> None:
     works = list(dict.fromkeys(work.own(each.settings, each.name) for each in plan.architectures))
     for part in (part for own in works for part in (own.backbone, own.text_encoder)):
         if not part.startswith(OWN_PARTS) and importlib.util.find_spec("transformers") is None:
-            raise UsageError(f'{part} comes from the package transformers, which is not installed; run pip install "humar-bench[model]".')
+            raise not_installed(f"{part} comes from", "transformers", extra="model")
     if work.backbone_weights or work.text_weights or work.pretrained:
         from humar_bench.subjects.weights import check_parts
 

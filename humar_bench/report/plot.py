@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from humar_bench.errors import UsageError
+from humar_bench.errors import UsageError, not_installed
 from humar_bench.report.files import write_bytes
 from humar_bench.table import visible
 
@@ -82,7 +82,7 @@ def check_plot(path: str, option: str = "--plot") -> None:
     if Path(path).suffix.lower() not in SUFFIXES:
         raise UsageError(f"{option} is {path!r}; it must end in {' or '.join(SUFFIXES)}.")
     if not can_plot():
-        raise UsageError(f"{option} needs matplotlib, which is not installed; pip install 'humar-bench[plots]', or leave {option} out.")
+        raise not_installed(f"{option} needs", "matplotlib", extra="plots")
 
 
 def can_plot() -> bool:

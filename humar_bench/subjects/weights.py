@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from humar_bench.args import WEIGHT_FILES, WholeWorkload
-from humar_bench.errors import UsageError
+from humar_bench.errors import UsageError, not_installed
 from humar_bench.subjects.checkpoint import load_checkpoint, other_types, refuse_odd
 from humar_bench.uniphd import UniPHD
 from humar_bench.uniphd.backbones import build_backbone
 from humar_bench.uniphd.backbones.efficientformer import EfficientFormerV2
 from humar_bench.uniphd.backbones.hugging_face import HuggingFaceBackbone
 from humar_bench.uniphd.backbones.swin import SwinTransformer
-from humar_bench.uniphd.library import EXTRA, quiet
+from humar_bench.uniphd.library import quiet
 from humar_bench.uniphd.text_encoders import build_text_encoder
 from humar_bench.uniphd.text_encoders.hugging_face import HuggingFaceTextEncoder
 
@@ -134,7 +134,7 @@ def pretrained(name: str, *, ask: bool = True) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UsageError(f"published weights are fetched by the package huggingface_hub, which is not installed; run {EXTRA}.") from error
+        raise not_installed("published weights are fetched by", "huggingface_hub", extra="model") from error
     try:
         return Path(snapshot_download(HUB[name], allow_patterns=["*.json", "*.txt", "*.model", *FILES], local_files_only=not ask))
     except (OSError, ValueError) as error:
@@ -156,7 +156,7 @@ def _read(folder: Path) -> dict[str, Tensor]:
         refuse_odd(state, str(path))
         return state
     except ImportError as error:
-        raise UsageError(f"{path} is read with the package safetensors, which is not installed; run {EXTRA}.") from error
+        raise not_installed(f"{path} is read with", "safetensors", extra="model") from error
     except UsageError:
         raise
     except Exception as error:  # the reader has its own errors for a file it cannot parse

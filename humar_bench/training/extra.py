@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from humar_bench.errors import UsageError
+from humar_bench.errors import not_installed
 
 PACKAGES = ("accelerate", "faster_coco_eval", "safetensors")
 
@@ -13,5 +13,4 @@ def check_extra() -> None:
     """Raises UsageError, before anything starts, where a package is missing that every training run needs."""
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
-            said = f"training needs the package {name.replace('_', '-')}, which is not installed"
-            raise UsageError(f'{said}; run pip install "humar-bench[train]".')
+            raise not_installed("training needs", name.replace("_", "-"), extra="train")

@@ -8,9 +8,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from humar_bench.errors import UsageError
-
-EXTRA = 'pip install "humar-bench[model]"'
+from humar_bench.errors import UsageError, install, not_installed
 
 
 def from_transformers(*names: str) -> list[Any]:
@@ -20,7 +18,7 @@ def from_transformers(*names: str) -> list[Any]:
         return [getattr(library, name) for name in names]
     except ModuleNotFoundError as error:
         if error.name == "transformers":
-            raise UsageError(f"{names[-1]} comes from the package transformers, which is not installed; run {EXTRA}.") from error
+            raise not_installed(f"{names[-1]} comes from", "transformers", extra="model") from error
         raise _broken(names, error) from error
     except (ImportError, AttributeError) as error:
         raise _broken(names, error) from error
@@ -28,7 +26,7 @@ def from_transformers(*names: str) -> list[Any]:
 
 def _broken(names: tuple[str, ...], error: Exception) -> UsageError:
     """transformers looks for torchvision wherever it is installed, and stops at one that was built for another torch."""
-    way_out = f"install the version this package was tested with: {EXTRA}"
+    way_out = f"install the version this package was tested with: {install('model')}"
     if importlib.util.find_spec("torchvision") is not None:
         way_out = "the usual cause is an installed torchvision that was built for another torch: uninstall it"
     return UsageError(f"transformers cannot import {' and '.join(names)} ({str(error).strip().splitlines()[0]}); {way_out}.")

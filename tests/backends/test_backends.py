@@ -244,9 +244,13 @@ def test_an_unknown_name_and_a_missing_package_are_wrong_command_lines(monkeypat
     with pytest.raises(UsageError, match="backend is 'tensorrt'; choose one of eager, compile, "):
         prepare("tensorrt", nn.Linear(1, 1), None)
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(UsageError, match=r'onnxruntime needs onnxscript, not installed here; pip install "humar-bench\[onnx\]"\.'):
+    said = 'onnxruntime needs the package onnxscript, which is not installed; run pip install "humar-bench[onnx]".'
+    with pytest.raises(UsageError, match=re.escape(said)):
         backends.check_installed("onnxruntime")
     backends.check_installed("openvino")
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="needs the packages onnx and onnxscript and onnxruntime, which are not installed; run "):
+        backends.check_installed("onnxruntime")
 
 
 def test_asking_what_works_imports_neither_torch_nor_a_runtime():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import ModelArgs, Workload
-from humar_bench.errors import MeasurementError, UsageError, one_line
+from humar_bench.errors import MeasurementError, UsageError, not_installed, one_line
 from humar_bench.reading import MOST_BYTES, open_regular, read_bytes, what_else
 from humar_bench.studies.search.space import Space
 
@@ -47,7 +47,7 @@ def library() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise UsageError('search needs the package optuna, which is not installed; run pip install "humar-bench[search]".') from error
+        raise not_installed("search needs", "optuna", extra="search") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

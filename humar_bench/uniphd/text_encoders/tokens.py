@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from humar_bench.errors import UsageError
-from humar_bench.uniphd.library import EXTRA, from_transformers, quiet
+from humar_bench.errors import UsageError, not_installed
+from humar_bench.uniphd.library import from_transformers, quiet
 
 TRUNCATED = {"roberta": None, "minilm": 128}  # tokens a caption is cut to, as upstream; the others: 512
 LONGEST = 512
@@ -67,7 +67,7 @@ class WordPieceTokenizer:
         try:
             from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
         except ImportError as error:
-            raise UsageError(f"captions are tokenised by the package tokenizers, which is not installed; run {EXTRA}.") from error
+            raise not_installed("captions are tokenised by", "tokenizers", extra="model") from error
         split = pre_tokenizers.BertPreTokenizer()
         words = {word for caption in captions for word, _ in split.pre_tokenize_str(caption.lower())}
         names = ["[UNK]", "[CLS]", "[SEP]", *sorted(words)]

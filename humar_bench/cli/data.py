@@ -14,6 +14,7 @@ from humar_bench.cli.app import app, say, tell
 from humar_bench.cli.progress import shown_bar
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED
 from humar_bench.options import option
+from humar_bench.training.extra import check_extra
 
 group = typer.Typer(rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]})
 app.add_typer(group, name="data")
@@ -59,6 +60,7 @@ def show(options: ShowOptions) -> int:
       humar-bench data show --data procedural:2 --number 48 --plain
       humar-bench data show --data path/to/RefHuman --split val
     """
+    check_extra("data show needs", ("PIL", "faster_coco_eval"))
     from humar_bench.data.show import as_png, contact_sheet, examples_of
     from humar_bench.report.files import check_writable, refuse_stream, refuse_within, write_bytes
 
@@ -94,6 +96,7 @@ def export(options: ExportOptions) -> int:
       humar-bench data export people
       humar-bench data export people --level 2 --train 20000 --val 5000 --size 240x320
     """
+    check_extra("data export needs", ("PIL",))
     from humar_bench.data.export import export_people
     from humar_bench.data.people import ProceduralPeople
 
@@ -122,6 +125,7 @@ def check(options: CheckOptions) -> int:
     Example:
       humar-bench data check path/to/RefHuman
     """
+    check_extra("data check needs", ("PIL", "faster_coco_eval"))
     from humar_bench.data.check import FolderCheck
 
     checked = FolderCheck(options.dir)

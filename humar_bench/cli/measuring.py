@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import re
 import sys
@@ -25,7 +24,7 @@ from humar_bench.cli.shared import (
     small_batch,
     write_and_show,
 )
-from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageError, not_installed
+from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageError
 from humar_bench.options import Call, Output, Selection, Whole, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.audit import readable
@@ -42,6 +41,7 @@ from humar_bench.records.record import (
 )
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.subjects.registry import check_architecture
+from humar_bench.training.extra import check_extra
 
 if TYPE_CHECKING:
     from humar_bench.report.comparison import Comparison
@@ -182,8 +182,7 @@ def _from_pictures(selection: Selection, whole: Whole, options: FpsOptions, run:
             raise UsageError(f"--{name.replace('_', '-')} is of the prompt {kind} and --prompt is {prompt}; make the two agree.")
     if options.pictures is not None and not os.path.isdir(options.pictures):
         raise UsageError(f"--pictures {options.pictures!r} is no folder; name one that holds pictures.")
-    if importlib.util.find_spec("PIL") is None:
-        raise not_installed("--end-to-end reads pictures with", "pillow", extra="train")
+    check_extra("--end-to-end reads pictures with", ("PIL",))
     pictures = {
         "pictures": options.pictures, "captions": list(options.caption), "point": options.place, "cache_text": options.cache_text,
         "tokenizer": _tokenizer_of(whole),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -77,6 +78,19 @@ def test_what_cannot_be_is_one_sentence(capsys, monkeypatch, tmp_path, argv, sen
     monkeypatch.chdir(tmp_path)
     assert ends(capsys, *argv) == (EXIT_USAGE, "", f"humar-bench: {sentence}\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("typed", "missing", "package"), [
+    (["show", "-o", "people.png"], "PIL", "pillow"), (["export", "people"], "PIL", "pillow"), (["check", "people"], "PIL", "pillow"),
+    (["check", "people"], "faster_coco_eval", "faster-coco-eval"),
+])
+def test_a_missing_package_is_one_sentence_and_nothing_is_written(capsys, monkeypatch, tmp_path, typed, missing, package):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else found(name, *more))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", *typed]) == EXIT_USAGE
+    said = f'data {typed[0]} needs the package {package}, which is not installed; run pip install "humar-bench[train]".'
+    assert capsys.readouterr().err == f"humar-bench: {said}\n" and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("argv", [(), ("-h",), ("show", "-h"), ("export", "-h"), ("check", "--help")], ids=" ".join)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -188,6 +192,33 @@ def test_a_line_that_was_cut_short_is_cut_away_and_the_search_goes_on(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])
     assert looked(tmp_path, 10, process=1).trials == 1
     assert len(seen_in(open_shared(path, SPACE, WORK, {}), SPACE, path)) <= 10
+
+
+KILLED_WHILE_WRITING = """
+import os, signal
+from humar_bench.args import ModelArgs, Workload
+from humar_bench.studies.search.space import space_of
+from humar_bench.studies.search.storage import JOURNAL, open_shared
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+open_shared(JOURNAL, space_of(ModelArgs(hidden_dim=32)), Workload.tiny(1), {})
+"""
+
+
+def test_a_process_killed_while_it_writes_leaves_no_lock_that_others_wait_for(tmp_path):
+    def give_up(*_):
+        raise TimeoutError("still waiting for a process that is gone")
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING], cwd=tmp_path, env=environment, timeout=60)
+    assert killed.returncode == -signal.SIGKILL and [path.name for path in tmp_path.iterdir()] == [JOURNAL]
+    (tmp_path / JOURNAL).unlink()
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    try:
+        assert looked(tmp_path, 5).trials == 5
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_figures_that_cannot_be_are_not_believed(tmp_path):

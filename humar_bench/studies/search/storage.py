@@ -60,7 +60,7 @@ def open_shared(journal: str | os.PathLike, space: Space, work: Workload, bounds
     told = {"format": FORMAT, "space": space.plain(), "workload": _plain(work), "bounds": dict(bounds), "objectives": list(OBJECTIVES)}
     with _reading(path):
         _mend(path)
-        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        backend = optuna.storages.journal.JournalFileBackend(str(path), lock_obj=_Lock(path))
         study = optuna.create_study(
             study_name=STUDY, storage=optuna.storages.JournalStorage(backend), directions=list(DIRECTIONS), load_if_exists=True
         )
@@ -135,9 +135,35 @@ def refuse_strange(path: Path) -> None:
         raise UsageError(f"{path} is no journal of a search: it begins with {first!r}; name another file.")
 
 
+class _Lock:
+    """One process at a time writes. The system lets go of it when its process is gone, where Optuna's own, a link beside the file, would
+    stay after a kill; and one that leads nowhere, because its folder was moved or it was named from the current one, for ever."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._file = path, -1
+
+    def acquire(self) -> bool:
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        with contextlib.suppress(ImportError):  # not a POSIX system
+            import fcntl
+
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks
+                pass
+            except BaseException:
+                self.release()
+                raise
+        return True
+
+    def release(self) -> None:
+        os.close(self._file)
+        self._file = -1
+
+
 def _mend(path: Path) -> None:
     """Cut what a process that was killed left of a line at the end; Optuna would write on behind it, and read nothing more."""
-    lock = library().storages.journal.JournalFileSymlinkLock(str(path))
+    lock = _Lock(path)
     if not os.path.exists(path) or read_bytes(path).endswith(b"\n"):
         return
     lock.acquire()

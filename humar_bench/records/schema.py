@@ -240,7 +240,7 @@ class Fps(NumberTypes):
     threads: Positive = ABSENT
     dtype: str = ABSENT
     tf32: dict[str, Any] = ABSENT
-    energy: dict[str, Any] | None = ABSENT  # its numbers are held against each other (audit.py)
+    energy: dict[str, Any] | None = ABSENT  # its numbers are held against each other (contradictions.py)
     backend: Backend | None = ABSENT
     footprint: Footprint | None = ABSENT
     emulated: str = ABSENT

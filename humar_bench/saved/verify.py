@@ -2,9 +2,9 @@
 there, byte for byte.
 
 A record's `id` is a digest of everything else in it, so a raw value that was changed by accident or by hand shows even where no table
-depends on it. Whoever changes a record and makes its id anew is found out where its values
-no longer add up (`audit.py`), and not otherwise. A calibration's certificate carries its own stamp, and every result in it is made again
-from its raw times. No torch, nothing is written.
+depends on it. Whoever changes a record and makes its id anew is found out where its values no longer add up (`contradictions.py`), and not
+otherwise. A calibration's certificate carries its own stamp, and every result in it is made again from its raw times. No torch, nothing is
+written.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from humar_bench.running import cost_worker
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, flags, measured
 
-PLACES = "counted bytes are held against the memory that the parameters lie on (`audit.py`)"
+PLACES = "counted bytes are held against the memory that the parameters lie on (`contradictions.py`)"
 KNOWN = "the counter proves itself on forms of known cost before it counts (`flop_check.py`)"
 
 
@@ -100,7 +100,7 @@ FAULTS = (
     fault("multiply-adds counted as FLOPs", "flops", "a formula gives 1 per multiply-add", "2x", KNOWN,
           r"the FLOP counter gives \d+ for a linear layer of", _multiply_adds),
     fault("MACs printed as FLOPs", "flops", "the headline holds multiply-adds", "2x",
-          "components, operators and multiply-adds must add up to the headline (`audit.py`)",
+          "components, operators and multiply-adds must add up to the headline (`contradictions.py`)",
           r"multiply-adds are not half of", _headline_in_macs),
     fault("custom operator uncounted", "flops", "a model multiplies in an operator of its own", "all of that operator",
           "an operator without a formula is named and the total called a lower bound",
@@ -115,5 +115,5 @@ FAULTS = (
     fault("lazy parameters counted 0", "params", "a parameter has no shape before the first forward", "a whole layer",
           "a parameter without a shape is refused", r"has no shape yet", builder="lazy_parameters"),
     fault("component lost", "params", "one component is left out of the breakdown", "all of it",
-          "components must add up to the total (`audit.py`)", r"its components add up to", _component_lost),
+          "components must add up to the total (`contradictions.py`)", r"its components add up to", _component_lost),
 )

@@ -157,7 +157,8 @@ FAULTS = (
     proved("raw value changed", "a time in the records is changed by hand", "any", r"was changed after it was measured",
            _changed(RECORDS_NAME, '"first_call_s": 1.8', '"first_call_s": 1.7')),
     proved("raw value changed and sealed", "a total is changed, its id and the tables are made anew", "any",
-           r"contradicts itself: .*components add up to", _sealed_anew, caught="`verify` holds every record against itself (`audit.py`)"),
+           r"contradicts itself: .*components add up to", _sealed_anew,
+           caught="`verify` holds every record against itself (`contradictions.py`)"),
     proved("winner from rounded numbers", "the words of a comparison come from a rounded ratio", "2.00x for 1.80x", r"fps\.csv|report\.md",
            patch=_rounded),
 )

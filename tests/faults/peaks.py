@@ -20,7 +20,7 @@ from humar_bench.report import breakdown, write_report
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, VirtualCpu, VirtualGpu, flags, measured
 
-AUDIT = "the record is held against itself (`audit.py`)"
+AUDIT = "the record is held against itself (`contradictions.py`)"
 MIB = 2**20
 
 

@@ -18,7 +18,7 @@ from tests.faults.fault import Fault
 from tests.faults.harness import Patch, VirtualCpu, VirtualGpu, flags, measured
 
 CHECK = "outputs are checked before they are timed"
-AUDIT = "the record is held against itself (`audit.py`)"
+AUDIT = "the record is held against itself (`contradictions.py`)"
 
 
 class NoEndSync(VirtualGpu):

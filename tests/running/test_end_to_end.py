@@ -13,7 +13,7 @@ from humar_bench.data.example import Example
 from humar_bench.data.transforms import for_evaluation
 from humar_bench.devices.device import CpuDevice
 from humar_bench.errors import UsageError
-from humar_bench.records.audit import contradictions
+from humar_bench.records.contradictions import contradictions
 from humar_bench.records.record import load
 from humar_bench.report.comparison import compare
 from humar_bench.running.end_to_end import Cache, Pipeline, measure_end_to_end, pictures_of

@@ -14,7 +14,7 @@ from humar_bench.devices.device import CpuDevice
 from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.footprint import Footprint
-from humar_bench.records.audit import contradictions
+from humar_bench.records.contradictions import contradictions
 from humar_bench.records.record import plain
 from humar_bench.running import preparation
 from humar_bench.running.preparation import missing_instructions, set_formats

@@ -12,7 +12,7 @@ from humar_bench.judging.verdicts import judge
 from humar_bench.measures.agreement import Parts, expected_outputs, fresh_outputs
 from humar_bench.measures.conditions import conditions
 from humar_bench.measures.speed import Block, TimingPlan, Varied, time_architectures
-from humar_bench.records.audit import contradictions
+from humar_bench.records.contradictions import contradictions
 from humar_bench.running.speed_worker import AGAIN_BUILT, ITSELF, MOST_NEW, NEW_BYTES, Arm, NewInputs, _copies, _without_gradients
 from humar_bench.subjects.registry import made
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs

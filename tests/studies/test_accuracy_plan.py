@@ -12,7 +12,8 @@ import torch
 from humar_bench.args import ModelArgs
 from humar_bench.data.people import ProceduralPeople
 from humar_bench.errors import UsageError
-from humar_bench.records.audit import contradictions, faults
+from humar_bench.records.audit import faults
+from humar_bench.records.contradictions import contradictions
 from humar_bench.studies.accuracy import rings
 from humar_bench.studies.accuracy.plan import EVALUATIONS, PRESETS, Asked, plan_of
 from humar_bench.studies.accuracy.scores import Scores

@@ -16,7 +16,7 @@ from humar_bench.errors import UsageError
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory import predict_peak
 from humar_bench.measures.params import count_parameters
-from humar_bench.records.audit import contradictions
+from humar_bench.records.contradictions import contradictions
 from humar_bench.records.record import AGAIN, Record
 from humar_bench.report.study import read_study, write_study
 from humar_bench.running.plan import Plan

@@ -10,7 +10,7 @@ from typing import Any
 
 from humar_bench.args import ModelArgs, RunArgs, Workload, read_workload
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
-from humar_bench.records import schema
+from humar_bench.records import fields, schema
 from humar_bench.records.contradictions import Facts, Measured, contradictions
 from humar_bench.records.record import CEILINGS, TRAINING
 
@@ -20,12 +20,12 @@ MOST_PROCESSES = 1_000_000
 def impossible(record: Any) -> list[str]:
     """One sentence part for each field of a record that is missing or not of its type and bounds (`schema.py`, `args.py`)."""
     found = [f"{place}: {fault}" for place, kind in (("environment", schema.Environment), ("built", schema.Built))
-             for fault in schema.faults(getattr(record, place), kind)]
+             for fault in fields.faults(getattr(record, place), kind)]
     if not 0 <= record.process <= MOST_PROCESSES:
         found.append(f"process is {record.process}; it must be a whole number from 0 to {MOST_PROCESSES}")
     if record.measure == TRAINING:
         found += [*_asked(ModelArgs, record.asked, "asked")]
-        found += [f"workload: {fault}" for fault in schema.faults(record.workload, schema.TrainingWork)]
+        found += [f"workload: {fault}" for fault in fields.faults(record.workload, schema.TrainingWork)]
     elif record.measure != CEILINGS:  # of a machine alone: neither arguments nor a workload take part
         found += [*_asked(ModelArgs, record.asked, "asked"), *_workload(record.workload)]
     found += _asked(RunArgs, record.run, "run")
@@ -81,7 +81,7 @@ def audited(name: str, measure: str, result: Mapping[str, Any], workload: Facts,
 
 def _whole(measure: str, measured: Measured) -> list[str]:
     """What of the fields of a measurement is missing or cannot be."""
-    found = schema.faults(measured, schema.MEASURED[measure])
+    found = fields.faults(measured, schema.MEASURED[measure])
     return [*found, "it holds no time"] if measure == "fps" and measured.get("wall_s") == [] else found
 
 

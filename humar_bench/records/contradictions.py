@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 from typing import Any
 
-from humar_bench.records import schema
+from humar_bench.records import fields, schema
 
 Measured = Mapping[str, Any]
 Facts = Mapping[str, Any]
@@ -36,7 +36,7 @@ def contradictions(measure: str, measured: Measured, workload: Facts | None = No
     check = _CHECKS.get(measure)
     if check is None:
         return []
-    if found := schema.faults(measured, schema.MEASURED[measure], whole=False):
+    if found := fields.faults(measured, schema.MEASURED[measure], whole=False):
         return found
     try:
         return list(check(measured, workload or {}, environment or {}))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from humar_bench.reading import parse_json
-from humar_bench.records import schema
+from humar_bench.records import fields, schema
 from humar_bench.records.record import KINDS, STATUSES
 
 MOST_EVENT = 4096  # bytes of one event
@@ -55,7 +55,7 @@ def check_environment(environment: Any) -> None:
     for name, value in _object(environment, "its environment").items():
         if isinstance(value, str):
             _text(value, f"its environment's {name[:40]}")
-    if found := schema.faults(environment, schema.Environment):
+    if found := fields.faults(environment, schema.Environment):
         raise ValueError(f"in its environment {found[0]}")
 
 

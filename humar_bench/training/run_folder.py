@@ -29,8 +29,8 @@ from humar_bench.args import shown
 from humar_bench.errors import MeasurementError, UsageError, one_line
 from humar_bench.reading import is_null, open_regular, parse_json, read_bytes, read_lines, what_else
 from humar_bench.records.appending import Appender
+from humar_bench.records.fields import faults
 from humar_bench.records.record import json_text, plain
-from humar_bench.records.schema import faults
 from humar_bench.training import run_schema
 from humar_bench.training.picture_statistics import PictureStatistics
 from humar_bench.training.train_args import TrainArgs

@@ -1,4 +1,4 @@
-"""What the files of a run folder hold: the type and the bounds of every field, held against what is read by `records.schema.faults`.
+"""What the files of a run folder hold: the type and the bounds of every field, held against what is read by `records.fields.faults`.
 
 Standard library only. As in the records, a later version may add fields.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from humar_bench.records.schema import ABSENT, Count, Number, Positive, Seconds
+from humar_bench.records.fields import ABSENT, Count, Number, Positive, Seconds
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from humar_bench.records import schema
+from humar_bench.records import fields, schema
 from humar_bench.records.audit import faults, impossible
 from humar_bench.records.record import Record, load
 from tests.golden.records import failed, made_up_run
@@ -85,19 +85,19 @@ def test_nonsense_is_found_in_every_field(record):
 ])
 def test_each_kind_of_nonsense_is_named(change, said):
     measured = {"total": 1, "components": {}, **change}
-    assert [each for each in schema.faults(measured, schema.Params) if each.startswith(said)]
+    assert [each for each in fields.faults(measured, schema.Params) if each.startswith(said)]
 
 
 def test_what_may_be_absent_or_null_and_what_may_not():
-    assert schema.faults({}, schema.Params) == ["it lacks total", "it lacks components"]
-    assert schema.faults({}, schema.Params, whole=False) == []
-    assert schema.faults({"total": 1, "components": {}, "never_read": None, "storage_bytes": None, "later": {}}, schema.Params) == []
-    assert schema.faults({"total": 1, "components": {}, "modules": None}, schema.Params) == ["its modules is None"]
+    assert fields.faults({}, schema.Params) == ["it lacks total", "it lacks components"]
+    assert fields.faults({}, schema.Params, whole=False) == []
+    assert fields.faults({"total": 1, "components": {}, "never_read": None, "storage_bytes": None, "later": {}}, schema.Params) == []
+    assert fields.faults({"total": 1, "components": {}, "modules": None}, schema.Params) == ["its modules is None"]
 
 
 def test_times_are_counted_and_not_listed():
     times = {"wall_s": [1.0, 0.0, None, "x", -1.0, 1e10], "batch": 1, "cpu_s": [0, 1.0]}
-    assert schema.faults(times, schema.Fps) == ["wall_s holds 5 of 6 times that are no positive number"]
+    assert fields.faults(times, schema.Fps) == ["wall_s holds 5 of 6 times that are no positive number"]
 
 
 def test_a_record_of_a_machine_alone_needs_no_work():

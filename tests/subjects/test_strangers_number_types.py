@@ -96,7 +96,8 @@ def test_strangers_a_model_built_in_another_number_type_has_a_verdict_and_one_th
 
 
 def test_strangers_what_is_measured_is_what_its_record_may_hold():
-    from humar_bench.records.schema import Params, faults
+    from humar_bench.records.fields import faults
+    from humar_bench.records.schema import Params
 
     measured = success(made("mixed", Mixed), count_parameters(made("mixed", Mixed)).measured())["measured"]
     assert faults(measured, Params) == []

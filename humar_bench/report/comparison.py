@@ -12,7 +12,7 @@ from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, FREE, INPUTS, WORKLOADS, ModelArgs
+from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, FREE, WORKLOADS, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.judging.oddities import busy_share
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
@@ -32,6 +32,7 @@ from humar_bench.report.component_table import component_time_data, component_ti
 from humar_bench.report.pipeline_table import end_to_end_data, end_to_end_tables
 from humar_bench.report.share_table import Shares, read_shares
 from humar_bench.report.speed_table import fps_data, fps_table
+from humar_bench.report.work_text import work_text
 from humar_bench.table import MIB, SUMMARY, Column, Table, fewer, joined, less, percent, ratio
 
 if TYPE_CHECKING:
@@ -334,49 +335,6 @@ def _own_parts(run: Run, side: str) -> str:
     spec = run.select(architecture=side)[0].spec
     inside = spec.removesuffix("]").rpartition("[")[2] if spec.endswith("]") else ""
     return f"parts of its own: {inside.replace('=', ' ').replace(',', ', ').replace('_encoder', ' encoder')}; " if inside else ""
-
-
-def work_text(work: Mapping[str, Any]) -> str:
-    """A record's workload in one sentence."""
-    if work["name"] == TRAINING:
-        return f"Workload {TRAINING}: {work['role']}, {work['data']}, seed {work['seed']}, {work['pictures']:,} pictures."
-    padded = ", part of every image but the first is padding" if work["padded"] else ""
-    if work.get("subject") == FREE:
-        return _free_text(work, padded)
-    maps = f"Workload {work['name']}: batch {work['batch']}, {work['num_queries']} queries, feature maps {sizes_text(work)}{padded}."
-    return f"{maps} {_whole_text(work)}" if work.get("subject") == "uniphd" else maps
-
-
-def _free_text(work: Mapping[str, Any], padded: str) -> str:
-    """Whose inputs, and the sizes where any were asked for."""
-    said = f"Workload {work['name']}: batch {work['batch']}, inputs of {work['inputs']}"
-    if work["name"] != INPUTS:
-        said += f", for whoever asks {work['num_queries']} queries, feature maps {sizes_text(work)}{padded}"
-    parts = [f"{name} ({', '.join(prefixes)})" for name, prefixes in work["components"]]
-    return f"{said}; components {', '.join(parts)}." if parts else f"{said}."
-
-
-def _whole_text(work: Mapping[str, Any]) -> str:
-    """What stands around the transformer."""
-    height, width = work["image_size"]
-    tokens = f" of {work['caption_tokens']} tokens" if work["prompt"] == "text" else ""
-    return (
-        f"The whole model: images {height}x{width}, backbone {work['backbone']}, text encoder {work['text_encoder']}, "
-        f"prompt {work['prompt']}{tokens}, masks {work['masks']}{_weights_text(work)}."
-    )
-
-
-def _weights_text(work: Mapping[str, Any]) -> str:
-    """Where weights come from, where they are not random."""
-    if work.get("pretrained"):
-        return ", published weights"
-    named = {part: work.get(f"{name}_weights") for part, name in (("backbone", "backbone"), ("text encoder", "text"))}
-    return "".join(f", weights of the {part} from {folder}" for part, folder in named.items() if folder)
-
-
-def sizes_text(work: Mapping[str, Any]) -> str:
-    """The feature maps of a record's workload."""
-    return ", ".join(f"{height}x{width}" for height, width in work["feature_sizes"])
 
 
 def failures_of(run: Run) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from humar_bench.judging.speeds import reason_of
 from humar_bench.judging.statistics import CONFIDENCE
 from humar_bench.judging.unpaired import unpaired
 from humar_bench.records.record import Record, Run
-from humar_bench.report.comparison import asked_lines, environment_text, in_items, made_by, work_text
+from humar_bench.report.comparison import asked_lines, environment_text, in_items, made_by
+from humar_bench.report.work_text import work_text
 from humar_bench.table import MIB, Column, Table, percent
 
 FORMAT = 1  # of the JSON document. 1: rows, conditions, failures

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from humar_bench.args import ModelArgs
 from humar_bench.records.record import Run
-from humar_bench.report.comparison import asked_text, environment_text, made_by, sizes_text
+from humar_bench.report.comparison import asked_text, environment_text, made_by
+from humar_bench.report.work_text import sizes_text
 from humar_bench.studies.claims.claims import CANDIDATE, FAILS, HOLDS, ORIGINAL, UNDECIDED, Verdict, decide, exit_code
 from humar_bench.studies.claims.evidence import Evidence
 from humar_bench.table import Column, Table

@@ -17,7 +17,8 @@ from humar_bench.errors import EXIT_DONE, EXIT_REGRESSION, UsageError
 from humar_bench.judging.statistics import INVALID
 from humar_bench.judging.verdicts import judge
 from humar_bench.records.record import Record, Run
-from humar_bench.report.comparison import asked_text, environment_text, made_by, sizes_text
+from humar_bench.report.comparison import asked_text, environment_text, made_by
+from humar_bench.report.work_text import sizes_text
 from humar_bench.studies.claims.claims import FAILS, Claim, Limit, Verdict, decide
 from humar_bench.studies.claims.evidence import Missing
 from humar_bench.studies.claims.findings import Finding, speed_between

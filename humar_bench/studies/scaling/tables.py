@@ -15,8 +15,9 @@ from humar_bench.judging.growth import CLAIMED, SOFTMAX_ATTENTION, THEORY, Order
 from humar_bench.judging.speeds import reason_of
 from humar_bench.records.record import Record, Run
 from humar_bench.report.breakdown import flop_unit
-from humar_bench.report.comparison import asked_lines, environment_text, made_by, sizes_text
+from humar_bench.report.comparison import asked_lines, environment_text, made_by
 from humar_bench.report.plot import Panel, Plot, Series
+from humar_bench.report.work_text import sizes_text
 from humar_bench.table import MIB, Column, Table
 
 FORMAT = 1  # of the JSON document. 1: over, exponents, points, environment, conditions, failures

@@ -20,8 +20,9 @@ from humar_bench.judging.speeds import Speed, Speeds, read_speeds
 from humar_bench.judging.statistics import INVALID
 from humar_bench.records.record import TRAINING, Record, Run
 from humar_bench.report.breakdown import flop_unit
-from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by, work_text
+from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by
 from humar_bench.report.plot import Panel, Plot, Series
+from humar_bench.report.work_text import work_text
 from humar_bench.studies.accuracy.plan import FLOOR
 from humar_bench.studies.accuracy.scores import Scores
 from humar_bench.studies.search.front import on_front

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from humar_bench.errors import HumarBenchError
-from humar_bench.records.record import RECORDS_NAME, RecordWriter, load
+from humar_bench.records.record import RECORDS_NAME, load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report.files import REPORT_NAME, write_report, write_text
 from humar_bench.report.study import STUDY_NAME
 

@@ -28,17 +28,8 @@ from humar_bench.errors import EXIT_DONE, EXIT_FAILED, HumarBenchError, UsageErr
 from humar_bench.options import Call, Output, Selection, Whole, option
 from humar_bench.records.appending import OutputLost
 from humar_bench.records.audit import readable
-from humar_bench.records.record import (
-    COMPONENT_TIME,
-    END_TO_END,
-    MEASURES,
-    RUN_FIELDS,
-    RecordWriter,
-    Run,
-    measures_with,
-    plain,
-    records_in,
-)
+from humar_bench.records.record import COMPONENT_TIME, END_TO_END, MEASURES, RUN_FIELDS, Run, measures_with, plain, records_in
+from humar_bench.records.writer import RecordWriter
 from humar_bench.running.plan import Plan, resolve
 from humar_bench.subjects.registry import check_architecture
 from humar_bench.training.extra import check_extra

@@ -19,7 +19,8 @@ from humar_bench.cli.app import say
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError, not_installed
 from humar_bench.options import STANDARD_OUTPUT, Call, Output, Selection, option
 from humar_bench.records.appending import OutputLost
-from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load, records_in, records_path
+from humar_bench.records.record import RECORDS_NAME, Run, load, records_in, records_path
+from humar_bench.records.writer import RecordWriter
 from humar_bench.running import leftovers
 from humar_bench.running.plan import Plan, scaled_for_cpu
 from humar_bench.subjects.loading import place_of

@@ -20,7 +20,6 @@ from typing import Any
 from humar_bench.args import EAGER, EFFICIENT_PREFIX
 from humar_bench.errors import UsageError
 from humar_bench.reading import MOST_LINE, parse_json, read_bytes
-from humar_bench.records.appending import Appender
 from humar_bench.table import is_unseen, well_formed
 
 # History of the format, newest first; a change of a field's meaning raises the number.
@@ -59,7 +58,6 @@ HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
 FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)
 NEWLINE = b"\n"
 BEGINS = b'{"measure": "'  # every record that was ever written
-SHOWN = 60  # characters of a foreign line that a sentence shows
 
 
 def measures_with(backend: str) -> tuple[str, ...]:
@@ -327,90 +325,22 @@ def records_in(content: bytes, path: str = RECORDS_NAME) -> Run:
         if not raw.strip():
             continue
         try:
-            records.append(Record.from_json(raw.decode("utf-8")))
-        except (ValueError, TypeError) as error:
+            records.append(record_in(raw))
+        except ValueError as error:
             if number == len(lines) and is_torn(raw, alone=not records):  # the writer stopped in the middle
                 notes.append(f"{path} line {number} was cut short and is left out; that measurement has to be made again.")
                 continue
-            raise UsageError(f"{path} line {number} is not a record: {_reason(error)}.") from None
+            raise UsageError(f"{path} line {number} is not a record: {error}.") from None
     return Run(tuple(records), tuple(notes))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8"
-    return str(error).rstrip(".")
+def record_in(line: bytes) -> Record:
+    """The record that a line of a file holds. Raises ValueError with the reason, without a full stop, where it holds none."""
+    try:
+        return Record.from_json(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(str(error).rstrip(".")) from None
 
 
-class RecordWriter:
-    """Appends records to a file; each is on disk (fsync) before `write` returns.
-
-    A record that an earlier writer left cut short at the end is removed first; nothing else ever is, and a file that holds anything but
-    records is refused. One writer at a time: a second one is refused. Raises UsageError when the file cannot be opened, is in use or is
-    no records file, MeasurementError when a record cannot be written, OutputLost when something happened to the file.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = records_path(path)
-        self._file = Appender(self.path, self._accept)
-        try:
-            self._mend()
-        except BaseException:
-            self.close()
-            raise
-
-    def write(self, *records: Record) -> None:
-        """Append records, all or none: what was measured together is on disk together."""
-        what = " and ".join(dict.fromkeys(record.architecture for record in records))
-        lines = b"".join(record.to_json().encode("utf-8") + b"\n" for record in records)
-        self._file.append(lines, f"the {records[0].measure} record of {what}")
-
-    def check(self) -> None:
-        """Raises OutputLost unless all that was written is still there, under its name."""
-        self._file.check()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> RecordWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        try:
-            if kind is None:
-                self.check()
-        finally:
-            self.close()
-
-    def _accept(self, first: bytes) -> None:
-        if first and not first.startswith(BEGINS[: len(first)]):
-            line = _shown(first.split(NEWLINE)[0])
-            raise UsageError(f"{self.path} is no records file, its first line is {line}; it is left as it is, name another file.")
-
-    def _mend(self) -> None:
-        """Refuse what is no record, give a whole last line its missing end, remove a torn one."""
-        *lines, last = self._file.content.split(NEWLINE)
-        for number, line in enumerate(lines, 1):
-            self._hold(number, line)
-        if not last:
-            return
-        if is_torn(last, alone=not any(lines)):
-            self._file.cut(len(self._file.content) - len(last))
-        else:
-            self._hold(len(lines) + 1, last)
-            self._file.append(NEWLINE, "the end of the last line")
-
-    def _hold(self, number: int, line: bytes) -> None:
-        try:
-            if line.strip():
-                Record.from_json(line.decode("utf-8"))
-        except (ValueError, TypeError) as error:
-            raise UsageError(
-                f"{self.path} line {number} is not a record ({_shown(line)}: {_reason(error)}); it is left as it is, name another file."
-            ) from None
-
-
-def _shown(line: bytes) -> str:
-    """The beginning of a line, quoted, for a sentence."""
-    text = line[: 4 * SHOWN].decode("utf-8", errors="backslashreplace")
-    return repr(text if len(text) <= SHOWN and len(line) <= 4 * SHOWN else f"{text[:SHOWN]}...")

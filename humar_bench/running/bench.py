@@ -32,7 +32,7 @@ MOST_LOST = 2  # processes an architecture may take down before it is left out o
 
 
 class Sink(Protocol):
-    """What takes records as they are measured (record.RecordWriter): one, or those of one child together."""
+    """What takes records as they are measured (`records.writer.RecordWriter`): one, or those of one child together."""
 
     def write(self, *records: Record) -> None: ...
 

@@ -12,7 +12,8 @@ import pytest
 
 from humar_bench.cli import main
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, EXIT_USAGE
-from humar_bench.records.record import RecordWriter, load
+from humar_bench.records.record import load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report.study import write_study
 from humar_bench.saved.verify import verify
 from humar_bench.studies.accuracy import accuracy as study

@@ -17,7 +17,8 @@ import pytest
 
 from humar_bench import cli
 from humar_bench.judging import speeds
-from humar_bench.records.record import RECORDS_NAME, Record, RecordWriter, load
+from humar_bench.records.record import RECORDS_NAME, Record, load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report import write_report
 from humar_bench.running import worker
 from tests.faults.fault import Fault

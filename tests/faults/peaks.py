@@ -15,7 +15,8 @@ import pytest
 
 from humar_bench import cli
 from humar_bench.measures import memory
-from humar_bench.records.record import RECORDS_NAME, RecordWriter
+from humar_bench.records.record import RECORDS_NAME
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report import breakdown, write_report
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, VirtualCpu, VirtualGpu, flags, measured

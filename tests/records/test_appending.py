@@ -12,7 +12,8 @@ import pytest
 
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.records.appending import Appender, OutputLost
-from humar_bench.records.record import BEGINS, RECORDS_NAME, RecordWriter, is_torn, load, records_in
+from humar_bench.records.record import BEGINS, RECORDS_NAME, is_torn, load, records_in
+from humar_bench.records.writer import RecordWriter
 from tests.golden.records import fps, params
 
 ONE, TWO, THREE = params("original"), params("efficient"), fps("original", 0)

@@ -16,7 +16,8 @@ import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.records.record import RECORDS_NAME, Record, RecordWriter, Run, load, plain
+from humar_bench.records.record import RECORDS_NAME, Record, Run, load, plain
+from humar_bench.records.writer import RecordWriter
 
 
 def a_record(architecture="original", measure="params", **changes) -> Record:

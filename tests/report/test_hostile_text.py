@@ -13,7 +13,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from humar_bench import cli
-from humar_bench.records.record import Record, RecordWriter, Run, json_text
+from humar_bench.records.record import Record, Run, json_text
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report import make_console, print_comparison, to_csv, to_json, to_markdown, write_report
 from humar_bench.report.comparison import compare, records_table
 from humar_bench.report.data import harmless

@@ -10,7 +10,8 @@ import os
 import pytest
 
 from humar_bench.errors import EXIT_FAILED, HumarBenchError, UsageError
-from humar_bench.records.record import RecordWriter, Run, load
+from humar_bench.records.record import Run, load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report import (
     check_folder,
     check_writable,

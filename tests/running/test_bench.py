@@ -16,7 +16,8 @@ import pytest
 import humar_bench.running.bench as module
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.records.record import MEASURES, RECORDS_NAME, Record, RecordWriter, Run, load
+from humar_bench.records.record import MEASURES, RECORDS_NAME, Record, Run, load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report.comparison import compare
 from humar_bench.running import costs
 from humar_bench.running.bench import benchmark, timing_plan
@@ -449,7 +450,7 @@ def test_a_killed_parent_loses_what_one_child_was_about_at_most_and_a_resumed_ru
     script = (
         "import sys, humar_bench.running.bench as m; from humar_bench.running import costs\n"
         "from humar_bench.running.children import Child; from humar_bench.args import *\n"
-        "from humar_bench.records.record import RecordWriter, load\n"
+        "from humar_bench.records.record import load; from humar_bench.records.writer import RecordWriter\n"
         f"m.Child = costs.Child = lambda request, **more: Child(request, **more, command={FAKE!r})\n"
         f"m.benchmark({foreign('build', 'wider')!r}, ModelArgs(), Workload.tiny(), run=RunArgs(device='cpu', processes=3, control=False),"
         f" sink=RecordWriter({str(tmp_path)!r}))\n"

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from humar_bench import cli
-from humar_bench.records.record import RECORDS_NAME, Record, RecordWriter, load
+from humar_bench.records.record import RECORDS_NAME, Record, load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report import write_report
 from humar_bench.running import bench, costs
 from humar_bench.running.children import Child

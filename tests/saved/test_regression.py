@@ -14,7 +14,8 @@ import pytest
 from humar_bench import cli
 from humar_bench.errors import UsageError
 from humar_bench.judging.unpaired import EXCEEDED, KEPT, UNDECIDED, Shift, paired, unpaired
-from humar_bench.records.record import RecordWriter, Run
+from humar_bench.records.record import Run
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report import write_report
 from humar_bench.saved.regression import DEFAULT_LIMITS, compare_runs, parse_limits
 from tests.golden.records import BUILT, ENVIRONMENT, SECONDS, WORKLOAD, failed, flops, fps, memory, params

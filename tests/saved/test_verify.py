@@ -13,7 +13,8 @@ import pytest
 
 from humar_bench import cli
 from humar_bench.errors import UsageError
-from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run
+from humar_bench.records.record import RECORDS_NAME, Run
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report import write_report
 from humar_bench.saved.verify import Difference, compare_file, verify
 from humar_bench.studies.calibrate import equal_pairs

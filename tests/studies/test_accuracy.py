@@ -20,7 +20,8 @@ from humar_bench.errors import (
 )
 from humar_bench.judging.retention import KEEPS, LOSES
 from humar_bench.judging.statistics import INVALID, UNDECIDED
-from humar_bench.records.record import Record, RecordWriter, load
+from humar_bench.records.record import Record, load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report.study import read_study, study_json, study_texts, write_study
 from humar_bench.running.children import Outcome
 from humar_bench.saved.verify import verify

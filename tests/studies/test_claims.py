@@ -336,7 +336,7 @@ def test_the_defaults_of_the_command_differ_from_a_comparisons_where_they_say_so
 
 @pytest.mark.slow
 def test_gather_measures_everything_for_real_in_small(tmp_path):
-    from humar_bench.records.record import RecordWriter
+    from humar_bench.records.writer import RecordWriter
 
     small = ModelArgs(hidden_dim=16, nheads=2, dim_feedforward=32, dec_layers=2, enc_layers=1, efficient_nheads=2, efficient_enc_layers=2)
     run = RunArgs(device="cpu", threads=1, processes=1, min_runs=1, budget=0.1, control=False)

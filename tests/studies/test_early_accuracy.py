@@ -12,7 +12,8 @@ from humar_bench.cli import main
 from humar_bench.errors import EXIT_DONE, EXIT_USAGE, UsageError
 from humar_bench.judging.early import LESS
 from humar_bench.judging.statistics import UNDECIDED
-from humar_bench.records.record import RecordWriter, load
+from humar_bench.records.record import load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report.study import read_study, study_csv, study_markdown, study_texts, write_study
 from humar_bench.running.costs import exact_records
 from humar_bench.running.plan import Plan

@@ -9,7 +9,8 @@ import pytest
 from humar_bench import backends
 from humar_bench.args import BACKENDS, DTYPES, ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
-from humar_bench.records.record import RECORDS_NAME, RecordWriter, Run, load
+from humar_bench.records.record import RECORDS_NAME, Run, load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report.study import study_csv, study_json, study_markdown, write_study
 from humar_bench.running.costs import Point
 from humar_bench.running.plan import Plan

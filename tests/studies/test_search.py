@@ -18,7 +18,8 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.cli import main
 from humar_bench.errors import EXIT_DONE, EXIT_USAGE, MeasurementError, UsageError
 from humar_bench.judging.early import MORE
-from humar_bench.records.record import RecordWriter, load
+from humar_bench.records.record import load
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report.study import read_study, study_json, study_markdown, study_texts, write_study
 from humar_bench.running.children import Outcome
 from humar_bench.running.costs import exact_records

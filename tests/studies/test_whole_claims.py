@@ -10,7 +10,8 @@ import pytest
 from humar_bench import cli
 from humar_bench.args import WholeWorkload
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, EXIT_REGRESSION, EXIT_USAGE, UsageError
-from humar_bench.records.record import Record, RecordWriter, Run
+from humar_bench.records.record import Record, Run
+from humar_bench.records.writer import RecordWriter
 from humar_bench.report.files import write_report
 from humar_bench.studies.claims.claims import FAILS, HOLDS, UNDECIDED
 from humar_bench.studies.claims.whole import WholeClaims

@@ -27,8 +27,11 @@ from humar_bench.records.record import (
     Run,
     other_machine,
 )
-from humar_bench.report import breakdown
+from humar_bench.report.breakdown import Reasons, Sides
 from humar_bench.report.component_table import component_time_data, component_time_tables
+from humar_bench.report.flops_table import flop_unit, flops_data, flops_tables, incomplete
+from humar_bench.report.memory_table import memory_data, memory_tables
+from humar_bench.report.params_table import parameter_unit, params_data, params_tables
 from humar_bench.report.pipeline_table import end_to_end_data, end_to_end_tables
 from humar_bench.report.share_table import Shares, read_shares
 from humar_bench.report.speed_table import fps_data, fps_table
@@ -51,8 +54,8 @@ class Comparison:
     run: Run
     reference: str
     architectures: tuple[str, ...]
-    sides: Mapping[str, breakdown.Sides]
-    reasons: Mapping[str, breakdown.Reasons]
+    sides: Mapping[str, Sides]
+    reasons: Mapping[str, Reasons]
     speeds: Speeds
     all_operators: bool = False
     best: str = ""
@@ -77,9 +80,9 @@ class Comparison:
     def tables(self) -> tuple[Table, ...]:
         """For people: the summary where there is more than one measure, then each measure's tables."""
         make = {
-            "params": breakdown.params_tables,
-            "flops": lambda *given: breakdown.flops_tables(*given, all_operators=self.all_operators),
-            "memory": breakdown.memory_tables,
+            "params": params_tables,
+            "flops": lambda *given: flops_tables(*given, all_operators=self.all_operators),
+            "memory": memory_tables,
             "fps": lambda sides, reasons, reference: [fps_table(self.speeds, reference)],
             COMPONENT_TIME: lambda *given: [*component_time_tables(*given), *self.shares.tables], END_TO_END: end_to_end_tables,
         }
@@ -91,7 +94,7 @@ class Comparison:
     def data(self) -> dict[str, Table]:
         """For programs: one table a measure, values unscaled."""
         make = {
-            "params": breakdown.params_data, "flops": breakdown.flops_data, "memory": breakdown.memory_data,
+            "params": params_data, "flops": flops_data, "memory": memory_data,
             "fps": lambda sides, reasons, reference: fps_data(self.speeds, reference), COMPONENT_TIME: component_time_data,
             END_TO_END: end_to_end_data,
         }
@@ -247,18 +250,18 @@ def _said(
         return speeds[side].words if key == "fps" and side in speeds else ""
     if side not in values:
         return ""
-    counted = breakdown.incomplete(comparison.sides["flops"], reference, side) if measure == "flops" else ""
+    counted = incomplete(comparison.sides["flops"], reference, side) if measure == "flops" else ""
     return words(values.get(reference), values[side]) + counted
 
 
 def _summary_rows(comparison: Comparison) -> list[tuple]:
     flops = comparison.sides.get("flops", {})
-    scale, unit = breakdown.flop_unit([(measured or {}).get("matmul_flops") for measured in flops.values()])
+    scale, unit = flop_unit([(measured or {}).get("matmul_flops") for measured in flops.values()])
     work = comparison.run[0].workload
     what = "item" if work.get("subject") == FREE else "image"
     images = f"{work['batch']} {what}{'s' if work['batch'] > 1 else ''}"
     return [
-        ("params", *breakdown.parameter_unit(comparison.sides.get("params", {})), fewer),
+        ("params", *parameter_unit(comparison.sides.get("params", {})), fewer),
         ("flops", f"matmul and conv, {images} [{unit}]", "matmul_flops", scale, 2, fewer),
         ("fps", f"speed [{what}s/s]", "fps", 1, 2, None),
         ("fps", f"median of one forward, {images} [ms]", "median_s", 1e-3, 2, None),

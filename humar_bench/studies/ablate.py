@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 from humar_bench.judging.early import Early
 from humar_bench.judging.speeds import Speeds, read_speeds
 from humar_bench.records.record import TRAINING, Record, Run
-from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by
+from humar_bench.report.flops_table import flop_unit
 from humar_bench.report.work_text import work_text
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run

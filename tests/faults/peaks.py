@@ -17,7 +17,7 @@ from humar_bench import cli
 from humar_bench.measures import memory
 from humar_bench.records.record import RECORDS_NAME
 from humar_bench.records.writer import RecordWriter
-from humar_bench.report import breakdown, write_report
+from humar_bench.report import memory_table, write_report
 from tests.faults.fault import Fault
 from tests.faults.harness import Patch, VirtualCpu, VirtualGpu, flags, measured
 
@@ -111,7 +111,7 @@ def _report(patch: Callable[[Any], None]) -> list[str]:
 
 
 def _megabytes(patches: Any) -> None:
-    patches.setattr(breakdown, "MIB", 1e6)
+    patches.setattr(memory_table, "MIB", 1e6)
 
 
 FAULTS = (

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from humar_bench.devices.device import CpuDevice
 from humar_bench.measures.memory import measure_memory
 from humar_bench.records.contradictions import contradictions
-from humar_bench.report.breakdown import memory_tables
+from humar_bench.report.memory_table import memory_tables
 
 B, N, C = 2, 40, 16
 MAP = B * N * C * 4

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from humar_bench.report.breakdown import flops_tables, params_tables
+from humar_bench.report.flops_table import flops_tables
+from humar_bench.report.params_table import params_tables
 
 PARAMS = {
     "total": 10, "trainable": 10, "frozen": 0, "buffers": 0, "param_bytes": 40, "components": {"(top)": 10},

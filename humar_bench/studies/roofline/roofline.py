@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from humar_bench.judging.speeds import LAUNCH_BOUND, Speed, Speeds, read_speeds
 from humar_bench.records.record import CEILINGS, Run
-from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_lines, environment_text, failures_of, made_by
+from humar_bench.report.flops_table import flop_unit
 from humar_bench.report.work_text import work_text
 from humar_bench.table import MIB, Column, Table, percent, ratio
 

@@ -14,8 +14,8 @@ from humar_bench.args import FREE, ModelArgs, Workload
 from humar_bench.judging.growth import CLAIMED, SOFTMAX_ATTENTION, THEORY, Order, PowerLaw, claim_holds, fit_power_law
 from humar_bench.judging.speeds import reason_of
 from humar_bench.records.record import Record, Run
-from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_lines, environment_text, made_by
+from humar_bench.report.flops_table import flop_unit
 from humar_bench.report.plot import Panel, Plot, Series
 from humar_bench.report.work_text import sizes_text
 from humar_bench.table import MIB, Column, Table

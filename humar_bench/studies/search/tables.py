@@ -19,8 +19,8 @@ from humar_bench.judging.retention import Arm
 from humar_bench.judging.speeds import Speed, Speeds, read_speeds
 from humar_bench.judging.statistics import INVALID
 from humar_bench.records.record import TRAINING, Record, Run
-from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by
+from humar_bench.report.flops_table import flop_unit
 from humar_bench.report.plot import Panel, Plot, Series
 from humar_bench.report.work_text import work_text
 from humar_bench.studies.accuracy.plan import FLOOR

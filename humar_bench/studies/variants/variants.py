@@ -18,8 +18,8 @@ from humar_bench.args import BACKBONES, TEXT_ENCODERS, WholeWorkload
 from humar_bench.errors import UsageError
 from humar_bench.judging.speeds import Speed, Speeds, read_speeds
 from humar_bench.records.record import Record, Run
-from humar_bench.report.breakdown import flop_unit
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by
+from humar_bench.report.flops_table import flop_unit
 from humar_bench.report.plot import Panel, Plot, Series
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.plan import Plan

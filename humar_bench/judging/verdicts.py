@@ -14,7 +14,6 @@ time 1 % apart beside that, slower 94 %, same 0.2 %, the rest undecided; were "s
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,20 +21,13 @@ from typing import Any
 import numpy as np
 
 from humar_bench.args import RunArgs
-from humar_bench.judging import statistics
-from humar_bench.judging.oddities import stray_fault
+from humar_bench.judging import faults, statistics
+from humar_bench.judging.faults import Arms, Process, Varied
 from humar_bench.judging.statistics import DECIDED, FASTER, INVALID, SAME, SLOWER, UNDECIDED, Comparison, LookPlan, ProcessSample
-from humar_bench.records.record import Record, Run, other_machine
+from humar_bench.records.record import Record, Run
 
 CLEAN_ROUNDS, CLEAN_PROCESSES = 5, 3  # fewer rounds without preemption in a process, or fewer such processes, say nothing
-VARIED_MARGIN, VARIED_CONFIDENCE = 0.03, 0.99  # time on one input against time on inputs never seen
-DOUBT_CONFIDENCE, MOST_DOUBT = 0.90, 1.5  # of the interval whose upper end an undecided check allows; and what no verdict stands
-FEWEST_PAIRS = 5  # processes with such pairs; an interval over fewer allows anything, so twice what was seen, on a log scale, is taken
-UNHELD = "no float32 forward"  # how the reason begins why outputs were held against nothing (running/speed_worker.py)
 METRICS = {"cpu_s": "CPU time", "device_s": "device time", "wall_s": "wall time"}
-
-Process = tuple[int, str]  # its number, and the child it was: rounds pair by index only within one child
-Arms = Mapping[str, Mapping[Process, Mapping[str, Any]]]  # architecture -> process -> what its record measured
 
 
 @dataclass(frozen=True)
@@ -61,19 +53,6 @@ class Row:
     clean: Comparison | None
     clean_rounds: int
     rounds: int
-
-
-@dataclass(frozen=True)
-class Varied:
-    """Time on inputs never seen / time on one input, over processes. `verdict` is agrees, differs, undecided or skipped; `most` is how much
-    longer new inputs may take where it is undecided: the 95 % upper bound, of one process alone the square of its ratio."""
-
-    verdict: str
-    ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
-    pairs: int = 0
-    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,19 +91,19 @@ def judge(run: Run, reference: str) -> Judged:
     arms, look, margin = arms_of(run), look_at(run), margin_of(run)
     level, early = (statistics.ALPHA, False) if look is None else (look.level, look.early)
     plain = {name: own for name, own in arms.items() if name in run.architectures}
-    varied = {name: hold_varied(own.values()) for name, own in plain.items() if own}
+    varied = {name: faults.hold_varied(own.values()) for name, own in plain.items() if own}
     rows = _rows({name: own for name, own in plain.items() if name != reference}, plain.get(reference, {}), margin, level, early)
     control_of, control, note = _control(run, arms, margin, level)
-    table_fault = mixture_fault(run) or _changed_fault(arms) or ("" if control is None else statistics.control_fault(control.detected))
-    table_fault = table_fault or _varied_fault(reference, varied.get(reference)) or stray_fault(reference, _values(plain.get(reference)))
-    table_fault = table_fault or _unheld_fault(reference, _values(plain.get(reference)))
+    control_fault = "" if control is None else statistics.control_fault(control.detected)
+    table_fault = faults.mixture_fault(run) or faults.changed_fault(arms) or control_fault
+    table_fault = table_fault or faults.own_fault(reference, _values(plain.get(reference)), varied.get(reference))
     for name, row in rows.items():
-        fault = table_fault or _conditions_fault(reference, arms[reference], name, arms[name]) or _varied_fault(name, varied[name])
-        fault = fault or stray_fault(name, _values(plain[name])) or _unheld_fault(name, _values(plain[name]))
-        if fault:
-            rows[name] = dataclasses.replace(row, detected=dataclasses.replace(row.detected, verdict=INVALID, reason=fault))
-        elif doubt := _doubt(row.detected, name, varied[name]) or _doubt(row.detected, reference, varied.get(reference), base=True):
-            rows[name] = dataclasses.replace(row, detected=dataclasses.replace(row.detected, verdict=UNDECIDED, reason=doubt))
+        fault = table_fault or faults.conditions_fault(reference, arms[reference], name, arms[name])
+        fault = fault or faults.own_fault(name, _values(plain[name]), varied[name])
+        doubt = faults.doubt(row.detected, name, varied[name]) or faults.doubt(row.detected, reference, varied.get(reference), base=True)
+        if fault or doubt:
+            detected = dataclasses.replace(row.detected, verdict=INVALID if fault else UNDECIDED, reason=fault or doubt)
+            rows[name] = dataclasses.replace(row, detected=detected)
     return Judged(rows, control, control_of, note, varied, look)
 
 
@@ -282,120 +261,3 @@ def _control(run: Run, arms: Arms, margin: float, level: float) -> tuple[str, Ro
         why = next((record.reason for record in run if record.control_of and not record.ok), "it shares no process with it.")
         return of, None, f"The control arm, {of} a second time, was not measured: {why}"
     return of, row, ""
-
-
-# Faults ---------------------------------------------------------------------------------------------------------------------------
-
-
-def hold_varied(processes: Any) -> Varied:
-    """One architecture's time on the same input against its time on new ones, in the rounds that had both."""
-    logs, pairs = [], []
-    for one in processes:
-        rounds = one.get("varied_rounds") or []
-        key = "wall_s" if one.get("device_s") else "cpu_s"
-        new, same = one.get(f"varied_{key}") or [], [one[key][index] for index in rounds if index < len(one[key])]
-        if rounds and len(new) == len(same) and min(*new, *same, 1.0) > 0:
-            logs.append(statistics.log_ratio(new, same))
-            pairs.append((new, same))
-    count = sum(len(new) for new, _ in pairs)
-    if not logs:
-        return Varied("skipped")
-    ratio = math.exp(sum(logs) / len(logs))
-    low, high, most = _varied_ends(logs, pairs[0], max(ratio, 1.0) ** 2)
-    if low is None:
-        return Varied(UNDECIDED, ratio, pairs=count, most=most)
-    if low > 1 + VARIED_MARGIN or high < 1 / (1 + VARIED_MARGIN):
-        return Varied("differs", ratio, low, high, count)
-    agrees = low >= 1 / (1 + VARIED_MARGIN) and high <= 1 + VARIED_MARGIN
-    return Varied("agrees" if agrees else UNDECIDED, ratio, low, high, count, None if agrees else most)
-
-
-def _varied_ends(
-    logs: Sequence[float], first: tuple[Sequence[float], Sequence[float]], twice: float
-) -> tuple[float | None, float | None, float]:
-    """Both ends of the ratio's interval, over processes or, of one alone, over its rounds `first`; and how much longer new inputs may take
-    by it, which few processes do not tell: `twice` what was seen, on a log scale."""
-    if len(logs) == 1:
-        low, high = statistics.in_process_interval(*first, VARIED_CONFIDENCE) or (None, None)
-        return low, high, twice if high is None else high
-    found, doubt = (statistics.weigh(np.array(logs), VARIED_MARGIN, confidence) for confidence in (VARIED_CONFIDENCE, DOUBT_CONFIDENCE))
-    return math.exp(found.low), math.exp(found.high), math.exp(doubt.high) if len(logs) >= FEWEST_PAIRS else twice
-
-
-def _varied_fault(name: str, varied: Varied | None) -> str:
-    if varied is None or varied.verdict != "differs":
-        return ""
-    return (
-        f"{name} takes {varied.ratio:.3g} times as long on inputs it has not seen as on the one it is timed with "
-        f"({varied.low:.3g} to {varied.high:.3g}): what it does with an input depends on whether it knows it."
-    )
-
-
-def _doubt(found: Comparison, name: str, varied: Varied | None, *, base: bool = False) -> str:
-    """One sentence when an architecture may owe its verdict to inputs it knows: its check is undecided, and what the check's interval
-    allows would take half of its lead away, on a log scale, or is beyond noise (the reference, `base`: its lead over another)."""
-    if varied is None or varied.verdict != UNDECIDED or varied.most is None or found.verdict != (SLOWER if base else FASTER):
-        return ""
-    least = min(1 / end if base else end for end in (found.ratio, found.low, found.high) if end)
-    if varied.most <= min(MOST_DOUBT, math.sqrt(max(least, 1.0))):
-        return ""
-    return (
-        f"{name} took {varied.ratio:.3g} times as long on inputs it had not seen, and by this check that may be {varied.most:.3g} times: "
-        "whether it is as fast on those is not known; more processes would tell."
-    )
-
-
-def _unheld_fault(name: str, processes: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence when the outputs of an architecture were compared with nothing in any process."""
-    told = [one.get("agreement") or {} for one in processes]
-    if not told or any(each.get("checked") or not each.get("skipped", "").startswith(UNHELD) for each in told):
-        return ""
-    return f"the outputs of {name} were compared with nothing ({told[0]['skipped']}): no speed without equality."
-
-
-def _built_so(measured: Mapping[str, Any]) -> bool:
-    """Whether an arm's weights were, around all its blocks, of the number types its builder gave them, unasked."""
-    types = measured.get("as_built") or {"float32": 1}
-    floating = sorted(name for name in types if not name.startswith("complex"))
-    seen = [state.get("weights") for state in measured.get("conditions") or []]
-    return not measured.get("converted_to") and all(each in (None, [], floating) for each in seen)
-
-
-def mixture_fault(run: Run) -> str:
-    """One sentence when processes of different machines or versions stand beside each other: they are no replicates."""
-    known = [record for record in run if record.environment]
-    for record in known[1:]:
-        if found := other_machine(known[0], record):
-            name, was, now = found
-            return f"its processes were measured with {name} {was} and {now}: different machines or versions are no replicates."
-    return ""
-
-
-def _changed_fault(arms: Arms) -> str:
-    """One sentence when an arm changed the state of the process it was timed in: all that came after it is affected."""
-    for name, own in arms.items():
-        for measured in own.values():
-            for key, (before, after) in (measured.get("changed") or {}).items():
-                return f"{name} changes {key} from {before} to {after} while it runs; what is timed beside it runs under other conditions."
-    return ""
-
-
-def _conditions_fault(reference: str, base: Mapping, name: str, own: Mapping) -> str:
-    """One sentence when two arms were timed under different conditions."""
-    for process in sorted(base.keys() & own.keys()):
-        one, other = base[process], own[process]
-        for inside, key in ((True, "inside"), (False, "conditions")):
-            ours, theirs = ([each.get(key) or {}] if inside else each.get(key) or [] for each in (other, one))
-            for fact in dict.fromkeys(fact for state in (*ours, *theirs) for fact in state):
-                if fact == "weights" and not inside and _built_so(one) and _built_so(other):
-                    continue  # it is what is compared; the table says so
-                here, there = ([state.get(fact, "as around it" if inside else None) for state in states] for states in (ours, theirs))
-                if there and any(each not in (None, []) and each not in there for each in here):
-                    who = f"{name} inside its forward" if inside else name
-                    return f"{fact} is {_shown(here)} for {who} and {_shown(there)} for {reference}: they ran under other conditions."
-    return ""
-
-
-def _shown(values: Sequence[Any]) -> str:
-    said = [" and ".join(map(str, each)) if isinstance(each, list) else str(each) for each in values]
-    return " and then ".join(dict.fromkeys(said))

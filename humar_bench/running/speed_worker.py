@@ -19,7 +19,7 @@ from humar_bench.args import EAGER
 from humar_bench.devices.device import Device
 from humar_bench.devices.environment import OthersWatch
 from humar_bench.errors import MeasurementError, is_out_of_memory, one_line
-from humar_bench.judging.verdicts import UNHELD
+from humar_bench.judging.faults import UNHELD
 from humar_bench.measures.agreement import Agreement, Parts, agree, expected_outputs, fresh_outputs, shared_call
 from humar_bench.measures.call import called
 from humar_bench.measures.conditions import conditions, watch_inside

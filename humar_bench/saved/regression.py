@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from humar_bench.errors import EXIT_DONE, EXIT_INVALID, EXIT_REGRESSION, EXIT_UNDECIDED, UsageError
+from humar_bench.judging.faults import mixture_fault
 from humar_bench.judging.speeds import read_speeds, reason_of
 from humar_bench.judging.statistics import FASTER, INVALID, MARGINS, SAME, SLOWER, UNDECIDED, ProcessSample, clock_fault
 from humar_bench.judging.unpaired import EXCEEDED, KEPT, Shift, paired, unpaired
-from humar_bench.judging.verdicts import mixture_fault
 from humar_bench.records.audit import impossible, readable
 from humar_bench.records.record import FACTS, MEASURES, Record, Run
 from humar_bench.report.comparison import compare

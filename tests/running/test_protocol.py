@@ -11,7 +11,8 @@ import pytest
 import humar_bench.running.bench as module
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
-from humar_bench.judging.verdicts import hold_varied, judge
+from humar_bench.judging.faults import hold_varied
+from humar_bench.judging.verdicts import judge
 from humar_bench.measures.speed import TimingPlan, Varied, spent_by_payer, time_architectures
 from humar_bench.records.record import AGAIN, Run
 from humar_bench.report.comparison import compare

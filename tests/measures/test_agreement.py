@@ -12,7 +12,8 @@ from efficient import build_efficient_conv_attention_transformer
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.agreement import MIN_COMMON, TOLERANCES, agree, expected_outputs
 from humar_bench.measures.conditions import conditions, plain_float32, watch_inside
-from humar_bench.running.speed_worker import Arm, NewInputs
+from humar_bench.running.arm import Arm
+from humar_bench.running.new_inputs import NewInputs
 from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs
 from tests.models import shaken

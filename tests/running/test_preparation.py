@@ -85,7 +85,7 @@ def test_outputs_that_the_next_call_overwrites_are_not_taken_for_changed_ones(ti
         return backends.Prepared(call, overwrites=True)
 
     monkeypatch.setattr(preparation.backends, "prepare", prepare)
-    monkeypatch.setattr("humar_bench.running.speed_worker.SLOW_S", 0.0)
+    monkeypatch.setattr("humar_bench.running.arm.SLOW_S", 0.0)
     [result] = measure_fps(a_task(tiny_args), CpuDevice()).values()
     assert result["status"] == "ok", result["reason"]
 

@@ -17,8 +17,9 @@ from humar_bench.measures.exact import count_exactly
 from humar_bench.measures.params import count_parameters
 from humar_bench.reading import parse_json
 from humar_bench.records.record import load
+from humar_bench.running.arm import Arm
 from humar_bench.running.bench import benchmark
-from humar_bench.running.speed_worker import Arm, NewInputs
+from humar_bench.running.new_inputs import NewInputs
 from humar_bench.running.task import failure
 from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs

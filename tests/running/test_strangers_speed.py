@@ -13,7 +13,9 @@ from humar_bench.measures.agreement import Parts, expected_outputs, fresh_output
 from humar_bench.measures.conditions import conditions
 from humar_bench.measures.speed import Block, TimingPlan, Varied, time_architectures
 from humar_bench.records.contradictions import contradictions
-from humar_bench.running.speed_worker import AGAIN_BUILT, ITSELF, MOST_NEW, NEW_BYTES, Arm, NewInputs, _copies, _without_gradients
+from humar_bench.running.arm import AGAIN_BUILT, ITSELF, Arm, _without_gradients
+from humar_bench.running.new_inputs import MOST_NEW, NEW_BYTES, NewInputs
+from humar_bench.running.speed_worker import _copies
 from humar_bench.subjects.registry import made
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs
 from tests.data.foreign_models import SmallPose

@@ -17,8 +17,10 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.measures.speed import Progress
 from humar_bench.records.record import Run, plain
 from humar_bench.running import speed_worker, worker
+from humar_bench.running.arm import Arm
 from humar_bench.running.bench import benchmark
-from humar_bench.running.speed_worker import Arm, NewInputs, construction_order
+from humar_bench.running.new_inputs import NewInputs
+from humar_bench.running.speed_worker import construction_order
 from humar_bench.running.task import Task, failure
 from humar_bench.subjects.registry import build, parse_architectures
 from humar_bench.subjects.subject import NotFiniteOutputs

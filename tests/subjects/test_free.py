@@ -18,7 +18,7 @@ from humar_bench.measures.exact import count_exactly
 from humar_bench.measures.memory import measure_memory
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import plain
-from humar_bench.running.speed_worker import MOST_NEW, NewInputs
+from humar_bench.running.new_inputs import MOST_NEW, NewInputs
 from humar_bench.running.task import failure
 from humar_bench.subjects.free import FreeSubject, tensors_of
 from humar_bench.subjects.registry import parse_architecture

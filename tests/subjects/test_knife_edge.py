@@ -7,7 +7,7 @@ import torch
 
 from humar_bench.args import Workload
 from humar_bench.measures.agreement import agree
-from humar_bench.running.speed_worker import Arm
+from humar_bench.running.arm import Arm
 from humar_bench.skeleton import pose_transformer
 from humar_bench.skeleton.geometry import token_centres
 from humar_bench.subjects import knife_edge

@@ -21,7 +21,7 @@ from humar_bench.measures.memory import measure_memory
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import Record, plain
 from humar_bench.running.bench import benchmark
-from humar_bench.running.speed_worker import NewInputs
+from humar_bench.running.new_inputs import NewInputs
 from humar_bench.running.task import Task
 from humar_bench.subjects.registry import parse_architecture
 from humar_bench.subjects.subject import NotFiniteOutputs, subject_of

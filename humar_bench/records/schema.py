@@ -39,7 +39,7 @@ class Unregistered:
 
 @dataclass(kw_only=True)
 class NumberTypes:
-    """subjects/registry.py: elements of weights and buffers by number type where not all are float32, and what they were converted to."""
+    """subjects/making.py: elements of weights and buffers by number type where not all are float32, and what they were converted to."""
 
     as_built: dict[str, Count] = ABSENT
     converted_to: str = ABSENT

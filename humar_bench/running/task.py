@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import HELD_IN_FLOAT32, FreeWorkload, ModelArgs, RunArgs, Workload, read_workload
 from humar_bench.errors import HumarBenchError, is_out_of_memory, one_line
-from humar_bench.subjects.registry import Architecture, as_built
+from humar_bench.subjects.making import as_built
+from humar_bench.subjects.registry import Architecture
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject, subject_of
 
 if TYPE_CHECKING:

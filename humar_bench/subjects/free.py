@@ -23,7 +23,8 @@ from torch.utils import _pytree as pytree
 from humar_bench.args import FreeWorkload, Keywords, ModelArgs
 from humar_bench.errors import MeasurementError, UsageError, one_line
 from humar_bench.subjects.loading import literals, load, place_of
-from humar_bench.subjects.registry import INPUTS_WANTED, Architecture, load_builder, made
+from humar_bench.subjects.making import made
+from humar_bench.subjects.registry import INPUTS_WANTED, Architecture, load_builder
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject
 
 OFFERED = ("batch", "workload", "args", "device", "seed")

@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from humar_bench.args import ModelArgs, UniphdArgs, WholeWorkload
 from humar_bench.errors import MeasurementError
 from humar_bench.subjects.components import name_components
-from humar_bench.subjects.registry import Architecture, load_builder, made
+from humar_bench.subjects.making import made
+from humar_bench.subjects.registry import Architecture, load_builder
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject
 from humar_bench.uniphd import Captions, Points, Scribbles, UniPHD, UniphdOutput, build_uniphd, padded_batch
 from humar_bench.uniphd.heads import LayerOutput

@@ -19,7 +19,7 @@ from humar_bench.measures.exact import count_exactly
 from humar_bench.measures.memory import measure_memory, predict_built
 from humar_bench.measures.params import count_parameters
 from humar_bench.measures.threads import OtherThreads
-from humar_bench.subjects.registry import made
+from humar_bench.subjects.making import made
 
 N, C, D = 6, 16, 8
 PRODUCT = 2 * N * C * D

@@ -16,7 +16,7 @@ from humar_bench.records.contradictions import contradictions
 from humar_bench.running.arm import AGAIN_BUILT, ITSELF, Arm, _without_gradients
 from humar_bench.running.new_inputs import MOST_NEW, NEW_BYTES, NewInputs
 from humar_bench.running.speed_worker import _copies
-from humar_bench.subjects.registry import made
+from humar_bench.subjects.making import made
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs
 from tests.data.foreign_models import SmallPose
 from tests.judging.test_speeds import a_run, feet

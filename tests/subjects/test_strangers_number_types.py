@@ -11,7 +11,7 @@ from humar_bench.judging.verdicts import judge
 from humar_bench.measures.params import count_parameters
 from humar_bench.report.params_table import params_tables
 from humar_bench.running.task import success
-from humar_bench.subjects.registry import as_built, made
+from humar_bench.subjects.making import as_built, made
 from tests.judging.test_speeds import STATE, a_run, feet
 
 C = 6

@@ -24,7 +24,8 @@ from humar_bench.measures.memory import MemoryPeak, track_peak
 from humar_bench.measures.params import ParameterCount, count_parameters
 from humar_bench.measures.storages import LiveTensor
 from humar_bench.studies.variants.stand_in import Layout, Reached, StandIn, StandInBackbone, StandInTextEncoder
-from humar_bench.subjects.registry import Architecture, load_builder, made
+from humar_bench.subjects.making import made
+from humar_bench.subjects.registry import Architecture, load_builder
 from humar_bench.subjects.uniphd import TRANSFORMER, components_around, make_whole_inputs, on_fake, whole_model
 from humar_bench.uniphd.backbones import build_backbone
 from humar_bench.uniphd.prompts import Resizer

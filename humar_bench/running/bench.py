@@ -437,7 +437,7 @@ class _Bench:
 
 
 def timing_plan(run: RunArgs, process: int) -> dict[str, Any]:
-    """This process's share of the runs and the budget, as keywords of measures.speed.TimingPlan.
+    """This process's share of the runs and the budget, as keywords of measures.speed_sample.TimingPlan.
 
     The least runs are due by the first look, the budget and the most runs when all processes have run.
     """

@@ -19,7 +19,8 @@ from humar_bench.devices.environment import OthersWatch
 from humar_bench.measures.agreement import Parts, expected_outputs, fresh_outputs, shared_call
 from humar_bench.measures.conditions import conditions
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
-from humar_bench.measures.speed import Progress, SpeedSample, TimingPlan, Varied, time_architectures
+from humar_bench.measures.speed import Progress, Varied, time_architectures
+from humar_bench.measures.speed_sample import SpeedSample, TimingPlan
 from humar_bench.records.record import AGAIN
 from humar_bench.running.arm import AGAIN_BUILT, ITSELF, Arm
 from humar_bench.running.new_inputs import NewInputs

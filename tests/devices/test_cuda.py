@@ -14,7 +14,8 @@ from humar_bench.devices.opening import open_device
 from humar_bench.measures.agreement import agree
 from humar_bench.measures.component_time import time_components
 from humar_bench.measures.energy import measure_energy, measure_idle
-from humar_bench.measures.speed import TimingPlan, time_architectures
+from humar_bench.measures.speed import time_architectures
+from humar_bench.measures.speed_sample import TimingPlan
 from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import make_inputs
 from tests.models import fill_from_names

@@ -11,7 +11,8 @@ import pytest
 from humar_bench.devices.device import Device
 from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.errors import UsageError
-from humar_bench.measures.speed import SpeedSample, TimingPlan, Varied, time_architectures
+from humar_bench.measures.speed import Varied, time_architectures
+from humar_bench.measures.speed_sample import SpeedSample, TimingPlan
 
 MS = 1e-3
 US = 1e-6

@@ -11,7 +11,8 @@ import pytest
 
 from humar_bench.devices.device import Device
 from humar_bench.devices.virtual import VirtualDevice
-from humar_bench.measures.speed import TimingPlan, time_architectures
+from humar_bench.measures.speed import time_architectures
+from humar_bench.measures.speed_sample import TimingPlan
 from humar_bench.running import children
 from humar_bench.running.children import LOOK_EVERY_S, Child, run_children
 

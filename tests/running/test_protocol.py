@@ -13,7 +13,8 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
 from humar_bench.judging.faults import hold_varied
 from humar_bench.judging.verdicts import judge
-from humar_bench.measures.speed import TimingPlan, Varied, spent_by_payer, time_architectures
+from humar_bench.measures.speed import Varied, spent_by_payer, time_architectures
+from humar_bench.measures.speed_sample import TimingPlan
 from humar_bench.records.record import AGAIN, Run
 from humar_bench.report.comparison import compare
 from humar_bench.running.bench import benchmark

@@ -11,7 +11,8 @@ from humar_bench.errors import MeasurementError
 from humar_bench.judging.verdicts import judge
 from humar_bench.measures.agreement import Parts, expected_outputs, fresh_outputs
 from humar_bench.measures.conditions import conditions
-from humar_bench.measures.speed import Block, TimingPlan, Varied, time_architectures
+from humar_bench.measures.speed import Block, Varied, time_architectures
+from humar_bench.measures.speed_sample import TimingPlan
 from humar_bench.records.contradictions import contradictions
 from humar_bench.running.arm import AGAIN_BUILT, ITSELF, Arm, _without_gradients
 from humar_bench.running.new_inputs import MOST_NEW, NEW_BYTES, NewInputs

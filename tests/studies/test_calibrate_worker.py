@@ -7,7 +7,7 @@ import torch
 
 from humar_bench.devices.opening import open_device
 from humar_bench.errors import MeasurementError
-from humar_bench.measures.speed import SpeedSample
+from humar_bench.measures.speed_sample import SpeedSample
 from humar_bench.studies.calibrate.worker import TOKENS, WIDTH, build_arms, check_outputs, construction_order, raw_times, time_arms
 
 ARMS = {"3": 3, "3 again": 3, "5": 5}

@@ -68,7 +68,7 @@ class Settings:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """Keywords of measures.speed.TimingPlan, the same in every process but for the seed."""
+        """Keywords of measures.speed_sample.TimingPlan, the same in every process but for the seed."""
         return {
             "min_runs": 20, "max_runs": 100_000, "budget_s": self.arm_s, "warmup_window_s": 0.1, "warmup_max_s": 1.0,
             "clock_share": CLOCK_SHARE,

@@ -18,7 +18,8 @@ from humar_bench.devices.device import Device
 from humar_bench.devices.environment import environment, load_1min
 from humar_bench.devices.opening import open_device
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.measures.speed import SpeedSample, TimingPlan, time_architectures
+from humar_bench.measures.speed import time_architectures
+from humar_bench.measures.speed_sample import SpeedSample, TimingPlan
 from humar_bench.running.worker import serve
 
 WIDTH, TOKENS = 32, 16

@@ -13,7 +13,7 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.measures.memory import resident_bytes
+from humar_bench.measures.outside import resident_bytes
 
 if TYPE_CHECKING:
     from humar_bench.devices.device import Device

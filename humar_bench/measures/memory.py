@@ -1,51 +1,31 @@
 """Peak memory of one forward: predicted without running it, proved on a real run.
 
-Prediction: live storages under a fake tensor mode. Proof on the CPU: the allocator's own events during a real forward; blocks that no
-tensor lies on are a library's hidden workspace and are told apart. So on the CPU: measured = predicted + workspace + difference, and
-the difference is 0. On CUDA: the allocator's peaks above what is there after a warm-up. Units: bytes.
+Prediction: live storages under a fake tensor mode (`memory_prediction.py`). Proof on the CPU: the allocator's own events during a real
+forward; blocks that no tensor lies on are a library's hidden workspace and are told apart. So on the CPU: measured = predicted + workspace
++ difference, and the difference is 0. On CUDA: the allocator's peaks above what is there after a warm-up. Units: bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
-from humar_bench.errors import HumarBenchError, MeasurementError
+from humar_bench.errors import MeasurementError
 from humar_bench.measures.allocator import allocation_trace, allocator_peak, replay
-from humar_bench.measures.call import called
+from humar_bench.measures.live_memory import MemoryPeak, step_of, track_peak, tracked
+from humar_bench.measures.memory_prediction import Prediction, predict_built
 from humar_bench.measures.outside import look_outside, resident_bytes
-from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
-from humar_bench.measures.trace import tensors_in
-from humar_bench.measures.twins import fake_copy
+from humar_bench.measures.storages import LiveStorages, LiveTensor
 from humar_bench.measures.untouched import left_untouched
 
 if TYPE_CHECKING:
     from humar_bench.devices.device import Device
-
-ON_FAKES = "live storages on fake tensors"
-
-
-@dataclass(frozen=True)
-class MemoryPeak:
-    """Live tensor memory of one forward. `peak_bytes` is above weights, buffers and inputs; `by_component` and `alive` add up to it."""
-
-    weights_bytes: int
-    buffers_bytes: int
-    inputs_bytes: int
-    outputs_bytes: int
-    peak_bytes: int
-    peak_operator: str
-    peak_component: str
-    by_component: dict[str, int]
-    alive: tuple[LiveTensor, ...]
 
 
 @dataclass(frozen=True)
@@ -115,164 +95,6 @@ class Memory:
         return values
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The peak of one forward without a run, None for a model that cannot run on fake tensors; `method` says how or why not."""
-
-    peak: MemoryPeak | None
-    method: str
-
-    def plain(self) -> dict[str, Any]:
-        """The prediction as plain values, the largest tensors first."""
-        return asdict(self)
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> Prediction:
-        """What `plain` made."""
-        peak = values["peak"]
-        if peak is not None:
-            peak = MemoryPeak(**{**peak, "alive": tuple(LiveTensor(**{**each, "shape": tuple(each["shape"])}) for each in peak["alive"])})
-        return cls(peak, values["method"])
-
-
-def predict(build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], *, training: bool = False) -> Prediction:
-    """`predict_peak`, or why there is none. Raises HumarBenchError of `build` or `make_inputs`."""
-    try:
-        return Prediction(predict_peak(build, make_inputs, training=training), ON_FAKES)
-    except HumarBenchError:
-        raise
-    except Exception as error:
-        return _not_predicted(error)
-
-
-def _not_predicted(error: Exception) -> Prediction:
-    """A model of somebody else may look at values, which fake tensors do not have, or hold what cannot be copied."""
-    return Prediction(None, f"live storages of a real run, nothing was predicted (on fake tensors: {type(error).__name__})")
-
-
-def predict_built(
-    model: nn.Module, make_inputs: Callable[[], Sequence[Any]], device: str = "cpu", *, training: bool = False
-) -> Prediction:
-    """As `predict`, for a model that is there, real or on meta, and stays as it is: its builder may have done to its weights what fake
-    tensors do not allow. What is on meta is taken for `device`. Raises HumarBenchError of `make_inputs`."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        twin, fakes = fake_copy(getattr(model, "_orig_mod", model), mode, device)  # of what torch.compile wrapped
-        with mode, _no_addresses():
-            return Prediction(track_peak(twin, make_inputs(), training=training, twins=fakes), ON_FAKES)
-    except HumarBenchError:
-        raise
-    except Exception as error:
-        return _not_predicted(error)
-
-
-@contextlib.contextmanager
-def _no_addresses() -> Iterator[None]:
-    """A fake tensor lies nowhere: who reads or writes there by hand ends the process."""
-    def refuse(tensor: Tensor) -> int:
-        if isinstance(tensor, FakeTensor):
-            raise RuntimeError("a fake tensor has no address")
-        return where(tensor)
-
-    where, own = Tensor.data_ptr, "data_ptr" in vars(Tensor)
-    Tensor.data_ptr = refuse
-    try:
-        yield
-    finally:
-        if own:
-            Tensor.data_ptr = where
-        else:
-            del Tensor.data_ptr
-
-
-def predict_peak(build: Callable[[], nn.Module], make_inputs: Callable[[], Sequence[Any]], *, training: bool = False) -> MemoryPeak:
-    """The peak of one forward (in training: forward and backward) without weights, inputs or a run: `build` and `make_inputs` are
-    called under a fake tensor mode."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return track_peak(build(), make_inputs(), training=training)
-
-
-def track_peak(
-    model: nn.Module, inputs: Sequence[Any], *, training: bool = False, twins: Mapping[int, Tensor] | None = None
-) -> MemoryPeak:
-    """The peak of live tensor memory while `model` runs on `inputs`, real or fake; `twins` as in `LiveStorages`."""
-    peak, _ = _tracked(model, inputs, training=training, twins=twins)
-    return peak
-
-
-def _tracked(
-    model: nn.Module, inputs: Sequence[Any], *, training: bool, mark: bool = False, twins: Mapping[int, Tensor] | None = None
-) -> tuple[MemoryPeak, LiveStorages]:
-    """What torch.compile made runs as what it was made of: under a dispatch mode it does anyway, or not at all."""
-    parameters, buffers = list(model.parameters()), list(model.buffers())
-    tensors = [leaf for leaf in tree_leaves(tuple(inputs)) if isinstance(leaf, Tensor)]
-    there = [*parameters, *buffers, *tensors]
-    with (
-        current_component(model) as component, torch.compiler.set_stance("force_eager"),
-        LiveStorages(there, component, mark=mark, twins=twins) as live,
-    ):
-        outputs = _step(model, inputs, training)
-        outputs_bytes = live.bytes_of(tensors_in(outputs))
-    by_component: dict[str, int] = {}
-    for each in live.at_peak:
-        by_component[each.component] = by_component.get(each.component, 0) + each.bytes
-    peak = MemoryPeak(
-        weights_bytes=storage_bytes(parameters),
-        buffers_bytes=storage_bytes(buffers),
-        inputs_bytes=storage_bytes(tensors),
-        outputs_bytes=outputs_bytes,
-        peak_bytes=live.peak_bytes,
-        peak_operator=live.peak_operator,
-        peak_component=live.peak_component,
-        by_component=by_component,
-        alive=tuple(sorted(live.at_peak, key=lambda each: -each.bytes)),
-    )
-    return peak, live
-
-
-@contextlib.contextmanager
-def _as_in_inference_mode() -> Iterator[None]:
-    """No gradients, also where a forward turns them on: inference mode, in which it is timed, has none whatever a forward asks for, unless
-    it leaves that mode by `torch.inference_mode(False)`. Inference mode itself would hide what composite operators allocate between their
-    parts."""
-    switch, guard = torch._C._set_grad_enabled, torch._C._InferenceMode
-    left: list[bool] = []  # by each guard that the forward is in
-
-    class Guard(guard):
-        def __init__(self, enabled: bool) -> None:
-            super().__init__(enabled)
-            self.leaves = not enabled
-
-        def __enter__(self) -> None:
-            super().__enter__()
-            left.append(self.leaves)
-
-        def __exit__(self, *error: Any) -> None:
-            left.pop()
-            super().__exit__(*error)
-
-    with torch.no_grad():
-        torch._C._set_grad_enabled = lambda wanted: switch(wanted and bool(left) and left[-1])
-        torch._C._InferenceMode = Guard
-        try:
-            yield
-        finally:
-            torch._C._set_grad_enabled, torch._C._InferenceMode = switch, guard
-
-
-def _step(model: nn.Module, inputs: Sequence[Any], training: bool, no_grad: Any = _as_in_inference_mode) -> Any:
-    """One forward without gradients; in training, a forward with its graph and the backward of the sum of all its outputs."""
-    if not training:
-        with no_grad():
-            return called(model, inputs)
-    with torch.enable_grad():
-        outputs = called(model, inputs)
-        ends = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        if ends:
-            torch.autograd.backward(ends, [torch.ones_like(end) for end in ends])
-        return outputs
-
-
 def measure_peak(
     model: nn.Module, inputs: Sequence[Any], device: Device, *, training: bool = False, predicted_bytes: int | None = None,
     check: Callable[[Any], None] | None = None,
@@ -284,7 +106,7 @@ def measure_peak(
     """
 
     def step() -> Any:
-        return _step(model, inputs, training, torch.inference_mode)  # as it is timed
+        return step_of(model, inputs, training, torch.inference_mode)  # as it is timed
 
     with _mode(model, training):
         with left_untouched():
@@ -300,7 +122,7 @@ def measure_peak(
         if allocator_bytes == predicted_bytes:
             return MeasuredPeak(allocator_bytes, 0, None, None)
         marked: list[tuple[MemoryPeak, LiveStorages]] = []
-        trace = allocation_trace(lambda: marked.append(_tracked(model, inputs, training=training, mark=True)))
+        trace = allocation_trace(lambda: marked.append(tracked(model, inputs, training=training, mark=True)))
         _forget(None, model)
         tensors, live = marked[0]
         return MeasuredPeak(allocator_bytes, max(0, allocator_bytes - replay(trace, live.pointers).tensor_bytes), tensors, None)
@@ -392,7 +214,7 @@ def measure_memory(
 def _once(model: nn.Module, inputs: Sequence[Any], training: bool) -> Any:
     """One more forward as it is timed, and nothing left of it but its outputs."""
     with _mode(model, training):
-        outputs = _step(model, inputs, training, torch.inference_mode)
+        outputs = step_of(model, inputs, training, torch.inference_mode)
         _forget(None, model)
         return outputs
 

@@ -25,7 +25,8 @@ from humar_bench.measures.conditions import conditions
 from humar_bench.measures.dead_weight import DeadWeight, find_dead_weight
 from humar_bench.measures.exact import Exact, count_exactly
 from humar_bench.measures.flop_check import check_counter
-from humar_bench.measures.memory import MemoryPeak, Prediction, predict, predict_built, track_peak
+from humar_bench.measures.live_memory import MemoryPeak, track_peak
+from humar_bench.measures.memory_prediction import Prediction, predict, predict_built
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import plain
 from humar_bench.running.costs import PEAK

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 def measure_memory(task: Task, architecture: Architecture, device: Device) -> dict[str, Any]:
     from humar_bench.measures import memory
+    from humar_bench.measures.memory_prediction import Prediction
 
     models: list[Any] = []
 
@@ -44,7 +45,7 @@ def measure_memory(task: Task, architecture: Architecture, device: Device) -> di
 
     found = memory.measure_memory(
         make, lambda: task.inputs(device.name), device, check=lambda outputs: task.check(architecture, outputs),
-        prediction=None if task.predicted is None else memory.Prediction.read(task.predicted), outside=architecture.foreign,
+        prediction=None if task.predicted is None else Prediction.read(task.predicted), outside=architecture.foreign,
     )
     return success(models[0], found.measured())
 

@@ -22,7 +22,7 @@ from efficient.kernel_ops import depthwise_conv_op, linear_attention_op
 from efficient.layers import NO_WEIGHT, EfficientLinearAttention
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.measures.flops import count_flops
-from humar_bench.measures.memory import track_peak
+from humar_bench.measures.live_memory import track_peak
 from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import make_inputs
 from tests.models import outputs_by_name

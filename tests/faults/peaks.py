@@ -88,13 +88,13 @@ def _inherited(patches: Any) -> None:
 
 def _twice(patches: Any) -> None:
     """A tensor that is alive at the peak is listed under two components."""
-    tracked = memory._tracked
+    tracked = memory.tracked
 
     def doubled(*given: Any, **more: Any) -> Any:
         peak, live = tracked(*given, **more)
         return dataclasses.replace(peak, by_component={**peak.by_component, "again": sum(peak.by_component.values())}), live
 
-    patches.setattr(memory, "_tracked", doubled)
+    patches.setattr(memory, "tracked", doubled)
 
 
 def _report(patch: Callable[[Any], None]) -> list[str]:

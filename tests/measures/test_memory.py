@@ -13,7 +13,10 @@ from humar_bench.args import BUILT_IN
 from humar_bench.devices.device import CpuDevice
 from humar_bench.devices.virtual import VirtualDevice
 from humar_bench.measures.allocator import Allocation, Replay, allocator_peak, replay
-from humar_bench.measures.memory import measure_memory, measure_peak, predict_peak, resident_bytes, track_peak
+from humar_bench.measures.live_memory import track_peak
+from humar_bench.measures.memory import measure_memory, measure_peak
+from humar_bench.measures.memory_prediction import predict_peak
+from humar_bench.measures.outside import resident_bytes
 from humar_bench.measures.storages import LiveStorages, current_component, storage_bytes
 from humar_bench.records.record import plain
 from humar_bench.subjects.registry import build

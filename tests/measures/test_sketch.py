@@ -12,7 +12,7 @@ from torch import nn
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, Workload
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.measures.flops import count_flops
-from humar_bench.measures.memory import predict
+from humar_bench.measures.memory_prediction import predict
 from humar_bench.measures.sketch import Sketcher
 from humar_bench.studies.switches import switches_of
 from humar_bench.subjects.registry import build, load_builder

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from humar_bench.devices.device import CpuDevice
-from humar_bench.measures.memory import measure_memory, predict_built
+from humar_bench.measures.memory import measure_memory
+from humar_bench.measures.memory_prediction import predict_built
 
 B, H, W, CHANNELS, WIDTH = 2, 6, 10, 8, 16
 MAP = B * 16 * H * W * 4  # bytes of the map that the convolution makes

@@ -16,7 +16,8 @@ from torch import nn
 from humar_bench.devices.device import CpuDevice
 from humar_bench.measures.dead_weight import find_dead_weight
 from humar_bench.measures.exact import count_exactly
-from humar_bench.measures.memory import measure_memory, predict_built
+from humar_bench.measures.memory import measure_memory
+from humar_bench.measures.memory_prediction import predict_built
 from humar_bench.measures.params import count_parameters
 from humar_bench.measures.threads import OtherThreads
 from humar_bench.subjects.making import made

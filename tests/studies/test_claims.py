@@ -16,7 +16,7 @@ from humar_bench import cli
 from humar_bench.args import ModelArgs, RunArgs
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_REGRESSION, UsageError
 from humar_bench.measures.flops import count_flops
-from humar_bench.measures.memory import predict_peak
+from humar_bench.measures.memory_prediction import predict_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.record import Record, Run
 from humar_bench.report.study import study_csv, study_json, study_markdown

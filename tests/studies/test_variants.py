@@ -14,7 +14,7 @@ from humar_bench import cli
 from humar_bench.args import BACKBONES, TEXT_ENCODERS, ModelArgs, RunArgs, WholeWorkload, Workload
 from humar_bench.errors import UsageError
 from humar_bench.measures.flops import count_flops
-from humar_bench.measures.memory import predict_peak
+from humar_bench.measures.memory_prediction import predict_peak
 from humar_bench.measures.params import count_parameters
 from humar_bench.records.contradictions import contradictions
 from humar_bench.records.record import AGAIN, Record

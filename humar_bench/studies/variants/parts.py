@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from humar_bench.args import ModelArgs, WholeWorkload
 from humar_bench.measures.flops import FlopCount, OperatorFlops, count_flops
-from humar_bench.measures.memory import MemoryPeak, track_peak
+from humar_bench.measures.live_memory import MemoryPeak, track_peak
 from humar_bench.measures.params import ParameterCount, count_parameters
 from humar_bench.measures.storages import LiveTensor
 from humar_bench.studies.variants.stand_in import Layout, Reached, StandIn, StandInBackbone, StandInTextEncoder

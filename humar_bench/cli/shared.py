@@ -19,7 +19,7 @@ from humar_bench.cli.app import say
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError, not_installed
 from humar_bench.options import STANDARD_OUTPUT, Call, Output, Selection, option
 from humar_bench.records.appending import OutputLost
-from humar_bench.records.record import RECORDS_NAME, Run, load, records_in, records_path
+from humar_bench.records.record import RECORDS_NAME, Run, records_in, records_path
 from humar_bench.records.writer import RecordWriter
 from humar_bench.running import leftovers
 from humar_bench.running.plan import Plan, scaled_for_cpu
@@ -198,10 +198,10 @@ def runs_folder(folder: str | None) -> Iterator[str]:
 def _sound(records: Path) -> Run:
     """An earlier run to go on with. What was torn at its end is measured again; raises InvalidMeasurement for anything else in its records
     that `verify` would not pass, since all tables would rest on it."""
-    from humar_bench.saved.verify import read_records
+    from humar_bench.saved.verify import read_once
 
-    done = load(records)
-    if wrong := [each for each in read_records(records)[1] if not each.torn]:
+    done, found = read_once(records)
+    if wrong := [each for each in found if not each.torn]:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InvalidMeasurement(f"{records} is not what was measured ({wrong[0]}){more}; humar-bench verify names all of it.")
     return done

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -40,10 +42,19 @@ def impossible(record: Any) -> list[str]:
 
 def _asked(kind: type, values: Facts, place: str) -> Iterator[str]:
     """Arguments as their own class checks them; what it does not know, a later version added."""
+    if said := _refused(kind, json.dumps(values)):
+        yield f"{place}: {said}"
+
+
+@functools.lru_cache(maxsize=256)
+def _refused(kind: type, text: str) -> str:
+    """Why a class takes no such arguments. The records of a run were nearly all asked alike."""
+    values = json.loads(text)
     try:
         kind(**{each.name: values[each.name] for each in dataclasses.fields(kind) if each.name in values})
     except (UsageError, TypeError) as error:
-        yield f"{place}: {str(error).rstrip('.')}"
+        return str(error).rstrip(".")
+    return ""
 
 
 def _workload(values: Facts) -> Iterator[str]:
@@ -51,10 +62,18 @@ def _workload(values: Facts) -> Iterator[str]:
     if missing := [name for name in names if name not in values]:
         yield f"workload lacks {missing[0]}"
         return
+    if said := _unreadable(json.dumps(values)):
+        yield f"workload: {said}"
+
+
+@functools.lru_cache(maxsize=256)
+def _unreadable(text: str) -> str:
+    """Why a workload cannot be read."""
     try:
-        read_workload(values)
+        read_workload(json.loads(text))
     except (UsageError, TypeError, ValueError) as error:
-        yield f"workload: {str(error).rstrip('.')}"
+        return str(error).rstrip(".")
+    return ""
 
 
 def faults(record: Any) -> list[str]:

@@ -98,7 +98,12 @@ def verify(directory: str | Path) -> Proof:
         return _hold_certificate(folder / CERTIFICATE_NAME)
     if path.name == RECORDS_NAME and not os.path.exists(path) and os.path.exists(folder / equal_pairs.NAME):
         return _hold_pairs(folder)
-    run, damage = read_records(path)
+    return _hold_run(path, *read_records(path))
+
+
+def _hold_run(path: Path, run: Run, damage: list[Difference]) -> Proof:
+    """The tables beside a records file against what was read of it."""
+    folder = path.parent
     if not len(run):
         return Proof(str(folder), "", (), 0, 0, (*damage, Difference(path.name, said="it holds no record; nothing can be proved.")))
     if os.path.exists(folder / STUDY_NAME):
@@ -213,12 +218,22 @@ def read_audited(path: str | Path) -> tuple[Run, list[str]]:
 
     Tables that were written by another version of humar-bench may look different and are not held. Raises UsageError as `load` does.
     """
-    run, place = load(path), records_path(path)
-    found = read_records(place)[1]
+    place = records_path(path)
+    run, found = read_once(place)
     if not found and os.path.isdir(path) and any(each.suffix.lower() in CHECKED for each in place.parent.iterdir()):
-        proof = verify(path)
+        proof = _hold_run(place, run, found)
         found = [] if proof.notes else list(proof.differences)
     return run, [str(each) for each in found]
+
+
+def read_once(path: Path) -> tuple[Run, list[Difference]]:
+    """What `load` gives of a records file, and what `read_records` finds wrong in it. Raises UsageError as `load` does."""
+    try:
+        run, damage = read_records(path)
+    except UsageError:
+        load(path)  # says why in its own words
+        raise
+    return (load(path) if damage else run), damage
 
 
 def read_records(path: Path) -> tuple[Run, list[Difference]]:

@@ -43,7 +43,7 @@ def steady_state(values: Sequence[float]) -> SteadyState:
     if len(logs) < 8:
         return SteadyState(False, 0, (), f"{len(logs)} rounds are too few to see a level; 8 are needed.")
     marginal, long_run = _noise(logs)
-    smooth = np.array([np.median(logs[max(0, i - 2) : i + 3]) for i in range(len(logs))])
+    smooth = _medians_of_five(logs)
     smooth[0] = logs[0]  # a first slow round is a level of its own, anywhere else one outlier is none
     clipped = np.clip(logs, smooth - 3 * marginal, smooth + 3 * marginal)
     changes = tuple(sorted(_splits(clipped, 0, long_run)))
@@ -52,6 +52,13 @@ def steady_state(values: Sequence[float]) -> SteadyState:
     if not steady:
         return SteadyState(False, start, changes, f"never steady: the level changed {len(changes)} times, last at round {start}.")
     return SteadyState(True, start, changes, f"steady from {f'round {start}' if changes else 'the start'}.")
+
+
+def _medians_of_five(values: np.ndarray) -> np.ndarray:
+    """The median of each value and its two neighbours on either side, of those that are there at the ends; for at least 5 values."""
+    inner = np.median(np.lib.stride_tricks.sliding_window_view(values, 5), axis=1)
+    first, last = ([np.median(part) for part in parts] for parts in ((values[:3], values[:4]), (values[-4:], values[-3:])))
+    return np.concatenate((first, inner, last))
 
 
 def _noise(logs: np.ndarray) -> tuple[float, float]:

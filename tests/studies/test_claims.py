@@ -42,7 +42,7 @@ def exact(spec: str, step: evidence.Step) -> Record:
     def made(device: str):
         return build(architecture, step.args, device=device)
 
-    model = made("meta")
+    model = on_meta(spec, step.args)
     if step.measure == "params":
         measured = count_parameters(model).measured()
     elif step.measure == "flops":
@@ -51,6 +51,12 @@ def exact(spec: str, step: evidence.Step) -> Record:
         peak = predict_peak(lambda: made("cpu"), lambda: make_inputs(step.args, step.workload))
         measured = {**dataclasses.asdict(peak), "alive": [], "cuda": None}
     return record(architecture.name, step, measured, dict(getattr(model, "built", {})))
+
+
+@cache
+def on_meta(spec: str, args: ModelArgs) -> torch.nn.Module:
+    """The model that several steps count."""
+    return build(parse_architecture(spec), args, device="meta")
 
 
 def record(name: str, step: evidence.Step, measured: dict, built: dict | None = None, process: int = 0, **environment) -> Record:

@@ -56,13 +56,14 @@ def counted_whole(args, workload, architecture):
 
 # Maps that lie channel by channel and cell by cell, features of one token and of all, peaks in backbone, text encoder, transformer, masks.
 @pytest.mark.parametrize(("architecture", "given", "peak_in"), [
-    ("original", {**SMALL, "backbone": "swin_T_224_1k", "text_encoder": "minilm"}, "transformer: encoder"),
+    pytest.param("original", {**SMALL, "backbone": "swin_T_224_1k", "text_encoder": "minilm"}, "transformer: encoder",
+                 marks=pytest.mark.slow),
     ("efficient", {**SMALL, "backbone": "segformer_mit_b0", "text_encoder": "tite"}, "mask head"),
     ("efficient", {**SMALL, "backbone": "mobilevit_xxs", "text_encoder": "tinybert", "prompt": "scribble", "masks": "best"}, "backbone"),
     ("original", {**SMALL, "backbone": "mobilevit_xxs", "text_encoder": "tinybert", "caption_tokens": 512, "image_size": (32, 32)},
      "text encoder"),
-    ("original", {**SMALL, "backbone": "efficientformerv2_s0", "text_encoder": "tinybert", "image_size": (96, 128), "masks": "best",
-                  "num_queries": 40}, "transformer: decoder"),
+    pytest.param("original", {**SMALL, "backbone": "efficientformerv2_s0", "text_encoder": "tinybert", "image_size": (96, 128),
+                              "masks": "best", "num_queries": 40}, "transformer: decoder", marks=pytest.mark.slow),
 ])
 def test_part_by_part_is_what_the_whole_model_costs(small_args, architecture, given, peak_in):
     args = dataclasses.replace(small_args, num_queries=given["num_queries"], dim_feedforward=2048 if "caption_tokens" not in given else 48)
@@ -308,6 +309,7 @@ def test_published_numbers_that_do_not_hold_are_named():
 # The command ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_times_what_its_budget_reaches(capsys, tmp_path):
     typed = ("--backbone", "mobilevit_xxs", "--text-encoder", "tinybert", "--arch", "efficient", "--workload", "tiny", "--budget", "5")
     code = cli.main(["variants", *typed, "--threads", "1", "--csv", str(tmp_path / "v.csv"), "--records", str(tmp_path / "r.jsonl")])

@@ -110,6 +110,7 @@ def test_mobilevit_keeps_its_gradients_in_evaluation():
         assert_close(x, y, terms=chained_terms(backbone) ** 2, scale=scale, name=name)
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph():
     backbone, images = build_backbone("efficientformerv2_s0", (64, 64)).eval().double(), torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():

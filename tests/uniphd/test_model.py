@@ -51,7 +51,10 @@ class FromMaps(nn.Module):
         return self.model.from_maps(maps, padding, prompt, sizes, self.masks)
 
 
-@pytest.mark.parametrize(("transformer", "kind", "masks"), [("original", "text", "all"), ("efficient", "scribble", "best")])
+COMPILED = [pytest.param("original", "text", "all", marks=pytest.mark.slow), ("efficient", "scribble", "best")]
+
+
+@pytest.mark.parametrize(("transformer", "kind", "masks"), COMPILED)
 def test_from_maps_compiles_into_one_graph(transformer, kind, masks):
     torch.compiler.reset()
     case = Case.of("heads-edge", **EFFICIENT)
@@ -62,7 +65,7 @@ def test_from_maps_compiles_into_one_graph(transformer, kind, masks):
         assert_same(compiled(*inputs, masks), model.from_maps(*inputs, masks), chained_terms(model))
 
 
-@pytest.mark.parametrize(("transformer", "kind", "masks"), [("original", "text", "all"), ("efficient", "scribble", "best")])
+@pytest.mark.parametrize(("transformer", "kind", "masks"), COMPILED)
 def test_from_maps_exports_to_a_program_with_the_same_outputs(transformer, kind, masks):
     case = Case.of("heads-edge", **EFFICIENT)
     model, inputs = case.model(transformer).double(), case.inputs(kind, torch.float64)

@@ -141,6 +141,7 @@ class Pyramid(nn.Module):
         return [conv(images) for conv in self.convs]
 
 
+@pytest.mark.slow
 def test_images_and_captions_compile_into_one_graph_and_export():
     torch.compiler.reset()
     case, (name, config) = Case.of("heads-edge"), ENCODERS["text"]

@@ -29,7 +29,9 @@ def small(masks: str, prompt: str):
     return subject, model, [subject.inputs(device="cpu", dtype=torch.float32, seed=seed) for seed in (0, 1)]
 
 
-@pytest.mark.parametrize(("masks", "prompt"), [("best", "text"), ("none", "point")])
+@pytest.mark.parametrize(("masks", "prompt"), [
+    pytest.param("best", "text", marks=pytest.mark.slow), ("none", "point"),
+])
 def test_a_graph_of_tensors_gives_the_models_own_outputs(masks, prompt):
     subject, model, (inputs, others) = small(masks, prompt)
     program, outputs_of = export(model, inputs)

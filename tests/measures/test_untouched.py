@@ -117,6 +117,7 @@ def test_a_function_of_inputs_that_replaces_torchs_functions_is_named(tmp_path):
     assert f"{place}:patching_numbers replaces torch.nn.functional.linear for everything" in run[0].reason
 
 
+@pytest.mark.slow
 def test_a_model_that_wraps_torch_at_every_call_costs_its_own_rows_alone(tmp_path, tiny_args, tiny_workload):
     """Each call would make the next one longer, for the others too."""
     (tmp_path / "wraps.py").write_text(WRAPS)

@@ -132,6 +132,7 @@ def test_inputs_that_cannot_be_renewed_fail_before_anything_is_timed():
 # In children ------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_measure_of_two_small_networks_in_children():
     run = benchmark(
         [small, functools.partial(Network, width=8)], workload=Workload.uniphd(2), run=QUICK, inputs=images,

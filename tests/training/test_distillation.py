@@ -41,7 +41,7 @@ def test_a_student_equal_to_its_teacher_loses_nothing_of_the_last_layer():
     assert scores.min() > 0
 
 
-@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("width", [pytest.param(32, marks=pytest.mark.slow), 64])
 def test_another_architecture_of_any_width_learns_from_it(width):
     single = dataclasses.replace(tiny().model, num_queries=1)  # so that no query takes another's place while it learns
     student = tiny("efficient", model=single)

@@ -22,7 +22,7 @@ from humar_bench.errors import HumarBenchError, UsageError
 from humar_bench.measures.call import called
 from humar_bench.measures.dead_weight import find_dead_weight
 from humar_bench.measures.flops import FlopCount, count_flops
-from humar_bench.measures.trace import replaced, tensors_in
+from humar_bench.measures.nested import replaced, tensors_in
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,12 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from humar_bench.measures.components import component_of
 from humar_bench.measures.flop_formulas import cost_of
 from humar_bench.measures.held import packed_weights
+from humar_bench.measures.nested import tensors_in
 from humar_bench.measures.operators import HEADLINE, PACKED, SYNCHRONISATION, VIEW
 from humar_bench.measures.params import bytes_of, numbers_in, unique_tensors
 from humar_bench.measures.storages import storages_of
-from humar_bench.measures.trace import Call, Forward, Observer, observe_forward, tensors_in
+from humar_bench.measures.trace import observe_forward
+from humar_bench.measures.trace_watch import Call, Forward, Observer
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from humar_bench.measures.dead_weight import DeadWeight, Flow, read_flow
 from humar_bench.measures.flops import FlopCount, Tally, read_tally
-from humar_bench.measures.trace import Call, Observer, observe_forward
+from humar_bench.measures.trace import observe_forward
+from humar_bench.measures.trace_watch import Call, Observer
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from humar_bench.errors import MeasurementError
 from humar_bench.measures.components import component_of
 from humar_bench.measures.flop_formulas import COEFFICIENTS, cost_of, register_formula
+from humar_bench.measures.nested import tensors_in
 from humar_bench.measures.operators import HEADLINE, NO_KERNEL, SYNCHRONISATION
-from humar_bench.measures.trace import Call, Forward, Observer, observe_forward, tensors_in
+from humar_bench.measures.trace import observe_forward
+from humar_bench.measures.trace_watch import Call, Forward, Observer
 
 __all__ = ["FlopCount", "OperatorFlops", "count_flops", "register_formula"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from humar_bench.measures.call import called
+from humar_bench.measures.nested import tensors_in
 from humar_bench.measures.storages import LiveStorages, LiveTensor, current_component, storage_bytes
-from humar_bench.measures.trace import tensors_in
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from humar_bench.errors import MeasurementError, one_line
 from humar_bench.measures.flop_formulas import cost_of
 from humar_bench.measures.meta import result_on_meta
+from humar_bench.measures.nested import tensors_in
 from humar_bench.measures.operators import HEADLINE
-from humar_bench.measures.trace import tensors_in
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device, slice)
 

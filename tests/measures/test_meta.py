@@ -7,9 +7,10 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from humar_bench.args import BUILT_IN, Workload
-from humar_bench.measures import meta, trace
+from humar_bench.measures import meta, trace, trace_meta, trace_watch
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.meta import result_on_meta
+from humar_bench.measures.nested import tensors_in
 from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import make_inputs
 
@@ -80,9 +81,9 @@ def test_a_whole_forward_counts_the_same_operators_on_the_same_shapes(name, tiny
     seen: list[list[tuple]] = [[], [], []]
 
     def watched(run):
-        class All(trace.Observer):
+        class All(trace_watch.Observer):
             def add(self, call):
-                tensors = trace.tensors_in((call.args, call.kwargs, call.result))
+                tensors = tensors_in((call.args, call.kwargs, call.result))
                 run.append((call.name, call.path, [(tuple(each.shape), each.stride(), each.dtype) for each in tensors]))
 
         trace.observe_forward(model, inputs, All)
@@ -90,7 +91,7 @@ def test_a_whole_forward_counts_the_same_operators_on_the_same_shapes(name, tiny
     watched(seen[0])
     watched(seen[1])  # now much is known
     assert meta._made
-    monkeypatch.setattr(trace, "result_on_meta", lambda op, args, kwargs: meta._RULES.get(op, op)(*args, **kwargs))
+    monkeypatch.setattr(trace_meta, "result_on_meta", lambda op, args, kwargs: meta._RULES.get(op, op)(*args, **kwargs))
     watched(seen[2])
     assert seen[0] == seen[1] == seen[2] and len(seen[0]) > 300
     assert count_flops(model, inputs, strict=True).matmul_flops > 0

@@ -1,0 +1,38 @@
+"""Tensors inside nested containers: found, and swapped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def tensors_in(value: Any, _depth: int = 0) -> Iterator[Tensor]:
+    """Every tensor inside nested containers, dataclasses and plain objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part, _depth)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for part in value:
+            yield from tensors_in(part, _depth)
+    elif hasattr(value, "__dict__") and _depth < 4 and not isinstance(value, (type, nn.Module)) and not callable(value):
+        yield from tensors_in(vars(value), _depth + 1)
+
+
+def replaced(value: Any, swap: Callable[[Tensor], Any]) -> Any:
+    """The same nested lists, tuples and dictionaries with every tensor swapped."""
+    if isinstance(value, Tensor):
+        return swap(value)
+    if isinstance(value, dict):
+        swapped = copy.copy(value)
+        swapped.update((key, replaced(part, swap)) for key, part in value.items())
+        return swapped
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(replaced(part, swap) for part in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(replaced(part, swap) for part in value) if value else value
+    return value

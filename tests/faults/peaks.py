@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from humar_bench import cli
-from humar_bench.measures import memory
+from humar_bench.measures import live_memory, memory
 from humar_bench.records.record import RECORDS_NAME
 from humar_bench.records.writer import RecordWriter
 from humar_bench.report import memory_table, write_report
@@ -94,7 +94,8 @@ def _twice(patches: Any) -> None:
         peak, live = tracked(*given, **more)
         return dataclasses.replace(peak, by_component={**peak.by_component, "again": sum(peak.by_component.values())}), live
 
-    patches.setattr(memory, "tracked", doubled)
+    for module in (live_memory, memory):
+        patches.setattr(module, "tracked", doubled)
 
 
 def _report(patch: Callable[[Any], None]) -> list[str]:

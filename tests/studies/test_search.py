@@ -64,8 +64,18 @@ def test_a_point_that_says_the_same_twice_is_one_design():
     point = {"hidden_dim": 32, "dec_layers": 2, "efficient_graph_bias": True, "efficient_decoder_sets": 3, "efficient_memory_stride": 1,
              "efficient_sample_heads": 2, "efficient_point_samples": False}
     design = SPACE.design(point)
-    assert design.efficient_decoder_sets == 2 and design.efficient_sample_heads == 0
+    assert design.efficient_decoder_sets == 1 and design.efficient_sample_heads == 0  # of two iterations one is of the instance token alone
     assert SPACE.design({**point, "efficient_decoder_sets": 2, "efficient_sample_heads": 0}) == design
+    usual = space_of(ModelArgs())
+    design = usual.design({**usual.start, "dec_layers": 4, "efficient_sample_heads": 4})
+    for same in ({"efficient_instance_iterations": 2}, {"efficient_instance_iterations": 3}):
+        assert usual.design({**usual.start, "dec_layers": 4, "efficient_sample_heads": 4, **same}) == design
+    assert usual.changes(design) == {"dec_layers": 4, "efficient_sample_heads": 4}
+    untied = {**usual.start, "efficient_decoder_sets": 6}
+    apart = usual.design({**untied, "efficient_decoder_sets": 2})
+    assert usual.design(untied) == usual.design({**untied, "efficient_decoder_sets": 3}) != apart
+    four = space_of(ModelArgs(nheads=4))
+    assert four.design({**four.start, "efficient_sample_heads": 4}) == four.args
     assert space_of(ARGS, ("efficient_nheads=2,4", "hidden_dim=24,32")).design({"efficient_nheads": 5, "hidden_dim": 32}) is None
 
 

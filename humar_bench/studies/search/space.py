@@ -28,7 +28,6 @@ VALUES: dict[str, tuple[int, ...]] = {  # of numbers; a field that is not here t
     "efficient_sample_heads": (0, 2, 4), "efficient_instance_iterations": (0, 1, 2, 3),
 }
 MOST_VALUES = 100  # of a field
-_SETS = {"efficient_encoder_sets": "efficient_enc_layers", "efficient_decoder_sets": "dec_layers"}  # weight sets -> the layers they are of
 
 
 @dataclass(frozen=True)
@@ -41,18 +40,25 @@ class Space:
     def design(self, point: Mapping[str, Any]) -> ModelArgs | None:
         """The design of one value a field; None where these do not go together.
 
-        More weight sets than layers are as many as layers, and sample heads without samples are none: the same design twice.
+        What would be the same design twice is one: more weight sets than layers they serve, more iterations of the instance token alone
+        than half of them, as many sample heads as `nheads` (0 says that), or some where there are no samples.
         """
-        changes = {name: point[name] for name in self.values}
-        got = {**dataclasses.asdict(self.args), **changes}
-        for sets, layers in _SETS.items():
-            got[sets] = min(got[sets], got[layers])
-        if not got["efficient_point_samples"]:
+        got = {**dataclasses.asdict(self.args), **{name: point[name] for name in self.values}}
+        early = self._at_most(got, "efficient_instance_iterations", got["dec_layers"] // 2)
+        self._at_most(got, "efficient_encoder_sets", got["efficient_enc_layers"])
+        self._at_most(got, "efficient_decoder_sets", got["dec_layers"] - early)
+        if not got["efficient_point_samples"] or got["efficient_sample_heads"] == got["nheads"]:
             got["efficient_sample_heads"] = 0
         try:
             return ModelArgs(**got)
         except UsageError:
             return None
+
+    def _at_most(self, got: dict[str, Any], name: str, most: int) -> int:
+        """What a number comes to; in `got` it is as asked where that comes to the same, so that the design asked has no changes."""
+        comes_to = min(got[name], most)
+        got[name] = getattr(self.args, name) if min(getattr(self.args, name), most) == comes_to else comes_to
+        return comes_to
 
     @cached_property
     def start(self) -> dict[str, Any] | None:

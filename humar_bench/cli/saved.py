@@ -64,7 +64,8 @@ def compare(options: CompareOptions) -> int:
     """
     from humar_bench.cli.progress import said_when_slow
     from humar_bench.report import make_console, print_table
-    from humar_bench.saved.regression import compare_runs, parse_limits
+    from humar_bench.saved.limits import parse_limits
+    from humar_bench.saved.regression import compare_runs
     from humar_bench.saved.verify import read_audited
 
     limits = None if options.fail_on is None else parse_limits(options.fail_on)

@@ -17,7 +17,8 @@ from humar_bench.judging.unpaired import EXCEEDED, KEPT, UNDECIDED, Shift, paire
 from humar_bench.records.record import Run
 from humar_bench.records.writer import RecordWriter
 from humar_bench.report import write_report
-from humar_bench.saved.regression import DEFAULT_LIMITS, compare_runs, parse_limits
+from humar_bench.saved.limits import DEFAULT_LIMITS, parse_limits
+from humar_bench.saved.regression import compare_runs
 from tests.golden.records import BUILT, ENVIRONMENT, SECONDS, WORKLOAD, failed, flops, fps, memory, params
 
 NAMES = ("original", "efficient")

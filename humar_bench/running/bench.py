@@ -1,7 +1,8 @@
 """Plan -> child processes -> records. Prints nothing; the parent sleeps while a child measures.
 
 What is counted shares one process (`costs.py`); all that runs a model has a fresh one of its own, one after the other. A child that
-crashes, hangs, runs out of memory or is refused becomes a failed record with a sentence; the others go on.
+crashes, hangs, runs out of memory or is refused becomes a failed record with a sentence; the others go on. One class, and so a long file:
+what was measured so far says what runs next, and who took a process down is found out in between.
 """
 
 from __future__ import annotations

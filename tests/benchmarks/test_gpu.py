@@ -196,7 +196,7 @@ def test_a_commands_output_and_exit_code_are_kept(program, tmp_path):
 def test_a_command_at_its_limit_is_asked_to_stop_first(program, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "GRACE_S", 20.0)
     code = "import time\ntry:\n  print('begun'); time.sleep(60)\nexcept KeyboardInterrupt:\n  print('records are written')"
-    assert program(code, 26.0).stopped
+    assert program(code, 23.0).stopped
     assert (tmp_path / "log.txt").read_text().endswith("begun\nrecords are written\n")
 
 
@@ -207,7 +207,7 @@ def test_a_command_that_ignores_it_is_killed_with_all_it_started(program, monkey
         f"import signal, subprocess, sys\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}]); print(child.pid, flush=True); child.wait()"
     )
-    assert program(code, 6.0).stopped
+    assert program(code, 3.0).stopped
     pid = int((tmp_path / "log.txt").read_text().splitlines()[-1])
     for _ in range(100):
         if not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":

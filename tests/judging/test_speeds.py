@@ -414,7 +414,9 @@ def first_verdicts(cpu: float, wall: float, start_sd: float, wait_sd: float, tri
     return {verdict: told.count(verdict) / trials for verdict in ("slower", "same", "undecided", "faster")}
 
 
-@pytest.mark.parametrize(("cpu", "wall_sd"), [(1.0, 0.0), (1.0, 0.3), (3.0, 0.05)])
+@pytest.mark.parametrize(("cpu", "wall_sd"), [
+    pytest.param(1.0, 0.0, marks=pytest.mark.slow), (1.0, 0.3), pytest.param(3.0, 0.05, marks=pytest.mark.slow),
+])
 def test_early_looks_keep_their_level_however_noisy_the_processes_are(cpu, wall_sd, say):
     """At noise of this size the floor of 1.2x keeps hardly anything out; what is left is the level that both clocks have to pass."""
     random, plan, trials = np.random.default_rng(4), LookPlan(3, 15), 2_000

@@ -67,6 +67,7 @@ def test_pixels_are_what_grows_by_default(in_process, capsys, tmp_path):
     assert cli.main(["verify", str(tmp_path / "scaling")]) == 0
 
 
+@pytest.mark.slow
 def test_a_roofline_of_the_whole_model(in_process, capsys):
     assert cli.main(["roofline", *SMALL, "--no-time", "--csv", "-"]) == 0, capsys.readouterr().err
     row = rows(capsys.readouterr().out.split("\n\n")[0])[0]

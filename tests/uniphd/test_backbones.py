@@ -67,7 +67,7 @@ def test_trains_and_takes_sizes_that_do_not_divide(name):
         assert x.isfinite().all() and x.std() > 1e-3, "the maps of random weights are silent"
 
 
-@pytest.mark.parametrize("name", ["segformer_mit_b0", "mobilevit_xxs"])
+@pytest.mark.parametrize("name", [pytest.param("segformer_mit_b0", marks=pytest.mark.slow), "mobilevit_xxs"])
 def test_exports(name):
     backbone, images = build_backbone(name, (64, 64)).eval().double(), torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():

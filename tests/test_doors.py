@@ -77,8 +77,8 @@ def imports_of(source: str, *, types: bool = False) -> list[tuple[str, bool, int
                 found.extend((f"{child.module}.{each.name}" if ours else child.module, late, child.lineno) for each in child.names)
             elif isinstance(child, ast.If) and not types and ast.unparse(child.test).endswith("TYPE_CHECKING"):
                 walk(ast.Module(child.orelse, []), late)
-            else:
-                walk(child, late or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+            elif not isinstance(child, ast.expr):  # most of a file, and an import is a statement
+                walk(child, late or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)))
 
     walk(ast.parse(source), False)
     return found
@@ -211,7 +211,7 @@ def test_the_check_of_circles_can_fail():
 
 def names_all(source: str) -> list[str] | None:
     """The literal `__all__` of a file, None where there is none or it is computed."""
-    for node in ast.parse(source).body:
+    for node in ast.parse(source).body if "__all__" in source else ():
         if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
             return list(ast.literal_eval(node.value)) if isinstance(node.value, (ast.List, ast.Tuple)) else None
     return None

@@ -128,13 +128,15 @@ class EfficientDecoderLayer(nn.Module):
         graph_bias: bool,
         cross_tokens: str,
         sample_heads: int,
+        sample_points: int,
         look_mlp: bool,
+        across_tokens: str,
     ) -> None:
         super().__init__()
-        self.cross_all = cross_tokens == "all"
+        self.cross_all, self.across_all = cross_tokens == "all", across_tokens == "all"
         self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False)
         self.cross = CrossAttention(channels, heads=heads) if cross_tokens != "none" else None
-        self.samples = OffsetSamples(channels, levels=levels, heads=sample_heads) if sample_heads else None
+        self.samples = OffsetSamples(channels, levels=levels, heads=sample_heads, points=sample_points) if sample_heads else None
         self.look_mlp = FeedForward(channels, ratio=ratio, dropout=dropout) if look_mlp else None
         self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias)
         self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout)
@@ -158,39 +160,47 @@ class EfficientDecoderLayer(nn.Module):
         return x if self.look_mlp is None else norms[1](x + self.look_mlp(x))
 
     def _seen(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
-        """What tokens x [B, Q, N, C] take from the image and the instance token besides from other instances -> [B, Q, N, C]."""
-        instance = x[:, :, 0]
-        update = self.across(instance)
+        """What tokens x [B, Q, N, C] take from the image and, all or the instance token, from those of other instances -> [B, Q, N, C]."""
+        asking = x if self.across_all else x[:, :, :1]
+        update = self.across(asking.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
         if self.cross is not None and not self.cross_all:
-            update = update + self.cross(instance, *look.keys_values, look.bias)
-        if self.samples is None:
-            update = F.pad(update.unsqueeze(2), (0, 0, 0, x.shape[2] - 1))
-        else:
-            sampled = self.samples(x, points, look)
-            update = torch.cat((sampled[:, :, :1] + update.unsqueeze(2), sampled[:, :, 1:]), dim=2)
+            update = _add_first(update, self.cross(x[:, :, 0], *look.keys_values, look.bias).unsqueeze(2))
+        if self.samples is not None:
+            update = _add_first(self.samples(x, points, look), update)
+        update = F.pad(update, (0, 0, 0, x.shape[2] - update.shape[2]))
         return update + self.cross(x.flatten(1, 2), *look.keys_values, look.bias).view_as(x) if self.cross_all else update
 
 
-class OffsetSamples(nn.Module):
-    """One bilinear sample of every level for each head, at a learned offset from the token's reference point, weighed by the token.
+def _add_first(update: Tensor, more: Tensor) -> Tensor:
+    """[B, Q, N, C] and [B, Q, N' <= N, C] -> their sum, where there are no more tokens the first alone."""
+    if update.shape[2] == more.shape[2]:
+        return update + more
+    first, rest = update.tensor_split((more.shape[2],), dim=2)
+    return torch.cat((first + more, rest), dim=2)
 
-    Deformable attention (Zhu et al. 2021, equation 2) with one point a head and level. Each head reads its share of the channels, so any
-    number of heads costs about the same. Offsets are in tokens of the level and begin as a small ring around the point; a sample never
-    leaves the valid part of its level.
+
+class OffsetSamples(nn.Module):
+    """Bilinear samples of every level for each head, at learned offsets from the token's reference point, weighed by the token.
+
+    Deformable attention (Zhu et al. 2021, equation 2), by default with one point a head and level. Each head reads its share of the
+    channels, so any number of heads costs about the same. Offsets are in tokens of the level and begin as a small ring around the point,
+    one ring a point; a sample never leaves the valid part of its level. Shape: P samples a head, those of all levels.
     """
 
-    def __init__(self, channels: int, *, levels: int, heads: int) -> None:
+    def __init__(self, channels: int, *, levels: int, heads: int, points: int = 1) -> None:
         super().__init__()
-        self.levels, self.heads = levels, heads
+        self.levels, self.heads, self.points = levels, heads, points
         self.value = nn.Linear(channels, channels)
-        self.offsets = nn.Linear(channels, heads * levels * 2)
-        self.level_weights = nn.Linear(channels, heads * levels)
+        self.offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.level_weights = nn.Linear(channels, heads * levels * points)
         self.out = nn.Linear(channels, channels)
 
     def reset_own_parameters(self) -> None:
-        """Offsets that do not depend on the token at first: head m looks `RING` of a token away in direction m of M."""
+        """Offsets that do not depend on the token at first: point p of head m looks p `RING` of a token away in direction m of M."""
         angles = torch.arange(self.heads, dtype=torch.float64) * (2 * math.pi / self.heads)
-        ring = RING * torch.stack((angles.cos(), angles.sin()), dim=-1)[:, None].expand(-1, self.levels, -1)
+        radii = RING * torch.arange(1, self.points + 1, dtype=torch.float64)
+        ring = torch.stack((angles.cos(), angles.sin()), dim=-1)[:, None, None] * radii[:, None]
+        ring = ring.expand(-1, self.levels, -1, -1)
         nn.init.zeros_(self.offsets.weight)
         with torch.no_grad():
             self.offsets.bias.copy_(ring.flatten())
@@ -202,15 +212,16 @@ class OffsetSamples(nn.Module):
 
     def forward(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
         """x [B, Q, N, C] at points [B, Q, N, 2] -> [B, Q, N, C]."""
-        shape = (self.heads, self.levels)
+        shape = (self.heads, self.levels, self.points)
         token = torch.stack([points.new_full((), 2 / side) for side in look.canvas.shape[:1:-1]])  # a token's width and height
-        first, last = look.corners, (look.corners + look.extents)[:, None, None, None]  # [L, 2], [B, 1, 1, 1, L, 2]
-        places = torch.addcmul(first, points[:, :, :, None, None], look.extents[:, None, None, None])  # [B, Q, N, 1, L, 2]
-        places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * token
-        places = torch.minimum(torch.maximum(places, first), last).permute(0, 3, 1, 2, 4, 5).flatten(0, 1).flatten(2, 3)  # [B*M, Q, N*L, 2]
-        samples = F.grid_sample(look.canvas.to(places.dtype), places, align_corners=False)  # [B*M, D, Q, N*L]
-        weights = self.level_weights(x).unflatten(-1, shape).softmax(-1).permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]  # [B*M, 1, Q, N, L]
-        samples = samples.unflatten(-1, (-1, self.levels))
+        first, last = look.corners[:, None], (look.corners + look.extents)[:, None, None, None, :, None]  # [L, 1, 2], [B, 1, 1, 1, L, 1, 2]
+        places = torch.addcmul(look.corners, points[:, :, :, None], look.extents[:, None, None])[:, :, :, None, :, None]
+        places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * token  # [B, Q, N, M, L, points, 2]
+        places = torch.minimum(torch.maximum(places, first), last).flatten(4, 5)
+        places = places.permute(0, 3, 1, 2, 4, 5).flatten(0, 1).flatten(2, 3)  # [B*M, Q, N*P, 2]
+        samples = F.grid_sample(look.canvas.to(places.dtype), places, align_corners=False)  # [B*M, D, Q, N*P]
+        weights = self.level_weights(x).unflatten(-1, (self.heads, -1)).softmax(-1).permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]
+        samples = samples.unflatten(-1, (x.shape[2], -1))
         samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # large at many queries
         taken = samples.sum(-1).unflatten(0, (-1, self.heads)).flatten(1, 2)  # [B, C, Q, N]
         return self.out(taken.permute(0, 2, 3, 1).contiguous().to(x.dtype))
@@ -291,7 +302,9 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
             graph_bias=args.efficient_graph_bias,
             cross_tokens=args.efficient_cross_tokens,
             sample_heads=(args.efficient_sample_heads or args.nheads) if args.efficient_point_samples else 0,
+            sample_points=args.efficient_sample_points,
             look_mlp=args.efficient_look_mlp,
+            across_tokens=args.efficient_across_tokens,
         )
         for _ in range(min(args.efficient_decoder_sets, args.dec_layers - early))
     ]

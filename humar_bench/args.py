@@ -117,6 +117,8 @@ class ModelArgs:
         0, "Heads that each take a sample of every level at a learned offset from the reference point; 0: as many as nheads.", low=0,
         high=4_096,
     )
+    efficient_sample_points: int = _option(1, "Samples of every level that each of these heads takes.", low=1, high=1_024)
+    efficient_across_tokens: str = _option("instance", "Tokens that attend to those of other instances.", choices=("instance", "all"))
     efficient_look_mlp: bool = _option(True, "A second MLP in a decoder iteration, after the look into the image.")
     efficient_instance_iterations: int = _option(
         3, "First decoder iterations that move the instance token alone, as far as they are at most half of dec_layers.", low=0, high=1_024
@@ -134,8 +136,9 @@ class ModelArgs:
                 )
         if self.efficient_sample_heads and self.hidden_dim % self.efficient_sample_heads:
             raise UsageError(f"efficient_sample_heads {self.efficient_sample_heads} does not divide hidden_dim {self.hidden_dim}; it must.")
-        if self.efficient_sample_heads and not self.efficient_point_samples:
-            raise UsageError(f"efficient_sample_heads is {self.efficient_sample_heads} and efficient_point_samples is off; turn it on.")
+        for name, without in (("efficient_sample_heads", 0), ("efficient_sample_points", 1)):
+            if getattr(self, name) != without and not self.efficient_point_samples:
+                raise UsageError(f"{name} is {getattr(self, name)} and efficient_point_samples is off; turn it on.")
         if self.hidden_dim % 4:
             raise UsageError(f"hidden_dim is {self.hidden_dim}; it must be a multiple of 4 (sine and cosine for x and for y).")
         for sets, layers in (("encoder_sets", "efficient_enc_layers"), ("decoder_sets", "dec_layers")):

@@ -91,17 +91,18 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     seen_h, seen_w = canvas(sizes, args["efficient_memory_stride"])
     seen = seen_h * seen_w
     iterations, sample_heads = args["dec_layers"], args["efficient_sample_heads"] or args["nheads"]
-    early = min(args["efficient_instance_iterations"], iterations // 2)
+    samples_a_head, early = args["efficient_sample_points"], min(args["efficient_instance_iterations"], iterations // 2)
     memory = linear(B * seen, C, 2 * C) if args["efficient_cross_tokens"] != "none" else 0
     memory += linear(B * S, C, C) if args["efficient_point_samples"] else 0
 
     def look(tokens: int) -> int:
         """Into the image for so many tokens of an instance, with their positional queries."""
         rows = B * Q * tokens
-        across = linear(B * Q, C, 3 * C) + linear_attention(B, Q, C, M) + linear(B * Q, C, C)
+        asking = tokens if args["efficient_across_tokens"] == "all" else 1
+        across = linear(B * Q * asking, C, 3 * C) + linear_attention(B * asking, Q, C, M) + linear(B * Q * asking, C, C)
         looking = {"none": 0, "instance": Q, "all": Q * tokens}[args["efficient_cross_tokens"]]
         cross = linear(B * looking, C, C) + attention(B, looking, seen, C) + linear(B * looking, C, C)
-        samples = linear(rows, C, 3 * L * sample_heads) + linear(rows, C, C) if args["efficient_point_samples"] else 0
+        samples = linear(rows, C, 3 * L * samples_a_head * sample_heads) + linear(rows, C, C) if args["efficient_point_samples"] else 0
         mlp = linear(rows, C, wide, C) if args["efficient_look_mlp"] else 0
         return linear(rows, C, C, C) + across + cross + samples + mlp
 

@@ -31,6 +31,7 @@ OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[int, ...]]] = {
     "efficient_memory_stride": lambda args: (1, 4),
     "efficient_nheads": lambda args: (8,),
     "efficient_sample_heads": lambda args: (1,),
+    "efficient_sample_points": lambda args: (4,),
     "efficient_instance_iterations": lambda args: (0,),
     "efficient_enc_layers": lambda args: (6,),
     "efficient_mlp_ratio": lambda args: (4,),

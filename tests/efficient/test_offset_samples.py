@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from efficient import build_efficient_conv_attention_transformer
-from efficient.transformer import Look, OffsetSamples
+from efficient.transformer import RING, Look, OffsetSamples
 from humar_bench.args import ModelArgs
 from humar_bench.errors import UsageError
 from tests.tolerance import assert_close
@@ -81,3 +81,12 @@ def test_sampling_heads_cost_few_parameters(say):
 def test_heads_that_cannot_be_are_refused(changes):
     with pytest.raises(UsageError, match="efficient_sample_heads"):
         ModelArgs(**changes)
+
+
+def test_samples_begin_as_rings_around_the_point():
+    samples = OffsetSamples(8, levels=3, heads=4, points=2)
+    samples.reset_own_parameters()
+    rings = samples.offsets.bias.detach().view(4, 3, 2, 2)
+    assert_close(rings.norm(dim=-1), torch.tensor([RING, 2 * RING]).expand(4, 3, 2), terms=2)
+    assert_close(rings[1, :, 0], torch.tensor([0, RING]).expand(3, 2), scale=RING, terms=2)
+    assert not samples.offsets.weight.any()

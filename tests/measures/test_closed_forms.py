@@ -41,6 +41,7 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
         efficient_look_mlp=draw.random() < 0.5, efficient_instance_iterations=draw.randint(0, 3),
         efficient_local_conv=draw.random() < 0.5, efficient_value_conv=draw.random() < 0.5,
         efficient_point_samples=samples, efficient_graph_bias=draw.random() < 0.5, efficient_sample_heads=sample_heads,
+        efficient_sample_points=draw.randint(1, 4) if samples else 1, efficient_across_tokens=draw.choice(["instance", "all"]),
     )  # fmt: skip
     return args, Workload("random", draw.randint(1, 3), queries, sizes, padded=draw.random() < 0.5)
 

@@ -25,7 +25,7 @@ VALUES: dict[str, tuple[int, ...]] = {  # of numbers; a field that is not here t
     "efficient_nheads": (2, 4, 8), "efficient_enc_layers": (1, 2, 3, 4, 6), "efficient_mlp_ratio": (1, 2, 3, 4),
     "efficient_encoder_sets": (1, 2, 3, 6), "efficient_decoder_sets": (1, 2, 3, 6),
     "efficient_encoder_stride": (1, 2, 4), "efficient_memory_stride": (1, 2, 4),
-    "efficient_sample_heads": (0, 2, 4), "efficient_instance_iterations": (0, 1, 2, 3),
+    "efficient_sample_heads": (0, 2, 4), "efficient_sample_points": (1, 2, 4), "efficient_instance_iterations": (0, 1, 2, 3),
 }
 MOST_VALUES = 100  # of a field
 
@@ -49,6 +49,8 @@ class Space:
         self._at_most(got, "efficient_decoder_sets", got["dec_layers"] - early)
         if not got["efficient_point_samples"] or got["efficient_sample_heads"] == got["nheads"]:
             got["efficient_sample_heads"] = 0
+        if not got["efficient_point_samples"]:
+            got["efficient_sample_points"] = 1
         try:
             return ModelArgs(**got)
         except UsageError:

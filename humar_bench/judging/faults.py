@@ -14,12 +14,11 @@ import numpy as np
 from humar_bench.judging import statistics
 from humar_bench.judging.oddities import stray_fault
 from humar_bench.judging.statistics import FASTER, SLOWER, UNDECIDED, Comparison
-from humar_bench.records.record import Run, other_machine
+from humar_bench.records.record import UNHELD, Run, other_machine
 
 VARIED_MARGIN, VARIED_CONFIDENCE = 0.03, 0.99  # time on one input against time on inputs never seen
 DOUBT_CONFIDENCE, MOST_DOUBT = 0.90, 1.5  # of the interval whose upper end an undecided check allows; and what no verdict stands
 FEWEST_PAIRS = 5  # processes with such pairs; an interval over fewer allows anything, so twice what was seen, on a log scale, is taken
-UNHELD = "no float32 forward"  # how the reason begins why outputs were held against nothing (running/arm.py)
 
 Process = tuple[int, str]  # its number, and the child it was: rounds pair by index only within one child
 Arms = Mapping[str, Mapping[Process, Mapping[str, Any]]]  # architecture -> process -> what its record measured

@@ -29,6 +29,7 @@ FORMAT = 1
 
 RECORDS_NAME = "records.jsonl"
 AGAIN = " (again)"  # ends the name of a control arm: the architecture before it, built and timed a second time
+UNHELD = "no float32 forward"  # how the reason begins why outputs were held against nothing (running/arm.py)
 COMPONENT_TIME = "component_time"  # a breakdown: no verdict comes from it
 END_TO_END = "end_to_end"  # pictures as files in, people out, stage by stage: no verdict either, and only where it is asked for
 MEASURES = ("params", "flops", "fps", COMPONENT_TIME, "memory")

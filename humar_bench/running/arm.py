@@ -12,12 +12,12 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from humar_bench.errors import MeasurementError, is_out_of_memory, one_line
-from humar_bench.judging.faults import UNHELD
 from humar_bench.measures.agreement import Agreement, Parts, agree, shared_call
 from humar_bench.measures.call import called
 from humar_bench.measures.conditions import watch_inside
 from humar_bench.measures.speed import SLOW_S
 from humar_bench.measures.untouched import left_untouched
+from humar_bench.records.record import UNHELD
 from humar_bench.running.new_inputs import NewInputs
 from humar_bench.running.preparation import Ready
 from humar_bench.subjects import knife_edge

@@ -12,7 +12,7 @@ from torch import nn
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, Workload
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.measures.flops import count_flops
-from humar_bench.measures.memory_prediction import predict
+from humar_bench.measures.memory_prediction import predict_built
 from humar_bench.measures.sketch import Sketcher
 from humar_bench.studies.switches import switches_of
 from humar_bench.subjects.registry import build, load_builder
@@ -50,7 +50,7 @@ def hold(sketcher: Sketcher, args: ModelArgs, work: Workload = WORK, *, peak: bo
     assert found.parameters == sum(each.numel() for each in model.parameters())
     assert found.matmul_flops == count_flops(model, make_inputs(args, work, device="meta")).matmul_flops, args
     if peak:
-        predicted = predict(lambda: build("efficient", args), lambda: make_inputs(args, work)).peak
+        predicted = predict_built(model, lambda: make_inputs(args, work)).peak
         assert found.peak_bytes == pytest.approx(predicted.peak_bytes, rel=0.02), args
 
 

@@ -17,6 +17,7 @@ from tests.tolerance import assert_close, chained_terms
 
 with (Path(__file__).parent.parent / "data" / "variants.csv").open() as file:
     TABLE = {row["name"]: row for row in csv.DictReader(file) if row["kind"] == "backbone"}
+SMALLEST = ("swin_T_224_1k", "segformer_mit_b0", "mobilevit_xxs", "efficientformerv2_s0", "poolformer_s12")  # of each family
 SIZED = {  # the three whose attention bias grows with the image
     ("efficientformerv2_s0", (480, 640)): 3_261_968, ("efficientformerv2_s0", (640, 640)): 3_268_368,
     ("efficientformerv2_s1", (480, 640)): 5_751_176, ("efficientformerv2_s1", (640, 640)): 5_757_576,
@@ -52,7 +53,7 @@ def test_parameters_that_depend_on_the_image_size(name, size):
     assert parameters(name, size) == SIZED[name, size]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SMALLEST else pytest.mark.slow) for name in BACKBONES])
 def test_trains_and_takes_sizes_that_do_not_divide(name):
     torch.manual_seed(0)
     backbone = build_backbone(name, (64, 96))

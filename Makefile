@@ -5,13 +5,14 @@
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+# A file's tests go to one worker, which makes its fixtures once.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Tests that hold computed numbers of torch's own kernels against each other. Those that compile, export, count, start processes or are
 # refused, which their names say, would tell nothing about a kernel; nor would the command line or Triton's interpreter.
 NUMERIC = $(addprefix tests/, baselines/test_fused.py baselines/test_original.py efficient measures/test_agreement.py uniphd \
   $(addprefix subjects/test_, arms.py drop_in.py knife_edge.py) \
   $(addprefix training/test_, distillation.py losses.py losses_golden.py loop.py optim.py similarity.py train_tiny.py warm_start.py))
-NO_KERNEL = compile or export or flops or parameters or processes or records or refused or sentence
+NO_KERNEL = compile or export or flops or meta or never_asks or parameters or processes or records or refused or sentence
 AVX2 = ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 
 .PHONY: bench readme gpu test test-slow test-avx2 clean

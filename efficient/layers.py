@@ -2,7 +2,8 @@
 
 Sources: depthwise separable convolution, MobileNets (Howard et al. 2017), section 3.1; linear attention, Katharopoulos et al. 2020,
 equation 5; a depthwise convolution on V against the rank loss of ReLU attention, FLatten (Han et al. 2023), section 3.3;
-graph attention as a learned bias over the skeleton's pairs, after GroupPose (Liu et al. 2023).
+graph attention as a learned bias over the skeleton's pairs, after GroupPose (Liu et al. 2023); projections of low rank, LoRA's factors
+(Hu et al. 2022, section 4.1) in place of the matrix instead of beside it.
 
 Shapes: B batch, T tokens, C width, M heads, D = C / M, (H, W) a canvas with T = H * W, N tokens of an instance.
 """
@@ -49,13 +50,20 @@ class DepthwiseSeparableConv(nn.Module):
         return self.pointwise(self.depthwise(canvas))
 
 
+def projection(inputs: int, outputs: int, rank: int) -> nn.Module:
+    """A linear layer, with a `rank` that is not 0 the product of two that are as narrow between them."""
+    if not rank:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs))
+
+
 class FeedForward(nn.Module):
     """Two linear layers with GELU between, `ratio` times wider inside."""
 
-    def __init__(self, channels: int, *, ratio: int, dropout: float) -> None:
+    def __init__(self, channels: int, *, ratio: int, dropout: float, rank: int = 0) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(channels, ratio * channels)
-        self.linear2 = nn.Linear(ratio * channels, channels)
+        self.linear1 = projection(channels, ratio * channels, rank)
+        self.linear2 = projection(ratio * channels, channels, rank)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,11 +87,11 @@ def linear_attention(qk: Tensor, v: Tensor, counts: Tensor | None = None) -> Ten
 class EfficientLinearAttention(nn.Module):
     """Linear attention among the tokens of a sequence, with a depthwise convolution on V where the tokens lie on a canvas."""
 
-    def __init__(self, channels: int, *, heads: int, value_conv: bool) -> None:
+    def __init__(self, channels: int, *, heads: int, value_conv: bool, rank: int = 0) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
+        self.qkv = projection(channels, 3 * channels, rank)
+        self.out = projection(channels, channels, rank)
         self.value_conv = DepthwiseConv(channels) if value_conv else None
 
     def forward(self, x: Tensor, valid: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
@@ -101,11 +109,11 @@ class EfficientLinearAttention(nn.Module):
 class EfficientGraphAttention(nn.Module):
     """Attention among the N tokens of an instance, with a learned bias for each head and pair of tokens."""
 
-    def __init__(self, channels: int, *, heads: int, tokens: int, bias: bool) -> None:
+    def __init__(self, channels: int, *, heads: int, tokens: int, bias: bool, rank: int = 0) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
+        self.qkv = projection(channels, 3 * channels, rank)
+        self.out = projection(channels, channels, rank)
         self.graph_bias = nn.Parameter(torch.empty(heads, tokens, tokens)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,12 +128,12 @@ class EfficientGraphAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Standard multi-head attention to the memory, whose keys and values are computed once per forward."""
 
-    def __init__(self, channels: int, *, heads: int) -> None:
+    def __init__(self, channels: int, *, heads: int, rank: int = 0) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(channels, channels)
-        self.kv = nn.Linear(channels, 2 * channels)
-        self.out = nn.Linear(channels, channels)
+        self.q = projection(channels, channels, rank)
+        self.kv = projection(channels, 2 * channels, rank)
+        self.out = projection(channels, channels, rank)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """memory [B, S, C] -> keys and values [B, M, S, D]."""

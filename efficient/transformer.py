@@ -52,12 +52,12 @@ class LocalConv(nn.Module):
 class EncoderBlock(nn.Module):
     """Pre-norm linear attention, then a pre-norm MLP."""
 
-    def __init__(self, channels: int, *, heads: int, ratio: int, dropout: float, value_conv: bool) -> None:
+    def __init__(self, channels: int, *, heads: int, ratio: int, rank: int, dropout: float, value_conv: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = EfficientLinearAttention(channels, heads=heads, value_conv=value_conv)
+        self.attention = EfficientLinearAttention(channels, heads=heads, value_conv=value_conv, rank=rank)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout)
+        self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
@@ -122,6 +122,7 @@ class EfficientDecoderLayer(nn.Module):
         *,
         heads: int,
         ratio: int,
+        rank: int,
         levels: int,
         tokens: int,
         dropout: float,
@@ -134,12 +135,12 @@ class EfficientDecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.cross_all, self.across_all = cross_tokens == "all", across_tokens == "all"
-        self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False)
-        self.cross = CrossAttention(channels, heads=heads) if cross_tokens != "none" else None
+        self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False, rank=rank)
+        self.cross = CrossAttention(channels, heads=heads, rank=rank) if cross_tokens != "none" else None
         self.samples = OffsetSamples(channels, levels=levels, heads=sample_heads, points=sample_points) if sample_heads else None
-        self.look_mlp = FeedForward(channels, ratio=ratio, dropout=dropout) if look_mlp else None
-        self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias)
-        self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout)
+        self.look_mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank) if look_mlp else None
+        self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias, rank=rank)
+        self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank)
         self.dropout = nn.Dropout(dropout)
 
     def norms(self, channels: int, *, whole: bool) -> nn.ModuleList:
@@ -284,7 +285,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
     """
     args = ModelArgs.of(args)
     channels, heads, ratio = args.hidden_dim, args.efficient_nheads, args.efficient_mlp_ratio
-    block = {"heads": heads, "ratio": ratio, "dropout": args.dropout}
+    block = {"heads": heads, "ratio": ratio, "rank": args.efficient_rank, "dropout": args.dropout}
     encoder = EfficientEncoder(
         [EncoderBlock(channels, **block, value_conv=args.efficient_value_conv) for _ in range(args.efficient_encoder_sets)],
         channels=channels,
@@ -296,7 +297,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
     sets = [
         EfficientDecoderLayer(
             channels,
-            **block,
+            **block | {"ratio": args.efficient_decoder_mlp_ratio or ratio},
             levels=args.num_feature_levels,
             tokens=args.num_body_points + 1,
             graph_bias=args.efficient_graph_bias,

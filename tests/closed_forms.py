@@ -7,6 +7,7 @@ Bias, scaling, softmax and normalisation are not in here.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 
@@ -77,14 +78,20 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     """FLOPs by component of the convolution and linear attention replacement."""
     B, Q, C, L, K, classes = batch, queries, args["hidden_dim"], len(sizes), args["num_body_points"], args["num_classes"]
     M, wide = args["efficient_nheads"], args["efficient_mlp_ratio"] * C
+    wide_after = (args["efficient_decoder_mlp_ratio"] or args["efficient_mlp_ratio"]) * C  # in the decoder
     S, N = sum(height * width for height, width in sizes), K + 1
-    n = B * Q * N
+    n, rank = B * Q * N, args["efficient_rank"]
+
+    def projected(rows: int, *widths: int) -> int:
+        """Linear layers one after the other, each of two factors where there is a rank."""
+        return sum(linear(rows, one, rank, other) if rank else linear(rows, one, other) for one, other in itertools.pairwise(widths))
 
     stride = args["efficient_encoder_stride"]
     h, w = canvas(sizes, stride)
     sites, tokens = B * h * w * stride**2, h * w
     local = 2 * (depthwise3x3(sites, C) + linear(sites, C, C)) if args["efficient_local_conv"] else 0
-    block = linear(B * tokens, C, 3 * C) + linear_attention(B, tokens, C, M) + linear(B * tokens, C, C) + linear(B * tokens, C, wide, C)
+    block = linear_attention(B, tokens, C, M)
+    block += projected(B * tokens, C, 3 * C) + projected(B * tokens, C, C) + projected(B * tokens, C, wide, C)
     block += depthwise3x3(B * tokens, C) if args["efficient_value_conv"] else 0
     smooth = depthwise3x3(sites, C) if stride > 1 else 0
 
@@ -92,21 +99,21 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     seen = seen_h * seen_w
     iterations, sample_heads = args["dec_layers"], args["efficient_sample_heads"] or args["nheads"]
     samples_a_head, early = args["efficient_sample_points"], min(args["efficient_instance_iterations"], iterations // 2)
-    memory = linear(B * seen, C, 2 * C) if args["efficient_cross_tokens"] != "none" else 0
+    memory = projected(B * seen, C, 2 * C) if args["efficient_cross_tokens"] != "none" else 0
     memory += linear(B * S, C, C) if args["efficient_point_samples"] else 0
 
     def look(tokens: int) -> int:
         """Into the image for so many tokens of an instance, with their positional queries."""
         rows = B * Q * tokens
         asking = tokens if args["efficient_across_tokens"] == "all" else 1
-        across = linear(B * Q * asking, C, 3 * C) + linear_attention(B * asking, Q, C, M) + linear(B * Q * asking, C, C)
+        across = projected(B * Q * asking, C, 3 * C) + linear_attention(B * asking, Q, C, M) + projected(B * Q * asking, C, C)
         looking = {"none": 0, "instance": Q, "all": Q * tokens}[args["efficient_cross_tokens"]]
-        cross = linear(B * looking, C, C) + attention(B, looking, seen, C) + linear(B * looking, C, C)
+        cross = projected(B * looking, C, C) + attention(B, looking, seen, C) + projected(B * looking, C, C)
         samples = linear(rows, C, 3 * L * samples_a_head * sample_heads) + linear(rows, C, C) if args["efficient_point_samples"] else 0
-        mlp = linear(rows, C, wide, C) if args["efficient_look_mlp"] else 0
+        mlp = projected(rows, C, wide_after, C) if args["efficient_look_mlp"] else 0
         return linear(rows, C, C, C) + across + cross + samples + mlp
 
-    within = linear(n, C, 3 * C) + attention(B * Q, N, N, C) + linear(n, C, C) + linear(n, C, wide, C)
+    within = projected(n, C, 3 * C) + attention(B * Q, N, N, C) + projected(n, C, C) + projected(n, C, wide_after, C)
     sets = min(args["efficient_decoder_sets"], iterations - early)
     poses = linear(B * Q, C, 2 * C, 2 * C, 2 * C, 2 * K)  # of the chosen tokens
     return {

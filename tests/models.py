@@ -44,6 +44,9 @@ SWITCHES = [
     {"efficient_across_tokens": "all", "efficient_point_samples": False},
     {"efficient_nheads": 1},
     {"efficient_mlp_ratio": 3},
+    {"efficient_decoder_mlp_ratio": 1},
+    {"efficient_rank": 2},
+    {"efficient_rank": 3, "efficient_cross_tokens": "all"},
     {"efficient_encoder_sets": 2, "efficient_decoder_sets": 3},
 ]
 

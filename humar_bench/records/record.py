@@ -52,7 +52,8 @@ RUN_FIELDS = {
 BEFORE = {"backend": EAGER, "first_look": 5}  # what a field of RunArgs meant in the records that were written before it was there
 BEFORE_ASKED = {  # and a field of ModelArgs
     "efficient_sample_heads": 0, "efficient_look_mlp": False, "efficient_instance_iterations": 0, "efficient_sample_points": 1,
-    "efficient_across_tokens": "instance",
+    "efficient_across_tokens": "instance", "efficient_decoder_mlp_ratio": 0,
+    "efficient_rank": 0,
 }
 WAS_DEFAULT = {"efficient_cross_tokens": "instance"}  # of a field whose default changed when the last of these came
 # Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.

@@ -35,6 +35,8 @@ OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[int, ...]]] = {
     "efficient_instance_iterations": lambda args: (0,),
     "efficient_enc_layers": lambda args: (6,),
     "efficient_mlp_ratio": lambda args: (4,),
+    "efficient_decoder_mlp_ratio": lambda args: (4,),
+    "efficient_rank": lambda args: (max(1, args.hidden_dim // 4),),
 }
 COMBINED: dict[str, Callable[[ModelArgs], dict[str, Any]]] = {
     "untied": lambda args: {"efficient_encoder_sets": args.efficient_enc_layers, "efficient_decoder_sets": args.dec_layers},

@@ -74,6 +74,8 @@ def test_a_point_that_says_the_same_twice_is_one_design():
     untied = {**usual.start, "efficient_decoder_sets": 6}
     apart = usual.design({**untied, "efficient_decoder_sets": 2})
     assert usual.design(untied) == usual.design({**untied, "efficient_decoder_sets": 3}) != apart
+    assert usual.design({**usual.start, "efficient_mlp_ratio": 3, "efficient_decoder_mlp_ratio": 3}) == usual.design(
+        {**usual.start, "efficient_mlp_ratio": 3})
     four = space_of(ModelArgs(nheads=4))
     assert four.design({**four.start, "efficient_sample_heads": 4}) == four.args
     assert space_of(ARGS, ("efficient_nheads=2,4", "hidden_dim=24,32")).design({"efficient_nheads": 5, "hidden_dim": 32}) is None

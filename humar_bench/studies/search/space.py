@@ -23,6 +23,7 @@ SHARED = ("hidden_dim", "dec_layers")  # fields that are not the replacement's a
 VALUES: dict[str, tuple[int, ...]] = {  # of numbers; a field that is not here takes what it is asked and what an ablation turns it to
     "hidden_dim": (64, 128, 192, 256, 320), "dec_layers": (2, 3, 4, 5, 6),
     "efficient_nheads": (2, 4, 8), "efficient_enc_layers": (1, 2, 3, 4, 6), "efficient_mlp_ratio": (1, 2, 3, 4),
+    "efficient_decoder_mlp_ratio": (0, 1, 3, 4), "efficient_rank": (0, 32, 64, 128),
     "efficient_encoder_sets": (1, 2, 3, 6), "efficient_decoder_sets": (1, 2, 3, 6),
     "efficient_encoder_stride": (1, 2, 4), "efficient_memory_stride": (1, 2, 4),
     "efficient_sample_heads": (0, 2, 4), "efficient_sample_points": (1, 2, 4), "efficient_instance_iterations": (0, 1, 2, 3),
@@ -41,7 +42,8 @@ class Space:
         """The design of one value a field; None where these do not go together.
 
         What would be the same design twice is one: more weight sets than layers they serve, more iterations of the instance token alone
-        than half of them, as many sample heads as `nheads` (0 says that), or some where there are no samples.
+        than half of them, as many sample heads as `nheads` or MLPs of the decoder as wide as all (0 says that), some heads or points where
+        there are no samples.
         """
         got = {**dataclasses.asdict(self.args), **{name: point[name] for name in self.values}}
         early = self._at_most(got, "efficient_instance_iterations", got["dec_layers"] // 2)
@@ -51,6 +53,8 @@ class Space:
             got["efficient_sample_heads"] = 0
         if not got["efficient_point_samples"]:
             got["efficient_sample_points"] = 1
+        if got["efficient_decoder_mlp_ratio"] == got["efficient_mlp_ratio"]:
+            got["efficient_decoder_mlp_ratio"] = 0
         try:
             return ModelArgs(**got)
         except UsageError:

@@ -17,6 +17,8 @@ from humar_bench.judging.statistics import FASTER, SLOWER, UNDECIDED, Comparison
 from humar_bench.records.record import UNHELD, Run, other_machine
 
 VARIED_MARGIN, VARIED_CONFIDENCE = 0.03, 0.99  # time on one input against time on inputs never seen
+# What another input each time costs a short forward whatever it does with it, measured as 0.3 to 0.7 us; from SHORT_S on that is nothing.
+FETCH_S, SHORT_S = 1e-6, 1e-4
 DOUBT_CONFIDENCE, MOST_DOUBT = 0.90, 1.5  # of the interval whose upper end an undecided check allows; and what no verdict stands
 FEWEST_PAIRS = 5  # processes with such pairs; an interval over fewer allows anything, so twice what was seen, on a log scale, is taken
 
@@ -39,18 +41,20 @@ class Varied:
 
 def hold_varied(processes: Any) -> Varied:
     """One architecture's time on the same input against its time on new ones, in the rounds that had both."""
-    logs, pairs = [], []
+    seen, logs, pairs = [], [], []
     for one in processes:
         rounds = one.get("varied_rounds") or []
         key = "wall_s" if one.get("device_s") else "cpu_s"
         new, same = one.get(f"varied_{key}") or [], [one[key][index] for index in rounds if index < len(one[key])]
         if rounds and len(new) == len(same) and min(*new, *same, 1.0) > 0:
+            seen.append(statistics.log_ratio(new, same))
+            new = _without_fetching(new, same)
             logs.append(statistics.log_ratio(new, same))
             pairs.append((new, same))
     count = sum(len(new) for new, _ in pairs)
     if not logs:
         return Varied("skipped")
-    ratio = math.exp(sum(logs) / len(logs))
+    ratio = math.exp(sum(seen) / len(seen))
     low, high, most = _varied_ends(logs, pairs[0], max(ratio, 1.0) ** 2)
     if low is None:
         return Varied(UNDECIDED, ratio, pairs=count, most=most)
@@ -58,6 +62,11 @@ def hold_varied(processes: Any) -> Varied:
         return Varied("differs", ratio, low, high, count)
     agrees = low >= 1 / (1 + VARIED_MARGIN) and high <= 1 + VARIED_MARGIN
     return Varied("agrees" if agrees else UNDECIDED, ratio, low, high, count, None if agrees else most)
+
+
+def _without_fetching(new: Sequence[float], same: Sequence[float]) -> list[float]:
+    """Times on new inputs without what fetching these may have cost; none becomes shorter than the one on the same input by that."""
+    return [max(min(one, other), one - FETCH_S) if other < SHORT_S else one for one, other in zip(new, same, strict=True)]
 
 
 def _varied_ends(

@@ -11,6 +11,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
+from copyreg import _slotnames  # what an object's class holds beside its `__dict__`, as copies and pickles have it
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ def packed_weights(model: nn.Module) -> list[tuple[str, int, int, str]]:
     found = []
     for path, module in model.named_modules():
         for key, value in vars(module).items():
-            tensors = list(_unpacked(value)) if isinstance(value, torch.ScriptObject) else []
+            inside = list(_unpacked(value)) if isinstance(value, torch.ScriptObject) else []
+            tensors = list({(each.data_ptr(), each.numel(), each.dtype): each for each in inside}.values())  # a cell has its biases twice
             if tensors:
                 sizes = [each.numel() * each.element_size() for each in tensors]
                 kind = str(next((each.dtype for each in tensors if each.is_quantized), tensors[0].dtype)).removeprefix("torch.")
@@ -54,14 +56,18 @@ def _unpacked(packed: Any) -> Iterator[Tensor]:
         parts = packed.__getstate__() if unpack is None else unpack()
     except Exception:  # whatever an object that is no weight raises
         return
-    for part in parts if isinstance(parts, (list, tuple)) else (parts,):
-        if isinstance(part, Tensor):
-            yield part
-        elif isinstance(part, torch.ScriptObject):
-            yield from _unpacked(part)
-        elif isinstance(part, (list, tuple)):
-            for each in part:
-                yield from (each,) if isinstance(each, Tensor) else _unpacked(each) if isinstance(each, torch.ScriptObject) else ()
+    yield from _among(parts)
+
+
+def _among(part: Any) -> Iterator[Tensor]:
+    """A recurrent cell's state is a tuple of lists of packed matrices."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, torch.ScriptObject):
+        yield from _unpacked(part)
+    elif isinstance(part, (list, tuple)):
+        for each in part:
+            yield from _among(each)
 
 
 def _within(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[str, Tensor]]:
@@ -103,7 +109,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", value()
     elif type(value).__module__.partition(".")[0] not in ("torch", "builtins", "numpy"):
         yield from ((f".{key}", part) for key, part in list(getattr(value, "__dict__", {}).items()))
-        for key in _slots(type(value)):
+        for key in _slotnames(type(value)):
             yield f".{key}", getattr(value, key, None)
 
 
@@ -124,11 +130,6 @@ def _named_by(function: Any) -> Iterator[tuple[str, Any]]:
             yield f".{key}", part
         elif isinstance(part, type):
             yield from ((f".{key}.{name}", each) for name in code.co_names if isinstance(each := vars(part).get(name), (Tensor, nn.Module)))
-
-
-def _slots(kind: type) -> list[str]:
-    own = [vars(each).get("__slots__", ()) for each in kind.__mro__]
-    return [name for names in own for name in ((names,) if isinstance(names, str) else names) if name not in ("__dict__", "__weakref__")]
 
 
 def _filled(cell: Any) -> bool:

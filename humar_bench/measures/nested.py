@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator
+from copyreg import _slotnames
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,11 +18,13 @@ def tensors_in(value: Any, _depth: int = 0) -> Iterator[Tensor]:
     elif isinstance(value, dict):
         for part in value.values():
             yield from tensors_in(part, _depth)
-    elif isinstance(value, (list, tuple, set, frozenset)):
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
         for part in value:
             yield from tensors_in(part, _depth)
-    elif hasattr(value, "__dict__") and _depth < 4 and not isinstance(value, (type, nn.Module)) and not callable(value):
-        yield from tensors_in(vars(value), _depth + 1)
+    elif hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
+        if _depth < 4 and not isinstance(value, (type, nn.Module)) and not callable(value):
+            yield from tensors_in(getattr(value, "__dict__", {}), _depth + 1)
+            yield from tensors_in([getattr(value, key, None) for key in _slotnames(type(value))], _depth + 1)
 
 
 def replaced(value: Any, swap: Callable[[Tensor], Any]) -> Any:

@@ -48,7 +48,7 @@ ADAPTIVE_POOLING = _names("_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_ma
 EMPTY = _names(
     "empty empty_like empty_strided empty_permuted new_empty new_empty_strided set_ resize_ resize_as_ record_stream is_same_size sym_size "
     "sym_stride sym_numel sym_storage_offset _assert_tensor_metadata _assert_async _functional_assert_async is_pinned _fused_sdp_choice "
-    "_has_compatible_shallow_copy_type _nested_tensor_size sym_constrain_range sym_constrain_range_for_size _print "
+    "_has_compatible_shallow_copy_type _has_same_storage_numel _nested_tensor_size sym_constrain_range sym_constrain_range_for_size _print "
     "_linalg_check_errors _nnz _dimI _dimV sparse_dim dense_dim is_coalesced _coalesced sparse_resize_ sparse_resize_and_clear_ "
     "_validate_sparse_coo_tensor_args _validate_compressed_sparse_indices _validate_sparse_compressed_tensor_args"
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from copyreg import _slotnames
 from typing import Any
 
 import torch
@@ -106,8 +107,14 @@ def _refuse_odd(tensor: Tensor) -> None:
 
 
 def _deep_copy(model: nn.Module, twins: dict[int, Tensor]) -> nn.Module:
+    memo: dict[int, Any] = dict(twins)
     try:
-        return copy.deepcopy(model, dict(twins))
+        twin = copy.deepcopy(model, memo)
+        for module in model.modules():  # torch's own way to copy one leaves its slots behind
+            for key in _slotnames(type(module)):
+                if hasattr(module, key) and not hasattr(copied := memo.get(id(module)), key) and copied is not None:
+                    object.__setattr__(copied, key, copy.deepcopy(getattr(module, key), memo))
+        return twin
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
         raise MeasurementError(f"{type(model).__name__} cannot be copied ({said}); give it a working deepcopy.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,7 +51,8 @@ class Arm:
         self.check, self.expect, self.dtype, self.tf32, self.check_s, self.started = check, expect, dtype, tf32, check_s, started
         self.inference_mode = torch.inference_mode
         self.first = self.kept = self.kept_new = self.error = self.agreement = None
-        self.renewals, self.taken, self.last_new, self.against = 0, 0, None, ""
+        self.upcoming: Iterator[Any] = iter(())
+        self.last_new, self.against = None, ""
         self.took_s = 0.0
         self.slow = False
         self.inside: dict[str, Any] | None = None
@@ -68,11 +69,11 @@ class Arm:
             self.kept = outputs
 
     def on_new(self) -> None:
-        """A forward on new inputs, the next ones of those that there are."""
-        new = self.new_inputs
-        self.taken = self.taken + 1 if self.renewals == new.renewals else 0
-        self.renewals = new.renewals
-        inputs = new.at(self.taken)
+        """A forward on new inputs, the next ones of those that there are; in as many steps as one on the same."""
+        inputs = next(self.upcoming, None)
+        if inputs is None:  # they were renewed
+            self.upcoming = self.new_inputs.upcoming()
+            inputs = next(self.upcoming)
         with self.inference_mode():
             outputs = called(self.forward, inputs)
         if self.slow:
@@ -224,6 +225,10 @@ class Arm:
 
 
 def _without_gradients(name: str, outputs: Any) -> None:
-    """Outputs that can be differentiated were made while a graph was recorded; a parameter that is handed out was not."""
+    """Outputs that can be differentiated were made while a graph was recorded; a parameter that is handed out was not. Inference mode is a
+    thread's own."""
     if any(each.requires_grad and not each.is_leaf for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)):
-        raise MeasurementError(f"the outputs of {name} require gradients; it was not run in inference mode.")
+        raise MeasurementError(
+            f"the outputs of {name} require gradients: some of its forward ran where the inference mode around it does not reach, such as "
+            "in a thread of its own, and recorded a graph; let it compute there inside torch.inference_mode(), or detach what it returns."
+        )

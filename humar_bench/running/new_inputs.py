@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,14 @@ class NewInputs:
         if not self.sets:
             self.renew()
         return self.sets[(self.turn + index) % len(self.sets)]
+
+    def upcoming(self) -> Iterator[Any]:
+        """One after the other until they are renewed, in few steps: they are timed, and beside a forward of 10 us each counts."""
+        first, renewals, sets, index = self.at(0), self.renewals, self.sets, self.turn + 1
+        yield first
+        while self.renewals == renewals:
+            yield sets[index % len(sets)]
+            index += 1
 
     def renew(self, blocks: Mapping[str, Block] | None = None) -> dict[str, int]:
         """New values, for blocks of one call unless more is said. Returns how many different inputs each block may take, by name."""

@@ -12,7 +12,9 @@ import inspect
 import random
 import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copyreg import _slotnames
 from typing import Any
 
 import torch
@@ -298,12 +300,15 @@ def _walk(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[s
         parts = [(f".{key}" if isinstance(key, str) else f"[{key!r}]", each) for key, each in value.items()]
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         parts = [(f".{key}", each) for key, each in value._asdict().items()]
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, deque)):
         parts = [(f"[{index}]", each) for index, each in enumerate(value)]
     elif dataclasses.is_dataclass(value):
         parts = [(f".{each.name}", getattr(value, each.name, None)) for each in dataclasses.fields(value)]
+    elif callable(value):
+        return
     else:
-        parts = [(f".{key}", each) for key, each in getattr(value, "__dict__", {}).items()] if not callable(value) else []
+        parts = [(f".{key}", each) for key, each in getattr(value, "__dict__", {}).items()]
+        parts += [(f".{key}", getattr(value, key, None)) for key in _slotnames(type(value))]
     for place, each in parts:
         yield from _walk(each, f"{name}{place}" if name else place.removeprefix("."), seen, depth + 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from humar_bench.measures.memory import measure_memory
 from humar_bench.measures.memory_prediction import predict_built
 from humar_bench.measures.params import count_parameters
 from humar_bench.measures.threads import OtherThreads
+from humar_bench.subjects.free import tensors_of
 from humar_bench.subjects.making import made
 
 N, C, D = 6, 16, 8
@@ -79,6 +81,42 @@ def test_strangers_a_class_slots_and_a_deque_are_looked_into():
     assert unregistered(Does(lambda self, x: x @ Table.weight)) == {"does.Table.weight": (C * D, 4 * C * D)}
     assert unregistered(Does(lambda self, x: x @ self.held.weight, held=Slots())) == {"held.weight": (C * D, 4 * C * D)}
     assert unregistered(Does(lambda self, x: x @ self.held[0], held=deque([torch.randn(C, D)]))) == {"held[0]": (C * D, 4 * C * D)}
+
+
+class Slotted(nn.Module):
+    __slots__ = ("weight",)
+
+    def __init__(self):
+        super().__init__()
+        object.__setattr__(self, "weight", torch.randn(C, D))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_strangers_a_module_with_slots_is_copied_with_what_is_in_them():
+    exact = count_exactly(Slotted(), x())
+    assert exact.flops.matmul_flops == PRODUCT and exact.dead_weight.discarded == ()
+
+
+@dataclasses.dataclass(slots=True)
+class Found:
+    scores: torch.Tensor
+
+
+class Boxed:
+    __slots__ = ("scores",)
+
+    def __init__(self, scores):
+        self.scores = scores
+
+
+@pytest.mark.parametrize("wrap", [Found, Boxed, lambda made: deque([made]), lambda made: {"found": (None, Found(made))}])
+def test_strangers_outputs_in_slots_and_deques_are_not_for_nothing(wrap):
+    weight = torch.randn(C, D)
+    exact = count_exactly(Does(lambda self, x: wrap(x @ weight)), x())
+    assert exact.dead_weight.discarded == () and exact.flops.matmul_flops == PRODUCT
+    assert [tuple(each.shape) for each in tensors_of(exact.outputs).values()] == [(N, D)]
 
 
 @pytest.mark.parametrize("weight", [np.ones((C, D), np.float32), np.ones((C, D), np.float32).tolist()], ids=["numpy", "list"])

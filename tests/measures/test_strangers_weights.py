@@ -104,6 +104,24 @@ def test_strangers_int8_layers_are_named_by_the_weights_that_are_packed_in_them(
     assert exact.flops.uncounted == () and exact.flops.matmul_flops == 2 * N * (C * C + C * D)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_strangers_an_int8_recurrent_cell_is_named_by_the_weights_in_it_once():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(C, D)
+
+        def forward(self, x):
+            return self.rnn(x[None])[0]
+
+    model = torch.ao.quantization.quantize_dynamic(Recurrent(), {nn.LSTM}, dtype=torch.qint8)
+    (row,) = count_exactly(model, x()).dead_weight.unregistered
+    assert row.name == "rnn._all_weight_values.0.param" and row.elements == 4 * D * (C + D) + 2 * 4 * D and row.kind == "qint8"
+    assert row.bytes == 4 * D * (C + D) + 4 * 2 * 4 * D
+
+
 def test_strangers_4_bit_weights_are_named_by_how_many_they_are():
     rows, columns, group = 32, 64, 32
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.randint(0, 16, (rows, columns), dtype=torch.int32), 1)

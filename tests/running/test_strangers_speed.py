@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from humar_bench.errors import MeasurementError
+from humar_bench.judging.faults import hold_varied
 from humar_bench.judging.verdicts import judge
 from humar_bench.measures.agreement import Parts, expected_outputs, fresh_outputs
 from humar_bench.measures.conditions import conditions
@@ -197,6 +200,15 @@ def test_strangers_a_reference_that_may_know_its_inputs_makes_nobody_slower():
     assert check.verdict == "undecided" and found.verdict == "undecided" and found.reason.startswith("a took")
 
 
+@pytest.mark.parametrize(("call_s", "more_s", "verdict"), [
+    (1e-5, 6e-7, "agrees"), (3e-6, 9e-7, "agrees"), (1e-5, 5e-6, "differs"), (1e-2, 1e-3, "differs"), (1e-2, 6e-7, "agrees"),
+])
+def test_strangers_what_another_input_costs_a_short_forward_is_no_sign_of_knowing_it(call_s, more_s, verdict):
+    processes = [{"cpu_s": [call_s] * 8, "wall_s": [call_s] * 8, **varied([1 + more_s / call_s] * 8, call_s)} for _ in range(3)]
+    found = hold_varied(processes)
+    assert found.verdict == verdict and found.ratio == pytest.approx(1 + more_s / call_s)
+
+
 # One new input a call --------------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +276,50 @@ def test_strangers_a_block_on_new_inputs_has_as_many_calls_as_there_are_inputs()
     assert sample.varied_wall_s == pytest.approx([0.1 * MS] * 2, rel=0.01)
     measured = {**sample.measured(), "batch": 2}
     assert not contradictions("fps", measured, {"batch": 2}, {}), "fewer calls in a block are no wrong divisor"
+
+
+def steps_of_python(do):
+    """Bytecode instructions of the timed path, `arm.py` and `new_inputs.py`, that are run."""
+    count = 0
+
+    def look(frame, event, _):
+        nonlocal count
+        if not frame.f_code.co_filename.endswith(("arm.py", "new_inputs.py")):
+            return None
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        do()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_strangers_a_short_forward_takes_as_many_steps_on_new_inputs_as_on_the_same(tiny_args, tiny_workload):
+    new = new_inputs(tiny_args, tiny_workload)
+    arm = Arm("x", lambda *inputs: None, make_inputs(tiny_args, tiny_workload), new)
+    arm.took_s = 1e-5
+    new.renew({"x": Block(20, 1e-5)})
+    arm.on_new()
+    same, other = steps_of_python(arm), steps_of_python(arm.on_new)
+    assert 0 < same and other <= same + 24, "a hundred steps are a microsecond, by which an honest model would seem to know its inputs"
+
+
+def test_strangers_a_forward_in_a_thread_of_its_own_is_told_what_to_do(tiny_args, tiny_workload):
+    class Threaded(SmallPose):
+        def forward(self, *inputs):
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(super().forward, *inputs).result()
+
+    model = Threaded(tiny_args.hidden_dim, tiny_args.num_body_points, tiny_args.dec_layers).eval()
+    arm = Arm("x", model, make_inputs(tiny_args, tiny_workload), new_inputs(tiny_args, tiny_workload))
+    arm()
+    with pytest.raises(MeasurementError, match=r"such as in a thread of its own.*inside torch.inference_mode\(\), or detach"):
+        arm.check_first()
 
 
 def test_strangers_an_arm_takes_the_new_inputs_one_after_the_other(tiny_args, tiny_workload):

@@ -27,8 +27,9 @@ class OutputLost(MeasurementError):
     `kept` the file in which it stands now; None where no place could be found for it."""
 
     def __init__(self, path: Path, happened: str, content: bytes, kept: Path | None) -> None:
-        where = "could be written nowhere else" if kept is None else f"is in {kept}"
-        super().__init__(f"{path} {happened} while the run went on, so it stopped; all that was measured {where}.")
+        where = f"is in {kept}" if kept else "could be written nowhere else"
+        what = f"all that was measured {where}" if content else "nothing had been measured"
+        super().__init__(f"{path} {happened} while the run went on, so it stopped; {what}.")
         self.content, self.kept = content, kept
 
 
@@ -114,7 +115,8 @@ class Appender:
         return "" if os.path.samestat(os.fstat(self._file), there) else "was replaced by another file"
 
     def _lost(self, happened: str) -> OutputLost:
-        return OutputLost(self.path, happened, self.content, self._whereabouts() or self._copied())
+        kept = self._whereabouts() or self._copied() if self.content else None
+        return OutputLost(self.path, happened, self.content, kept)
 
     def _whereabouts(self) -> Path | None:
         """Where the file is now, whole, under another name (Linux tells)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from humar_bench.errors import UsageError
-from humar_bench.records.appending import Appender
+from humar_bench.errors import HumarBenchError, UsageError
+from humar_bench.records.appending import Appender, OutputLost
 from humar_bench.records.record import BEGINS, NEWLINE, Record, is_torn, record_in, records_path
 
 SHOWN = 60  # characters of a foreign line that a sentence shows
@@ -44,10 +44,15 @@ class RecordWriter:
     def __enter__(self) -> RecordWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """A run that failed, perhaps because its folder is gone, says both and where its records are."""
         try:
-            if kind is None:
+            if kind is None or isinstance(error, HumarBenchError) and not isinstance(error, OutputLost):
                 self.check()
+        except OutputLost as lost:
+            if error is not None:
+                lost.args = (f"{lost} The run had failed: {error}",)
+            raise
         finally:
             self.close()
 

@@ -117,6 +117,7 @@ class _Run:
             for step in range(first, self.steps):
                 self._step(step, batches)
             self.clock.stop()
+            self.folder.check()
             return RunSummary(
                 self.folder.folder, self.steps, self.steps * self.step_pictures, self.clock.wall_s, self.clock.cpu_s, self.last_evaluation
             )

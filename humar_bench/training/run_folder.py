@@ -109,7 +109,13 @@ class RunFolder:
             said = f"{self.folder / LOG} is no log of a training run: it begins with {first[:40]!r}"
             raise UsageError(f"{said}; name a folder that train wrote.")
 
+    def check(self) -> None:
+        """Raises OutputLost unless the log is still there, as it was left."""
+        if self._log is not None:
+            self._log.check()
+
     def _write(self, name: str, content: bytes) -> None:
+        self.check()  # so that a folder that is gone is called that, and not a full disk
         write_atomically(self.folder / name, content)
 
 

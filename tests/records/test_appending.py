@@ -145,6 +145,24 @@ def test_whatever_happens_to_the_file_is_noticed_and_everything_is_kept(tmp_path
     assert records_in(lost.content).records == tuple(expected) == load(lost.kept).records
 
 
+@pytest.mark.parametrize("error", [MeasurementError, UsageError])
+def test_a_run_that_fails_because_its_folder_is_gone_says_that(tmp_path, error):
+    said = "was removed or renamed.*all that was measured is in.* The run had failed: search.journal cannot be written"
+    with pytest.raises(OutputLost, match=said) as found, RecordWriter(tmp_path / "run") as writer:
+        writer.write(ONE)
+        folder_renamed(tmp_path / "run")
+        raise error("search.journal cannot be written: No such file or directory")
+    assert load(found.value.kept).records == (ONE,)
+    with pytest.raises(error, match="something else"), RecordWriter(tmp_path / "other") as writer:
+        raise error("something else")
+
+
+def test_where_nothing_was_measured_no_empty_file_is_left(tmp_path):
+    with pytest.raises(OutputLost, match="nothing had been measured.$") as error, RecordWriter(tmp_path / "run" / RECORDS_NAME):
+        folder_removed(tmp_path / "run")
+    assert error.value.kept is None and not list(tmp_path.iterdir()) and not records_in(error.value.content).records
+
+
 def test_a_folder_that_cannot_be_written_into_sends_the_copy_to_the_temporary_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
@@ -182,7 +200,7 @@ def test_a_file_that_is_left_alone_is_not_lost(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's limit on file sizes")
 def test_an_error_of_the_run_itself_is_not_hidden_by_a_lost_file(tmp_path):
-    with pytest.raises(MeasurementError, match="^the child$"), RecordWriter(tmp_path) as writer:
+    with pytest.raises(MeasurementError, match="was removed.* The run had failed: the child$"), RecordWriter(tmp_path) as writer:
         writer.write(ONE)
         removed(tmp_path)
         raise MeasurementError("the child")

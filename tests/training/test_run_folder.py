@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from humar_bench.errors import UsageError
+from humar_bench.records.appending import OutputLost
 from humar_bench.training.run_folder import (
     RunFolder,
     read_checkpoint,
@@ -59,6 +61,19 @@ def test_lines_after_the_checkpoint_are_taken_away(folder):
     assert run.go_on(tiny())["step"] == 2
     run.close()
     assert [line["step"] for line in read_log(folder)] == [1, 2]
+
+
+@pytest.mark.parametrize("happens", [lambda folder: folder.rename(folder.with_name("moved")), shutil.rmtree], ids=["renamed", "removed"])
+@pytest.mark.parametrize("then", [lambda run: run.keep(2, {}, STATE), lambda run: run.check()], ids=["checkpoint", "end"])
+def test_a_folder_that_is_gone_is_said_to_be_with_where_its_log_is(tmp_path, happens, then):
+    run = RunFolder(tmp_path / "run")
+    run.start(tiny(), {"torch": "2"})
+    run.log(line(1))
+    happens(tmp_path / "run")
+    with pytest.raises(OutputLost, match="log.jsonl was removed or renamed while the run went on") as error:
+        then(run)
+    run.close()
+    assert b'"step": 1' in error.value.kept.read_bytes() and not (tmp_path / "run").exists()
 
 
 def test_one_process_writes_a_run(folder):

@@ -129,6 +129,7 @@ def check_paths(
             inside = {f"{name} of {flag} {folder}": os.path.join(folder, name) for name in held}
             for said, path in inside.items():
                 refuse_special(path, said, null=False, instead="move it away or name another folder")
+                _refuse_way_out(folder, path)
             written |= inside
     files = {f"--arch {each.name}": each.place.where for each in architectures if each.foreign}
     read = {flag: path for flag, path in ((reads or {}) | files).items() if path is not None and not os.path.isdir(path)}
@@ -137,6 +138,12 @@ def check_paths(
         check_writable(path, flag)
     if out is not None and output.resume is None:
         _refuse_to_write_over(out, own)
+
+
+def _refuse_way_out(folder: str, path: str) -> None:
+    """Raises UsageError for a link that leads out of a run's folder, which may come from anybody: another file would be written over."""
+    if os.path.islink(path) and not os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), "")):
+        raise UsageError(f"{path} is a link that leads out of the folder; move it away or name another folder.")
 
 
 def _streams(output: Output) -> dict[str, str]:

@@ -128,7 +128,8 @@ class LiveStorages(TorchDispatchMode):
 
     def _keep_pointer(self, storage: torch.UntypedStorage, number: int) -> None:
         if self._mark:
-            self.pointers.setdefault(number, set()).add(storage.data_ptr())
+            with contextlib.suppress(RuntimeError):  # a tangent that is all zeros lies nowhere
+                self.pointers.setdefault(number, set()).add(storage.data_ptr())
 
     def _died(self, key: int) -> None:
         self.live_bytes -= self._live.pop(key).bytes

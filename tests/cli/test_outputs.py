@@ -242,6 +242,22 @@ def test_a_folder_whose_files_are_pipes_or_devices_is_refused(bench, capsys, nam
     assert (code, out) == (2, "") and f"{name} of -o dir 'dir/{name}' is a {kind} and only regular" in err and not bench.calls
 
 
+@pytest.mark.parametrize("name", ["report.md", "params.csv"])
+def test_a_run_is_gone_on_with_through_no_link_out_of_its_folder(bench, capsys, name):  # noqa: F811
+    assert ends(capsys, "report", "-o", "run")[0] == 0
+    calls = len(bench.calls)
+    Path("run", name).rename("elsewhere")
+    Path("run", name).symlink_to("../elsewhere")
+    before = contents()
+    code, out, err = ends(capsys, "report", "--resume", "run")
+    assert (code, out) == (2, "") and f"{Path('run', name)} is a link that leads out of the folder; move it away" in err
+    assert contents() == before and len(bench.calls) == calls
+    Path("run", name).unlink()
+    Path("elsewhere").rename(Path("run", "inside"))
+    Path("run", name).symlink_to("inside")
+    assert ends(capsys, "report", "--resume", "run")[0] == 0
+
+
 def test_a_file_that_becomes_a_pipe_while_a_run_goes_on_is_not_waited_for(capsys, monkeypatch):
     def happen(folder: Path) -> None:
         os.mkfifo("table.csv")

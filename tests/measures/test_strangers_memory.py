@@ -115,6 +115,18 @@ def test_strangers_memory_of_another_thread_shows_against_the_resident_set():
     assert any("threaded: NOT IN THE PEAK, during a forward its process grew by" in each for each in feet)
 
 
+def test_strangers_memory_of_a_forward_with_tangents_is_measured():
+    class Slope(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8, bias=False)
+
+        def forward(self, x):
+            return torch.func.jvp(self.layer, (x[..., :8],), (torch.ones_like(x[..., :8]),))
+
+    assert peak_of(Slope).peak_bytes > 0
+
+
 def test_strangers_the_larger_of_what_was_predicted_and_what_was_reported_stands():
     class More(nn.Module):
         def forward(self, x):

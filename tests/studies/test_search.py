@@ -180,6 +180,7 @@ def test_a_small_space_is_looked_through_and_ends(tmp_path):
 @pytest.mark.parametrize(("change", "said"), [
     (lambda path: path.write_text("mine\n"), "is no journal of a search: it begins with b.mine"),
     (lambda path: path.write_text('{"op_code":0}\n' * 3), "is no journal of a search"),
+    (lambda path: path.write_bytes(path.read_bytes() + b"[" * 100_000 + b"\n"), "is no journal of a search .RecursionError"),
     (lambda path: (path.unlink(), path.symlink_to(path.with_name("mine"))), "is a link, as no search leaves it"),
     (lambda path: (path.unlink(), path.mkdir()), "is a folder, as no search leaves it"),
 ])

@@ -181,5 +181,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise MeasurementError(f"{path} cannot be written: {error.strerror or error}; make room or name another folder.") from error
-    except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AssertionError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{path} is no journal of a search ({one_line(error)}); move it away, or search in another folder.") from error

@@ -17,10 +17,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from humar_bench.args import EFFICIENT_PREFIX
 from humar_bench.errors import InvalidMeasurement, UsageError
 from humar_bench.reading import open_regular, parse_json, read_bytes, what_else
 from humar_bench.records.record import Record
@@ -67,8 +68,8 @@ def front_end_there(folder: Path, options: TrainArgs) -> bool:
         return False
     try:
         told = parse_json(read_bytes(folder / FRONT_END_OF, MOST_JSON))
-        same = told["sha256"] == digest(folder / FRONT_END) and told["options"] == _decisive(options)
-    except (OSError, ValueError, LookupError, TypeError):
+        same = told["sha256"] == digest(folder / FRONT_END) and _decisive(told["options"]) == _decisive(options.to_json())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         same = False
     if not same:
         raise UsageError(
@@ -80,7 +81,7 @@ def front_end_there(folder: Path, options: TrainArgs) -> bool:
 
 def keep_front_end(folder: Path, options: TrainArgs) -> None:
     """Write down what the weights are, once they are whole."""
-    told = {"options": _decisive(options), "sha256": digest(folder / FRONT_END)}
+    told = {"options": _decisive(options.to_json()), "sha256": digest(folder / FRONT_END)}
     write_text(folder / FRONT_END_OF, json.dumps(told, indent=1) + "\n")
 
 
@@ -108,6 +109,8 @@ def remove_rendered(folder: Path) -> None:
         place.rmdir()
 
 
-def _decisive(options: TrainArgs) -> dict[str, Any]:
-    """The options that decide the weights: all but paths of this machine, and the transformer, which is built behind them and not used."""
-    return {name: value for name, value in options.to_json().items() if name not in ("rendered", "arch")}
+def _decisive(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide the weights: all but paths of this machine, and the transformer, which is built behind them and not used; the
+    replacement's own fields, of which a later version has more, are of no other."""
+    model = {name: value for name, value in options["model"].items() if not name.startswith(EFFICIENT_PREFIX)}
+    return {name: value for name, value in options.items() if name not in ("rendered", "arch")} | {"model": model}

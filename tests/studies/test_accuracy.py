@@ -111,6 +111,15 @@ def test_weights_that_are_not_the_studys_own_are_refused(tmp_path, change):
     assert roles(made) == [FLOOR] and before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def test_weights_from_before_the_replacement_had_a_field_are_still_the_studys_own(tmp_path):
+    measured(Made(), tmp_path)
+    told = json.loads((tmp_path / "front_end.json").read_text())
+    told["options"]["model"] |= {"efficient_gone": 3, "efficient_nheads": 7}
+    (tmp_path / "front_end.json").write_text(json.dumps(told))
+    measured(made := Made(), tmp_path)
+    assert "warm" not in roles(made)
+
+
 def test_weights_that_were_not_finished_are_trained_anew(tmp_path):
     (tmp_path / "front_end.safetensors").write_bytes(b"half")
     measured(made := Made(), tmp_path)

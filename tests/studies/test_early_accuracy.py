@@ -174,7 +174,7 @@ def test_the_command_counts_trains_and_writes(in_process, tmp_path, monkeypatch,
 @pytest.mark.slow
 def test_rows_are_trained_for_real(tmp_path, few_rows, capsys):
     sets = [part for name, value in TINY.items() if name != "num_queries" for part in ("--set", f"{name}={value}")]
-    typed = ["ablate", "--accuracy", "--no-time", "--workload", "tiny", *sets, "--size", "64", "--pictures", "120", "--val", "40"]
+    typed = ["ablate", "--accuracy", "--no-time", "--workload", "tiny", *sets, "--size", "64", "--pictures", "64", "--val", "24"]
     assert main([*typed, "--warm", "80", "-o", str(tmp_path / "out")]) == EXIT_DONE
     assert verify(tmp_path / "out").proved and not (tmp_path / "out" / "rendered").exists()
     trained = load(tmp_path / "out").select(measure="training")

@@ -55,7 +55,7 @@ BEFORE_ASKED = {  # and a field of ModelArgs
     "efficient_across_tokens": "instance", "efficient_decoder_mlp_ratio": 0,
     "efficient_rank": 0,
 }
-WAS_DEFAULT = {"efficient_cross_tokens": "instance"}  # of a field whose default changed when the last of these came
+WAS_DEFAULT, SINCE = {"efficient_cross_tokens": "instance"}, "efficient_look_mlp"  # of a field whose default changed when that one came
 # Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.
 ORIGINALS, RINGS = ("", "original", "original-fused"), "humar_bench.studies.accuracy.rings:"
 # What has to be equal for two records to be of the same machine and versions.

@@ -18,9 +18,9 @@ from humar_bench.judging.oddities import busy_share
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
 from humar_bench.records.record import (
     ALL_MEASURES,
-    BEFORE_ASKED,
     COMPONENT_TIME,
     END_TO_END,
+    SINCE,
     TRAINING,
     WAS_DEFAULT,
     Record,
@@ -358,7 +358,7 @@ def asked_lines(work: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
 
 def asked_text(asked: Mapping[str, Any]) -> str:
     """The arguments that are not defaults, or were none when they were asked."""
-    defaults = dataclasses.asdict(ModelArgs()) | ({} if BEFORE_ASKED.keys() <= asked.keys() else WAS_DEFAULT)
+    defaults = dataclasses.asdict(ModelArgs()) | ({} if SINCE in asked else WAS_DEFAULT)
     changed = [f"{name}={value}" for name, value in asked.items() if defaults.get(name) != value]
     return f"{', '.join(changed)}, all else default" if changed else DEFAULTS
 

@@ -39,14 +39,10 @@ SWITCHES = [
     {"efficient_graph_bias": False},
     {"efficient_sample_heads": 1},
     {"efficient_sample_heads": 2, "efficient_cross_tokens": "all"},
-    {"efficient_sample_points": 4},
-    {"efficient_across_tokens": "all"},
-    {"efficient_across_tokens": "all", "efficient_point_samples": False},
+    {"efficient_sample_points": 3, "efficient_rank": 2},
+    {"efficient_across_tokens": "all", "efficient_decoder_mlp_ratio": 1},
     {"efficient_nheads": 1},
     {"efficient_mlp_ratio": 3},
-    {"efficient_decoder_mlp_ratio": 1},
-    {"efficient_rank": 2},
-    {"efficient_rank": 3, "efficient_cross_tokens": "all"},
     {"efficient_encoder_sets": 2, "efficient_decoder_sets": 3},
 ]
 

@@ -134,6 +134,13 @@ def test_strangers_memory_from_elsewhere_that_is_written_first_is_no_weight():
     assert unregistered(Does(forward)) == {}
 
 
+@pytest.fixture(autouse=True)
+def of_the_test_alone(monkeypatch):
+    """Threads of whoever runs the tests may wake up at any time; a test has those that it starts."""
+    others, everybody = {*threading.enumerate()} - {threading.current_thread()}, threading.enumerate
+    monkeypatch.setattr(threading, "enumerate", lambda: [thread for thread in everybody() if thread not in others])
+
+
 # Threads -----------------------------------------------------------------------------------------------------------------------------
 
 

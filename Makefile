@@ -31,7 +31,7 @@ test: .venv/dev
 	$(PYTEST) -m "not slow"
 
 test-slow: .venv/dev
-	$(PYTEST) -m slow
+	$(PYTEST) --dist worksteal -m slow
 
 test-avx2: .venv/dev
 	$(AVX2) $(PYTEST) -m "not slow" -k "not ($(NO_KERNEL))" $(NUMERIC)

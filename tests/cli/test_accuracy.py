@@ -19,7 +19,7 @@ from humar_bench.saved.verify import verify
 from humar_bench.studies.accuracy import accuracy as study
 from tests.studies.made_up_study import Made, measured
 
-TINY = ("--level", "0", "--size", "64", "--pictures", "120", "--val", "40", "--seeds", "2", "--warm", "80", "--ring", "published")
+TINY = ("--level", "0", "--size", "64", "--pictures", "64", "--val", "24", "--seeds", "2", "--warm", "80", "--ring", "published")
 PROGRAM = [sys.executable, "-c", "import sys; from humar_bench.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
@@ -151,7 +151,7 @@ def test_a_small_study_is_trained_stopped_and_gone_on_with(tmp_path):
     first = subprocess.run([*PROGRAM, "accuracy", *TINY, "--time-limit", "25", "-o", str(folder)], capture_output=True, text=True)
     assert first.returncode in (4, 5), first.stderr
     done = subprocess.run([*PROGRAM, "accuracy", *TINY, "--resume", str(folder)], capture_output=True, text=True)
-    assert done.returncode == EXIT_INVALID, done.stderr  # 120 pictures teach nothing, and it says so
+    assert done.returncode == EXIT_INVALID, done.stderr  # 64 pictures teach nothing, and it says so
     assert "early accuracy on small models" in done.stdout and "scored 0 or no number" in done.stdout
     run = load(folder)
     assert all(record.ok for record in run) and len({record.key for record in run}) == len(run)

@@ -5,7 +5,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
-# A file's tests go to one worker, which makes its fixtures once.
+# A file's tests go to one worker, which makes its fixtures once; slow ones are shared out one by one, or the last file takes long alone.
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Tests that hold computed numbers of torch's own kernels against each other. Those that compile, export, count, start processes or are
 # refused, which their names say, would tell nothing about a kernel; nor would the command line or Triton's interpreter.

@@ -431,7 +431,7 @@ TINY = ("--workload", "tiny", "--set", "efficient_nheads=4", "--over", "hidden_d
 @pytest.mark.slow
 def test_a_small_search_is_looked_timed_trained_and_proved_for_real(tmp_path, capsys):
     folder = tmp_path / "out"
-    sizes = ("--designs", "40", "--timed", "3", "--budget", "20", "--trained", "2", "--pictures", "64", "--val", "24", "--size", "64")
+    sizes = ("--designs", "40", "--timed", "3", "--budget", "8", "--trained", "2", "--pictures", "64", "--val", "24", "--size", "64")
     assert main(["search", *TINY, *sizes, "--warm", "80", "--seeds", "2", "-o", str(folder)]) == EXIT_DONE
     text = capsys.readouterr().out
     assert "Designs that stand for the front" in text and "--set hidden_dim=" in text and verify(folder).proved

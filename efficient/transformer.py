@@ -168,7 +168,8 @@ class EfficientDecoderLayer(nn.Module):
             update = _add_first(update, self.cross(x[:, :, 0], *look.keys_values, look.bias).unsqueeze(2))
         if self.samples is not None:
             update = _add_first(self.samples(x, points, look), update)
-        update = F.pad(update, (0, 0, 0, x.shape[2] - update.shape[2]))
+        elif not self.across_all:
+            update = F.pad(update, (0, 0, 0, x.shape[2] - 1))
         return update + self.cross(x.flatten(1, 2), *look.keys_values, look.bias).view_as(x) if self.cross_all else update
 
 

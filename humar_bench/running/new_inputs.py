@@ -34,15 +34,9 @@ class NewInputs:
             self.renew()
         return self.sets[self.turn]
 
-    def at(self, index: int) -> Any:
-        """The so many-th new input of a block."""
-        if not self.sets:
-            self.renew()
-        return self.sets[(self.turn + index) % len(self.sets)]
-
     def upcoming(self) -> Iterator[Any]:
         """One after the other until they are renewed, in few steps: they are timed, and beside a forward of 10 us each counts."""
-        first, renewals, sets, index = self.at(0), self.renewals, self.sets, self.turn + 1
+        first, renewals, sets, index = self.current, self.renewals, self.sets, self.turn + 1
         yield first
         while self.renewals == renewals:
             yield sets[index % len(sets)]

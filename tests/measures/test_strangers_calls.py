@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from humar_bench.measures.exact import count_exactly
+from tests.small_modules import Calls
 
 B, T, C = 2, 6, 8
 LAYER = 2 * B * T * C * C  # FLOP of one layer without bias
@@ -18,17 +19,6 @@ WEIGHTS = C * C
 
 def layer():
     return nn.Linear(C, C, bias=False)
-
-
-class Does(nn.Module):
-    def __init__(self, does, **parts):
-        super().__init__()
-        self.does = does
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self.does(self, x)
 
 
 def hooked():
@@ -53,7 +43,7 @@ def parametrized():
 def ensemble():
     stacked, _ = torch.func.stack_module_state([layer() for _ in range(3)])
     base = [copy.deepcopy(layer()).to("meta")]  # in a list, so that it is no module of the model's
-    model = Does(lambda self, x: torch.vmap(lambda weight: torch.func.functional_call(base[0], {"weight": weight}, (x,)))(self.weights))
+    model = Calls(lambda self, x: torch.vmap(lambda weight: torch.func.functional_call(base[0], {"weight": weight}, (x,)))(self.weights))
     model.weights = nn.Parameter(stacked["weight"].detach())
     return model
 
@@ -67,7 +57,7 @@ def routed():
             out.index_add_(0, place, expert(rows[place]))
         return out
 
-    return Does(forward, one=layer(), other=layer())
+    return Calls(forward, one=layer(), other=layer())
 
 
 class CalledTwice(nn.Module):
@@ -87,20 +77,20 @@ def packed():
         found, _ = self.rnn(nn.utils.rnn.pack_padded_sequence(x, torch.tensor([T, T - 2]), batch_first=True))
         return nn.utils.rnn.pad_packed_sequence(found, batch_first=True)[0]
 
-    return Does(forward, rnn=nn.GRU(C, C, bias=False, batch_first=True))
+    return Calls(forward, rnn=nn.GRU(C, C, bias=False, batch_first=True))
 
 
 def attention():
     heads = nn.MultiheadAttention(C, 2, bias=False, batch_first=True)
-    return Does(lambda self, x: self.heads(x, x, x, need_weights=True, average_attn_weights=False), heads=heads)
+    return Calls(lambda self, x: self.heads(x, x, x, need_weights=True, average_attn_weights=False), heads=heads)
 
 
 def slope():
-    return Does(lambda self, x: torch.func.grad(lambda at: self.layer(at).square().sum())(x), layer=layer())
+    return Calls(lambda self, x: torch.func.grad(lambda at: self.layer(at).square().sum())(x), layer=layer())
 
 
 def tangent():
-    return Does(lambda self, x: torch.func.jvp(lambda at: at @ self.layer.weight, (x,), (torch.ones_like(x),)), layer=layer())
+    return Calls(lambda self, x: torch.func.jvp(lambda at: at @ self.layer.weight, (x,), (torch.ones_like(x),)), layer=layer())
 
 
 def by_hand():
@@ -109,11 +99,11 @@ def by_hand():
             at = x.clone().requires_grad_()
             return torch.autograd.grad(self.layer(at).square().sum(), at)[0]
 
-    return Does(forward, layer=layer())
+    return Calls(forward, layer=layer())
 
 
 def complex_convolution():
-    return Does(lambda self, x: self.layer(x.to(torch.complex64)).abs(), layer=nn.Conv1d(T, 4, 3, bias=False, dtype=torch.complex64))
+    return Calls(lambda self, x: self.layer(x.to(torch.complex64)).abs(), layer=nn.Conv1d(T, 4, 3, bias=False, dtype=torch.complex64))
 
 
 @pytest.mark.parametrize(("make", "parameters", "flops"), [

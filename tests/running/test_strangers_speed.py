@@ -234,8 +234,8 @@ def test_strangers_every_call_of_a_short_block_gets_an_input_that_its_sum_does_n
     for _ in range(5):
         allowed = new.renew({"memo": Block(500, 2e-6)})["memo"]
         assert 10 < allowed <= MOST_NEW
-        for index in range(allowed):
-            memo(new.at(index))
+        for inputs in itertools.islice(new.upcoming(), allowed):
+            memo(inputs)
         calls += allowed
     assert memo.misses == calls
 

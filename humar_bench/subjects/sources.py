@@ -32,12 +32,18 @@ def child_command(module: str) -> tuple[str, ...]:
     return (sys.executable, "-P", __file__, module)
 
 
+# Threads that wait for one another look for so long before they sleep: about a millisecond. libgomp's own 300,000 are for a machine that
+# is ours alone; beside other work a forward of two threads took twice the time and twice the CPU time (docs/design-log.md).
+SPINS = {"GOMP_SPINCOUNT": "20000"}
+
+
 def child_environment() -> dict[str, str]:
     """This process's environment for a child: the current folder is not on its module path, and last where PYTHONPATH names it."""
     given = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
     path = [*(each for each in given if not is_current(each)), *(each for each in given if is_current(each))]
     others = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**others, "PYTHONSAFEPATH": "1", **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
+    waits = {} if "OMP_WAIT_POLICY" in os.environ else SPINS
+    return {**waits, **others, "PYTHONSAFEPATH": "1", **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
 
 
 def is_current(folder: str) -> bool:

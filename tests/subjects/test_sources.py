@@ -137,3 +137,14 @@ def test_a_stranger_under_one_of_our_names_is_not_taken_for_ours(tmp_path):
     assert "UsageError: efficient is already loaded from " in done.stderr and "stands in the way of humar-bench's own" in done.stderr
     assert sources.stranger("efficient") == "" and sources.OwnPackages not in sys.meta_path[1:]
     assert load_builder("efficient").__module__ == "efficient.transformer"
+
+
+def test_a_childs_waiting_threads_sleep_soon_unless_the_user_says_how_they_wait(monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert sources.child_environment()["GOMP_SPINCOUNT"] == sources.SPINS["GOMP_SPINCOUNT"]
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert sources.child_environment()["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in sources.child_environment()

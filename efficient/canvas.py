@@ -59,16 +59,17 @@ class Canvas:
         share = self._mean(valid)
         return means / share.clamp(min=0.5 / self.stride**2), share.ceil()  # an empty cell is 0 / positive
 
-    def slots_in_unit_square(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the levels lie when the canvas spans -1 to 1, as `grid_sample` counts: corners and sizes [L, 2] as (x, y).
+    def slots_in_unit_square(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the levels lie when the canvas spans -1 to 1, as `grid_sample` counts: corners and sizes [L, 2] as (x, y); a token's [2].
 
         Filled on the device: a copy from the host would have to wait for it.
         """
         high, wide = self.h * self.stride, self.w * self.stride
         corners = [side for y, x in self.slots for side in (2 * x.start / wide - 1, 2 * y.start / high - 1)]
         sizes = [side for y, x in self.slots for side in (2 * (x.stop - x.start) / wide, 2 * (y.stop - y.start) / high)]
-        both = torch.stack([like.new_full((), side) for side in corners + sizes]).view(2, -1, 2)
-        return both[0], both[1]
+        told = torch.stack([like.new_full((), side) for side in (*corners, *sizes, 2 / wide, 2 / high)])
+        corners, sizes = told[:-2].view(2, -1, 2)
+        return corners, sizes, told[-2:]
 
     def _mean(self, canvas: Tensor) -> Tensor:
         return F.avg_pool2d(canvas.permute(0, 3, 1, 2), self.stride).permute(0, 2, 3, 1)

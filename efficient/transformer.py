@@ -100,20 +100,36 @@ class EfficientEncoder(nn.Module):
         return self.norm(canvas.gather(x))
 
 
+class Ground(NamedTuple):
+    """Where each level's valid part lies on the canvas, which spans -1 to 1."""
+
+    corners: Tensor  # [L, 2], where a reference point of 0 lies
+    extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
+    token: Tensor  # [2], a token's width and height
+    least: Tensor  # [L, 1, 2], half a token before the corners: all is zero there already, and the next level is further
+    most: Tensor  # [B, 1, 1, 1, L, 1, 2], half a token after the extents
+
+    @classmethod
+    def of(cls, corners: Tensor, extents: Tensor, token: Tensor) -> Ground:
+        half = token / 2
+        return cls(corners, extents, token, (corners - half)[:, None], (corners + extents + half)[:, None, None, None, :, None])
+
+
 class Look(NamedTuple):
     """What every decoder iteration reads of the memory, by one weight set."""
 
     keys_values: tuple[Tensor, Tensor] | None  # [B, M, h * w, D] each, of cells
     bias: Tensor | None  # [B, 1, 1, h * w]
     canvas: Tensor | None  # values [B * M, D, H, W] that M heads sample, zero at padding and between the levels
-    corners: Tensor  # [L, 2], where a reference point of 0 lies on the canvas, from -1 to 1
-    extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
+    ground: Ground
 
 
 class EfficientDecoderLayer(nn.Module):
     """Into the image and across instances, then within the instance, an MLP after each; the norms are the caller's, one set per iteration.
 
     Positions are added to the tokens themselves before each half and stay there, as in the original (of the instance token too).
+    Where all tokens attend across instances they do so first, by softmax and with a norm of their own, as in the original; the instance
+    token alone does so by linear attention beside its look.
     """
 
     def __init__(
@@ -135,7 +151,11 @@ class EfficientDecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.cross_all, self.across_all = cross_tokens == "all", across_tokens == "all"
-        self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False, rank=rank)
+        self.across: nn.Module
+        if self.across_all:
+            self.across = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=False, rank=rank)
+        else:
+            self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False, rank=rank)
         self.cross = CrossAttention(channels, heads=heads, rank=rank) if cross_tokens != "none" else None
         self.samples = OffsetSamples(channels, levels=levels, heads=sample_heads, points=sample_points) if sample_heads else None
         self.look_mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank) if look_mlp else None
@@ -145,7 +165,8 @@ class EfficientDecoderLayer(nn.Module):
 
     def norms(self, channels: int, *, whole: bool) -> nn.ModuleList:
         """One iteration's norms, in the order of their use; a whole iteration has both halves."""
-        return nn.ModuleList(nn.LayerNorm(channels) for _ in range((2 if whole else 0) + 1 + (self.look_mlp is not None)))
+        look = 1 + self.across_all + (self.look_mlp is not None)
+        return nn.ModuleList(nn.LayerNorm(channels) for _ in range((2 if whole else 0) + look))
 
     def forward(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, norms: nn.ModuleList) -> Tensor:
         """x, pos [B, Q, N, C], points [B, Q, N, 2] -> [B, Q, N, C]."""
@@ -156,21 +177,27 @@ class EfficientDecoderLayer(nn.Module):
 
     def look_around(self, x: Tensor, pos: Tensor, points: Tensor, look: Look, norms: nn.ModuleList) -> Tensor:
         """The first half, of all tokens or the instance token alone."""
+        if self.across_all:
+            x = norms[0](x + self.dropout(self._heard(x)))
         x = x + pos
-        x = norms[0](x + self.dropout(self._seen(x, points, look)))
-        return x if self.look_mlp is None else norms[1](x + self.look_mlp(x))
+        x = norms[self.across_all](x + self.dropout(self._seen(x, points, look)))
+        return x if self.look_mlp is None else norms[self.across_all + 1](x + self.look_mlp(x))
+
+    def _heard(self, x: Tensor) -> Tensor:
+        """What tokens x [B, Q, N, C] take from the same token of other instances -> [B, Q, N, C]."""
+        return self.across(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
 
     def _seen(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
-        """What tokens x [B, Q, N, C] take from the image and, all or the instance token, from those of other instances -> [B, Q, N, C]."""
-        asking = x if self.across_all else x[:, :, :1]
-        update = self.across(asking.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1)).transpose(1, 2)
+        """What tokens x [B, Q, N, C] take from the image, the instance token also from those of other instances -> [B, Q, N, C]."""
+        alone = [] if self.across_all else [self._heard(x[:, :, :1])]
         if self.cross is not None and not self.cross_all:
-            update = _add_first(update, self.cross(x[:, :, 0], *look.keys_values, look.bias).unsqueeze(2))
-        if self.samples is not None:
-            update = _add_first(self.samples(x, points, look), update)
-        elif not self.across_all:
-            update = F.pad(update, (0, 0, 0, x.shape[2] - 1))
-        return update + self.cross(x.flatten(1, 2), *look.keys_values, look.bias).view_as(x) if self.cross_all else update
+            alone.append(self.cross(x[:, :, 0], *look.keys_values, look.bias).unsqueeze(2))
+        whole = [] if self.samples is None else [self.samples(x, points, look)]
+        if self.cross_all:
+            whole.append(self.cross(x.flatten(1, 2), *look.keys_values, look.bias).view_as(x))
+        if not whole:
+            return F.pad(sum(alone[1:], alone[0]), (0, 0, 0, x.shape[2] - 1)) if alone else torch.zeros_like(x)
+        return _add_first(sum(whole[1:], whole[0]), sum(alone[1:], alone[0])) if alone else sum(whole[1:], whole[0])
 
 
 def _add_first(update: Tensor, more: Tensor) -> Tensor:
@@ -186,7 +213,7 @@ class OffsetSamples(nn.Module):
 
     Deformable attention (Zhu et al. 2021, equation 2), by default with one point a head and level. Each head reads its share of the
     channels, so any number of heads costs about the same. Offsets are in tokens of the level and begin as a small ring around the point,
-    one ring a point; a sample never leaves the valid part of its level. Shape: P samples a head, those of all levels.
+    one ring a point; outside the valid part of its level a sample is zero. Shape: P samples a head, those of all levels.
     """
 
     def __init__(self, channels: int, *, levels: int, heads: int, points: int = 1) -> None:
@@ -215,11 +242,10 @@ class OffsetSamples(nn.Module):
     def forward(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
         """x [B, Q, N, C] at points [B, Q, N, 2] -> [B, Q, N, C]."""
         shape = (self.heads, self.levels, self.points)
-        token = torch.stack([points.new_full((), 2 / side) for side in look.canvas.shape[:1:-1]])  # a token's width and height
-        first, last = look.corners[:, None], (look.corners + look.extents)[:, None, None, None, :, None]  # [L, 1, 2], [B, 1, 1, 1, L, 1, 2]
-        places = torch.addcmul(look.corners, points[:, :, :, None], look.extents[:, None, None])[:, :, :, None, :, None]
-        places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * token  # [B, Q, N, M, L, points, 2]
-        places = torch.minimum(torch.maximum(places, first), last).flatten(4, 5)
+        ground = look.ground
+        places = torch.addcmul(ground.corners, points[:, :, :, None], ground.extents[:, None, None])[:, :, :, None, :, None]
+        places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * ground.token  # [B, Q, N, M, L, points, 2]
+        places = torch.minimum(torch.maximum(places, ground.least), ground.most).flatten(4, 5)
         places = places.permute(0, 3, 1, 2, 4, 5).flatten(0, 1).flatten(2, 3)  # [B*M, Q, N*P, 2]
         samples = F.grid_sample(look.canvas.to(places.dtype), places, align_corners=False)  # [B*M, D, Q, N*P]
         weights = self.level_weights(x).unflatten(-1, (self.heads, -1)).softmax(-1).permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]
@@ -252,14 +278,14 @@ class EfficientDecoder(PoseDecoder):
             canvas = layout.place_tokens(memory.tokens.masked_fill(padding, 0))
             pooled, valid = layout.pool(canvas, layout.place_tokens((~padding).to(canvas.dtype)))
             cells, bias = pooled.flatten(1, 2), ((valid.flatten(1) - 1) * (torch.finfo(canvas.dtype).max / 2))[:, None, None]
-        corners, sizes = layout.slots_in_unit_square(like=memory.valid_ratios)
+        corners, sizes, token = layout.slots_in_unit_square(like=memory.valid_ratios)
+        ground = Ground.of(corners, memory.valid_ratios * sizes, token)
         return [
             Look(
                 keys_values=None if cells is None else each.cross.keys_values(cells),
                 bias=bias,
                 canvas=None if each.samples is None else each.samples.values(memory.tokens, padding, layout),
-                corners=corners,
-                extents=memory.valid_ratios * sizes,
+                ground=ground,
             )
             for each in self.sets
         ]

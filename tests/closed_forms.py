@@ -105,8 +105,10 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     def look(tokens: int) -> int:
         """Into the image for so many tokens of an instance, with their positional queries."""
         rows = B * Q * tokens
-        asking = tokens if args["efficient_across_tokens"] == "all" else 1
-        across = projected(B * Q * asking, C, 3 * C) + linear_attention(B * asking, Q, C, M) + projected(B * Q * asking, C, C)
+        by_all = args["efficient_across_tokens"] == "all"
+        asking = tokens if by_all else 1
+        mixed = attention(B * asking, Q, Q, C) if by_all else linear_attention(B, Q, C, M)
+        across = projected(B * Q * asking, C, 3 * C) + mixed + projected(B * Q * asking, C, C)
         looking = {"none": 0, "instance": Q, "all": Q * tokens}[args["efficient_cross_tokens"]]
         cross = projected(B * looking, C, C) + attention(B, looking, seen, C) + projected(B * looking, C, C)
         samples = linear(rows, C, 3 * L * samples_a_head * sample_heads) + linear(rows, C, C) if args["efficient_point_samples"] else 0

@@ -24,7 +24,7 @@ from humar_bench.training.optim import build_optimizer, build_schedule, clip_gra
 from humar_bench.training.options import OptimArgs
 from humar_bench.training.run_folder import as_safetensors, write_atomically
 from humar_bench.training.similarity import oks
-from humar_bench.training.step import build_model, front_end_of, stream
+from humar_bench.training.step import build_model, front_end_of, load_front_end, stream
 from humar_bench.training.train_args import TrainArgs
 from humar_bench.uniphd import UniPHD
 
@@ -78,7 +78,8 @@ def warm_start(
 ) -> WarmStart:
     """Train what stands before the transformer of `options` on its pictures and keep it in a safetensors file.
 
-    The transformer of `options.arch` is built and not used. `tell` hears {"step", "steps", "loss", "oks"}. Raises UsageError.
+    It begins with the weights of `options.front_end` where there are any: easy pictures first. The transformer of `options.arch` is built
+    and not used. `tell` hears {"step", "steps", "loss", "oks"}. Raises UsageError.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -86,6 +87,8 @@ def warm_start(
     order = Steps(len(source), optim.batch_size, options.data_seed)
     steps = (options.pictures or len(source)) // optim.batch_size
     model = build_model(options).train()
+    if options.front_end:
+        load_front_end(model, options.front_end)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(options.seed, OF_WARM_START))
         trained = nn.ModuleDict({name: module for name, module in _front_end_modules(model)})

@@ -155,18 +155,17 @@ def test_a_cell_is_the_mean_of_its_valid_tokens():
 def test_a_token_samples_the_memory_at_its_reference_point(each):
     """Two levels, no padding, one token to the right for the last sample a level and no weight for others: it equals `grid_sample` of the
     plain map of the level that the token asks for."""
-    from efficient.transformer import Look, OffsetSamples
+    from efficient.transformer import Ground, Look, OffsetSamples
 
     torch.manual_seed(0)
     size = (6, 9)
     memory = torch.randn(1, 4, *size, dtype=torch.float64)
     points, x = torch.rand(1, 3, 3, 2, dtype=torch.float64), torch.randn(1, 3, 3, 4, dtype=torch.float64)
     right = 1 / size[1]
-    points[..., 0] *= 1 - right  # nor beyond the level
-    points = points * (1 - 1 / 6) + 0.5 / 6  # not beyond the centres of the outermost tokens
+    points = 1.6 * points - 0.3  # some beyond the level, where a sample is zero or, within half a token, fades
     canvas = Canvas([size, (2, 2)], 2)
     tokens = torch.cat((memory.flatten(2).transpose(1, 2), torch.zeros(1, 4, 4, dtype=torch.float64)), dim=1)
-    corners, sizes = canvas.slots_in_unit_square(like=memory)
+    corners, sizes, token = canvas.slots_in_unit_square(like=memory)
     samples = OffsetSamples(4, levels=2, heads=2, points=each).double()
     for layer in (samples.offsets, samples.level_weights):
         torch.nn.init.zeros_(layer.weight)
@@ -179,7 +178,7 @@ def test_a_token_samples_the_memory_at_its_reference_point(each):
     asked[:, 0, -1] = 50
     samples.level_weights.bias.data = asked.flatten()
     seen = samples.values(tokens, torch.zeros(1, len(tokens[0]), 1, dtype=torch.bool), canvas)
-    look = Look(None, None, seen, corners, sizes.unsqueeze(0))
+    look = Look(None, None, seen, Ground.of(corners, sizes.unsqueeze(0), token))
     beside = points + torch.tensor([right, 0], dtype=torch.float64)
     expected = torch.nn.functional.grid_sample(memory, 2 * beside - 1, align_corners=False).permute(0, 2, 3, 1)
     assert_close(samples(x, points, look), samples.out(expected), scale=max(size) * largest(memory), terms=4 * 4)
@@ -195,7 +194,7 @@ def test_all_tokens_or_the_instance_token_hear_of_other_instances(tiny_args, tin
         for token in (0, 2):
             other = x.clone()
             other[0, 1, token] += 1
-            one, two = (layer._seen(each, None, None) for each in (x, other))
+            one, two = (layer._heard(each) if across == "all" else layer._seen(each, None, None) for each in (x, other))
             moved = [(*at,) for at in (one != two).any(-1).nonzero().tolist()]
             assert moved == ([(0, query, token) for query in range(3)] if across == "all" or token == 0 else [])
 

@@ -1,4 +1,4 @@
-"""Heads that sample at learned offsets: where they look, that they stay on their level, and what they cost."""
+"""Heads that sample at learned offsets: where they look, that nothing is seen outside their level, and what they cost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from efficient import build_efficient_conv_attention_transformer
-from efficient.transformer import RING, Look, OffsetSamples
+from efficient.transformer import RING, Ground, Look, OffsetSamples
 from humar_bench.args import ModelArgs
 from humar_bench.errors import UsageError
 from tests.tolerance import assert_close
@@ -14,11 +14,12 @@ from tests.tolerance import assert_close
 HIGH, WIDE = 8, 12
 
 
-def a_look(canvas: torch.Tensor, heads: int) -> Look:
-    """One level that is the whole canvas [B, C, H, W]."""
+def a_look(canvas: torch.Tensor, heads: int, size: float = 2) -> Look:
+    """One level that is the whole canvas [B, C, H, W], or with a size of 1 its left upper quarter."""
     B = len(canvas)
-    corners, extents = canvas.new_full((1, 2), -1), canvas.new_full((B, 1, 2), 2)
-    return Look(None, None, canvas.unflatten(1, (heads, -1)).flatten(0, 1), corners, extents)
+    corners, extents = canvas.new_full((1, 2), -1), canvas.new_full((B, 1, 2), size)
+    token = canvas.new_tensor([2 / canvas.shape[3], 2 / canvas.shape[2]])
+    return Look(None, None, canvas.unflatten(1, (heads, -1)).flatten(0, 1), Ground.of(corners, extents, token))
 
 
 def samples_of(heads: int, channels: int) -> OffsetSamples:
@@ -53,18 +54,15 @@ def test_a_token_moves_its_own_samples():
     assert_close(taken[0, 0, 1] - taken[0, 0, 0], torch.tensor([2.0, -2.0]).double(), terms=8)
 
 
-def test_a_sample_never_leaves_the_valid_part_of_its_level():
-    """Whatever lies beyond is not seen, however far an offset points."""
-    layer, look = samples_of(2, 4), a_look(ramp(4), 2)
-    look = look._replace(extents=look.extents / 2)  # the left upper quarter
+@pytest.mark.parametrize("far", [1e6, -1e6, 0.75])
+def test_a_sample_outside_the_valid_part_of_its_level_is_zero(far):
+    """However far an offset points; 0.75 tokens beyond the last centre there is nothing left of it either."""
+    layer, look = samples_of(2, 4), a_look(1 + ramp(4), 2, size=1)
+    look.canvas[:, :, HIGH // 2 :], look.canvas[:, :, :, WIDE // 2 :] = 0, 0  # as `values` makes padding
     with torch.no_grad():
-        layer.offsets.bias.fill_(1e6)
-    points = torch.rand(1, 3, 5, 2, dtype=torch.float64)
-    x = torch.randn(1, 3, 5, 4).double()
-    before = layer(x, points, look)
-    canvas = look.canvas.clone()
-    canvas[:, :, HIGH // 2 + 1 :], canvas[:, :, :, WIDE // 2 + 1 :] = torch.nan, torch.nan
-    assert torch.equal(layer(x, points, look._replace(canvas=canvas)), before) and before.isfinite().all()
+        layer.offsets.bias.fill_(far)
+    points = torch.rand(1, 3, 5, 2, dtype=torch.float64) if abs(far) > 1 else torch.ones(1, 3, 5, 2, dtype=torch.float64)
+    assert_close(layer(torch.randn(1, 3, 5, 4).double(), points, look), torch.zeros(1, 3, 5, 4).double(), scale=max(HIGH, WIDE), terms=8)
 
 
 def test_sampling_heads_cost_few_parameters(say):

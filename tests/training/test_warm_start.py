@@ -54,6 +54,10 @@ def test_a_warm_start_learns_and_is_shared_by_architectures(tmp_path):
     assert torch.equal(one["transformer.enc_output.weight"], before["transformer.enc_output.weight"])
     again = warm_start(options, tmp_path / "again.safetensors", optim=optim)
     assert all(torch.equal(value, read_tensors(again.path)[name]) for name, value in weights.items())
+    begun, told = told[0], []
+    further = dataclasses.replace(options, front_end=str(made.path), pictures=8)
+    warm_start(further, tmp_path / "further.safetensors", optim=optim, tell=lambda event: told.append(event["loss"]))
+    assert told[0] < begun - 0.3  # it goes on from there
 
 
 def test_another_models_front_end_is_refused(tmp_path):

@@ -135,14 +135,14 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(PoseDecoder):
-    """Decoder layers inside the shared refinement loop."""
+    """Decoder layers inside the shared refinement loop, one an iteration or, where there are fewer, in turn."""
 
-    def __init__(self, layers: list[DecoderLayer], *, channels: int, classes: int) -> None:
-        super().__init__(channels=channels, iterations=len(layers), classes=classes)
+    def __init__(self, layers: list[DecoderLayer], *, channels: int, classes: int, iterations: int | None = None) -> None:
+        super().__init__(channels=channels, iterations=iterations or len(layers), classes=classes)
         self.layers = nn.ModuleList(layers)
 
     def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: Memory) -> Tensor:
-        return self.layers[i](x, query_pos, points, context)
+        return self.layers[i % len(self.layers)](x, query_pos, points, context)
 
 
 def build_transformer(args: Any) -> PoseTransformer:
@@ -167,12 +167,7 @@ def assemble(
         [encoder_layer(**shared, points=args.enc_n_points) for _ in range(args.enc_layers)],
         norm=nn.LayerNorm(args.hidden_dim) if args.pre_norm else None,
     )
-    layers = [
-        decoder_layer(
-            **shared, points=args.dec_n_points, tokens=args.num_body_points + 1, learned_bias=args.within_type == "attn_graph"
-        )
-        for _ in range(args.dec_layers)
-    ]
+    layers = decoder_layers(args, decoder_layer, args.dec_layers)
     names = [option.name for option in dataclasses.fields(args) if not option.name.startswith(EFFICIENT_PREFIX)]
     model = PoseTransformer(
         encoder=encoder,
@@ -187,3 +182,15 @@ def assemble(
     )
     model.reset_parameters()
     return model
+
+
+def decoder_layers(args: ModelArgs, kind: type[DecoderLayer], number: int) -> list[DecoderLayer]:
+    """So many of the original's decoder layers as the shared arguments ask for them."""
+    return [
+        kind(
+            channels=args.hidden_dim, heads=args.nheads, hidden=args.dim_feedforward, levels=args.num_feature_levels,
+            points=args.dec_n_points, tokens=args.num_body_points + 1, dropout=args.dropout, activation=args.transformer_activation,
+            learned_bias=args.within_type == "attn_graph",
+        )
+        for _ in range(number)
+    ]

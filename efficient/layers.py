@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FLOOR = 1e-6  # the ReLU of linear attention stops here instead of at 0, so that no row is left without weight
+RING = 0.17  # of a token: how far from the reference point samples of the memory begin
 NO_WEIGHT = 1e-20  # what padding counts: nothing beside a valid token, yet no division by zero in an image that is padding throughout
 
 

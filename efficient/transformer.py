@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from efficient.canvas import Canvas
 from efficient.layers import (
     NO_WEIGHT,
+    RING,
     CrossAttention,
     DepthwiseConv,
     DepthwiseSeparableConv,
@@ -29,11 +30,10 @@ from efficient.layers import (
     EfficientLinearAttention,
     FeedForward,
 )
+from efficient.original_decoder import original_decoder
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.skeleton.layers import LOGIT_EPS
 from humar_bench.skeleton.pose_transformer import Memory, PoseDecoder, PoseTransformer
-
-RING = 0.17  # of a token: where samples begin
 
 
 class LocalConv(nn.Module):
@@ -106,13 +106,11 @@ class Ground(NamedTuple):
     corners: Tensor  # [L, 2], where a reference point of 0 lies
     extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
     token: Tensor  # [2], a token's width and height
-    least: Tensor  # [L, 1, 2], half a token before the corners: all is zero there already, and the next level is further
-    most: Tensor  # [B, 1, 1, 1, L, 1, 2], half a token after the extents
+    most: Tensor  # [B, 1, 1, 1, L, 1, 2], where a reference point of 1 lies
 
     @classmethod
     def of(cls, corners: Tensor, extents: Tensor, token: Tensor) -> Ground:
-        half = token / 2
-        return cls(corners, extents, token, (corners - half)[:, None], (corners + extents + half)[:, None, None, None, :, None])
+        return cls(corners, extents, token, (corners + extents)[:, None, None, None, :, None])
 
 
 class Look(NamedTuple):
@@ -213,7 +211,7 @@ class OffsetSamples(nn.Module):
 
     Deformable attention (Zhu et al. 2021, equation 2), by default with one point a head and level. Each head reads its share of the
     channels, so any number of heads costs about the same. Offsets are in tokens of the level and begin as a small ring around the point,
-    one ring a point; outside the valid part of its level a sample is zero. Shape: P samples a head, those of all levels.
+    one ring a point; a sample never leaves the valid part of its level. Shape: P samples a head, those of all levels.
     """
 
     def __init__(self, channels: int, *, levels: int, heads: int, points: int = 1) -> None:
@@ -245,7 +243,7 @@ class OffsetSamples(nn.Module):
         ground = look.ground
         places = torch.addcmul(ground.corners, points[:, :, :, None], ground.extents[:, None, None])[:, :, :, None, :, None]
         places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * ground.token  # [B, Q, N, M, L, points, 2]
-        places = torch.minimum(torch.maximum(places, ground.least), ground.most).flatten(4, 5)
+        places = torch.minimum(torch.maximum(places, ground.corners[:, None]), ground.most).flatten(4, 5)
         places = places.permute(0, 3, 1, 2, 4, 5).flatten(0, 1).flatten(2, 3)  # [B*M, Q, N*P, 2]
         samples = F.grid_sample(look.canvas.to(places.dtype), places, align_corners=False)  # [B*M, D, Q, N*P]
         weights = self.level_weights(x).unflatten(-1, (self.heads, -1)).softmax(-1).permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]
@@ -320,11 +318,41 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         stride=args.efficient_encoder_stride,
         local_conv=args.efficient_local_conv,
     )
-    early = min(args.efficient_instance_iterations, args.dec_layers // 2)
+    original = args.efficient_decoder == "original"
+    used = (
+        *("hidden_dim", "dec_layers", "num_feature_levels", "num_queries", "num_body_points", "num_classes", "dropout"),
+        *("learnable_tgt_init", "two_stage_type"),
+        *(("nheads", "dim_feedforward", "dec_n_points", "within_type", "transformer_activation") if original else ()),
+        *(option.name for option in dataclasses.fields(args) if option.name.startswith(EFFICIENT_PREFIX)),
+    )
+    model = PoseTransformer(
+        encoder=encoder,
+        decoder=original_decoder(args) if original else _own_decoder(args),
+        channels=channels,
+        levels=args.num_feature_levels,
+        keypoints=args.num_body_points,
+        classes=args.num_classes,
+        pose_after_selection=True,
+        query_buffer=args.num_queries if args.learnable_tgt_init else None,
+        built={
+            **{name: getattr(args, name) for name in used},
+            "enc_layers": args.efficient_enc_layers,
+            **({} if original else {"nheads": heads, "dim_feedforward": ratio * channels, "transformer_activation": "gelu"}),
+        },
+    )
+    model.reset_parameters()
+    return model
+
+
+def _own_decoder(args: ModelArgs) -> EfficientDecoder:
+    channels, early = args.hidden_dim, min(args.efficient_instance_iterations, args.dec_layers // 2)
     sets = [
         EfficientDecoderLayer(
             channels,
-            **block | {"ratio": args.efficient_decoder_mlp_ratio or ratio},
+            heads=args.efficient_nheads,
+            ratio=args.efficient_decoder_mlp_ratio or args.efficient_mlp_ratio,
+            rank=args.efficient_rank,
+            dropout=args.dropout,
             levels=args.num_feature_levels,
             tokens=args.num_body_points + 1,
             graph_bias=args.efficient_graph_bias,
@@ -336,30 +364,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         )
         for _ in range(min(args.efficient_decoder_sets, args.dec_layers - early))
     ]
-    used = (
-        *("hidden_dim", "dec_layers", "num_feature_levels", "num_queries", "num_body_points", "num_classes", "dropout"),
-        *("learnable_tgt_init", "two_stage_type"),
-        *(option.name for option in dataclasses.fields(args) if option.name.startswith(EFFICIENT_PREFIX)),
+    return EfficientDecoder(
+        sets, channels=channels, iterations=args.dec_layers, early=early, classes=args.num_classes,
+        memory_stride=args.efficient_memory_stride,
     )
-    model = PoseTransformer(
-        encoder=encoder,
-        decoder=EfficientDecoder(
-            sets, channels=channels, iterations=args.dec_layers, early=early, classes=args.num_classes,
-            memory_stride=args.efficient_memory_stride,
-        ),
-        channels=channels,
-        levels=args.num_feature_levels,
-        keypoints=args.num_body_points,
-        classes=args.num_classes,
-        pose_after_selection=True,
-        query_buffer=args.num_queries if args.learnable_tgt_init else None,
-        built={
-            **{name: getattr(args, name) for name in used},
-            "nheads": heads,
-            "enc_layers": args.efficient_enc_layers,
-            "dim_feedforward": ratio * channels,
-            "transformer_activation": "gelu",
-        },
-    )
-    model.reset_parameters()
-    return model

@@ -110,6 +110,10 @@ class ModelArgs:
     )
     efficient_encoder_sets: int = _option(2, "Encoder weight sets, used in turn; as many as blocks means untied.", low=1)
     efficient_decoder_sets: int = _option(1, "Decoder weight sets, used in turn; as many as dec_layers means untied.", low=1)
+    efficient_decoder: str = _option(
+        "own", "The decoder behind the replacement's encoder: its own, or the original's with the original's arguments.",
+        choices=("own", "original"),
+    )
     efficient_encoder_stride: int = _option(2, "Side of the cells the encoder blocks work on; 1 is full resolution.", low=1, high=1_024)
     efficient_memory_stride: int = _option(2, "Side of the cells the cross-attention looks at; 1 is full resolution.", low=1, high=1_024)
     efficient_cross_tokens: str = _option(

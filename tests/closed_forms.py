@@ -117,11 +117,12 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
 
     within = projected(n, C, 3 * C) + attention(B * Q, N, N, C) + projected(n, C, C) + projected(n, C, wide_after, C)
     sets = min(args["efficient_decoder_sets"], iterations - early)
+    decoder = sets * memory + early * look(1) + (iterations - early) * (look(N) + within)
     poses = linear(B * Q, C, 2 * C, 2 * C, 2 * C, 2 * K)  # of the chosen tokens
     return {
         "local convolution": local,
         "encoder": args["efficient_enc_layers"] * block + smooth,
         "proposals": linear(B * S, C, C),
-        "decoder": sets * memory + early * look(1) + (iterations - early) * (look(N) + within),
+        "decoder": decoder if args["efficient_decoder"] == "own" else original_fused(args, batch, queries, sizes)["decoder"],
         "heads": linear(B * S, C, classes) + poses + args["dec_layers"] * linear(B * Q * K, C, C, C, 2),
     }

@@ -41,6 +41,7 @@ SWITCHES = [
     {"efficient_sample_heads": 2, "efficient_cross_tokens": "all"},
     {"efficient_sample_points": 3, "efficient_rank": 2},
     {"efficient_across_tokens": "all", "efficient_decoder_mlp_ratio": 1},
+    {"efficient_decoder": "original", "efficient_decoder_sets": 2},
     {"efficient_nheads": 1},
     {"efficient_mlp_ratio": 3},
     {"efficient_encoder_sets": 2, "efficient_decoder_sets": 3},

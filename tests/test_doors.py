@@ -20,7 +20,7 @@ DOORS: dict[str, set[str]] = {
     "records": set(),
     "skeleton": {"torch"},
     "baselines": {"skeleton", "torch", "triton"},
-    "efficient": {"skeleton", "torch", "triton"},
+    "efficient": {"skeleton", "baselines", "torch", "triton"},
     "uniphd": {"skeleton", "torch"},
     "devices": {"torch"},
     "judging": {"records", *ARITHMETIC},

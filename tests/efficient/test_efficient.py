@@ -162,7 +162,8 @@ def test_a_token_samples_the_memory_at_its_reference_point(each):
     memory = torch.randn(1, 4, *size, dtype=torch.float64)
     points, x = torch.rand(1, 3, 3, 2, dtype=torch.float64), torch.randn(1, 3, 3, 4, dtype=torch.float64)
     right = 1 / size[1]
-    points = 1.6 * points - 0.3  # some beyond the level, where a sample is zero or, within half a token, fades
+    points[..., 0] *= 1 - right  # nor beyond the level
+    points = points * (1 - 1 / 6) + 0.5 / 6  # not beyond the centres of the outermost tokens
     canvas = Canvas([size, (2, 2)], 2)
     tokens = torch.cat((memory.flatten(2).transpose(1, 2), torch.zeros(1, 4, 4, dtype=torch.float64)), dim=1)
     corners, sizes, token = canvas.slots_in_unit_square(like=memory)

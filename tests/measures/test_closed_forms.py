@@ -43,6 +43,7 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
         efficient_local_conv=draw.random() < 0.5, efficient_value_conv=draw.random() < 0.5,
         efficient_point_samples=samples, efficient_graph_bias=draw.random() < 0.5, efficient_sample_heads=sample_heads,
         efficient_sample_points=draw.randint(1, 4) if samples else 1, efficient_across_tokens=draw.choice(["instance", "all"]),
+        efficient_decoder=draw.choice(["own", "own", "own", "original"]),
     )  # fmt: skip
     return args, Workload("random", draw.randint(1, 3), queries, sizes, padded=draw.random() < 0.5)
 

@@ -139,9 +139,8 @@ def _gradients(patches: Any) -> None:
 def _garbage_not_held(patches: Any) -> None:
     @contextlib.contextmanager
     def not_held() -> Iterator[None]:
-        gc.freeze()  # else each collection that the test waits for looks at everything pytest has loaded
+        gc.freeze()  # and stays so: else each collection that a test waits for looks at everything pytest has loaded
         yield
-        gc.unfreeze()
 
     patches.setattr(speed, "garbage_held", not_held)
 

@@ -350,6 +350,8 @@ def test_a_failed_architecture_gives_its_memory_back_before_the_next_one_runs():
 def thawed():
     """As a process is that measures; other tests of a file begin with all that stands there frozen (conftest.py)."""
     gc.unfreeze()
+    yield
+    gc.freeze()
 
 
 def test_an_interrupt_is_not_swallowed_and_garbage_collection_is_back_on(thawed):

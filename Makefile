@@ -15,6 +15,9 @@ NUMERIC = $(addprefix tests/, baselines/test_fused.py baselines/test_original.py
 NO_KERNEL = compile or export or flops or meta or never_asks or parameters or processes or records or refused or sentence
 AVX2 = ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 
+# Every child process of a test would compile this project's files anew, and every worker each file of tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: bench readme gpu test test-slow test-avx2 clean
 
 bench: .venv/bench

@@ -368,7 +368,7 @@ def test_help_and_list_do_not_import_torch(argv):
 
 
 def test_the_test_of_torch_can_fail():
-    assert run_python(WITHOUT_TORCH.format(argv=["list"], more="import torch")) == 7
+    assert run_python(WITHOUT_TORCH.format(argv=["list"], more="sys.modules['torch'] = sys")) == 7
 
 
 HEAVY = ("torch", "numpy", "scipy", "pandas", "pydantic", "humar_bench.report", "humar_bench.judging", "humar_bench.running.bench")

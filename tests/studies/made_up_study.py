@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from humar_bench.running.children import Child, Outcome
 from humar_bench.studies.accuracy import accuracy as study
+from humar_bench.studies.accuracy import worker
 from humar_bench.studies.accuracy.made_up import World
 from humar_bench.studies.accuracy.plan import PRESETS, AccuracyPlan, Asked, plan_of
 from humar_bench.studies.accuracy.scores import Scores
@@ -26,6 +28,12 @@ def plan(arch: tuple[str, ...] = ("original", "efficient"), **asked: Any) -> Acc
     usual = {"level": 0, "ring": "published", "seeds": 3, "pictures": PICTURES, "evaluation_pictures": VAL}
     given = {**usual, "rates": (2.5e-4, 5e-4, 1e-3), **asked}
     return dataclasses.replace(plan_of(PRESETS["cpu"], Asked(arch=arch, **given)), draws=60)
+
+
+def train_here(monkeypatch: pytest.MonkeyPatch, study: Callable[..., Any], keyword: str, given: Any) -> None:
+    """What a study trains is trained in this process, and its mean pose is of few people; tests/cli/test_accuracy.py has children for both."""
+    monkeypatch.setattr(study, "__kwdefaults__", {**study.__kwdefaults__, keyword: given})
+    monkeypatch.setattr(worker, "POSES", 60)
 
 
 @dataclasses.dataclass

@@ -28,7 +28,8 @@ from humar_bench.studies.early_accuracy import changes_in, in_small, plan_of_row
 from humar_bench.studies.switches import DEFAULT, switches_of
 from humar_bench.subjects.registry import Architecture, build
 from humar_bench.training.train_args import SMALL_MODEL
-from tests.studies.made_up_study import Made
+from tests.faults.harness import in_this_process
+from tests.studies.made_up_study import Made, train_here
 from tests.studies.test_ablate import exact
 
 ASKED = Asked(arch=(), seeds=2, pictures=400, evaluation_pictures=200, rates=(2.5e-4, 5e-4, 1e-3), warm=0)
@@ -172,7 +173,9 @@ def test_the_command_counts_trains_and_writes(in_process, tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
-def test_rows_are_trained_for_real(tmp_path, few_rows, capsys):
+def test_rows_are_trained_for_real(in_process, tmp_path, monkeypatch, few_rows, capsys):
+    train_here(monkeypatch, ablate.measure_ablation, "train", lambda *given, **rest: trainings.measure_accuracy(
+        *given, **rest, children=in_this_process))
     sets = [part for name, value in TINY.items() if name != "num_queries" for part in ("--set", f"{name}={value}")]
     typed = ["ablate", "--accuracy", "--no-time", "--workload", "tiny", *sets, "--size", "64", "--pictures", "64", "--val", "24"]
     assert main([*typed, "--warm", "80", "-o", str(tmp_path / "out")]) == EXIT_DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,7 @@ import typer.main
 
 from humar_bench.args import ModelArgs, Workload
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of OpenMP that wait leave the cores to others
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C, and its children would too
 typer.main.get_command = functools.cache(typer.main.get_command)  # else built anew, for half its time, in each call of `cli.main`
 

@@ -2,8 +2,8 @@
 forward reads and nothing registered.
 
 All come from the data flow between operators, on the meta device. A parameter counts as read when an operator looks at its numbers, called
-through a module or not. A computation is used when a path leads from it to an output, to a buffer, to a value the host reads, or to an
-index that selects something used; otherwise it is discarded.
+through a module or not. A computation is used when a path leads from it to an output, to a buffer or whatever else the model holds
+afterwards, to a value the host reads, or to an index that selects something used; otherwise it is discarded.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from humar_bench.measures.components import component_of
 from humar_bench.measures.flop_formulas import cost_of
-from humar_bench.measures.held import packed_weights
+from humar_bench.measures.held import held_tensors, packed_weights
 from humar_bench.measures.nested import tensors_in
 from humar_bench.measures.operators import HEADLINE, PACKED, SYNCHRONISATION, VIEW
 from humar_bench.measures.params import bytes_of, numbers_in, unique_tensors
 from humar_bench.measures.storages import storages_of
 from humar_bench.measures.trace import observe_forward
-from humar_bench.measures.trace_watch import Call, Forward, Observer
+from humar_bench.measures.trace_watch import OVERWRITE, Call, Forward, Observer, written_to
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Flow(Observer):
         self.spans: dict[int, list[tuple[int, int]]] = {}
         self.references: dict[int, StorageWeakRef] = {}
         self.stands_for: dict[int, list[int]] = {}  # storage -> those of the tensors on meta that stand for it
+        self.stood_for: dict[int, list[int]] = {}  # the other way round
         self.strangers: list[Tensor] = []  # that were there before, nobody knows where
         self.packed: dict[int, int] = {}  # storage -> weights packed in it, of those that an operator unpacks
 
@@ -107,6 +108,8 @@ class Flow(Observer):
         there, stand_ins = self.storages(host), self.storages(twin)
         for storage in there:
             self.stands_for.setdefault(storage, []).extend(stand_ins)
+        for storage in stand_ins:
+            self.stood_for.setdefault(storage, []).extend(there)
         self.steps.append(_Step(frozenset(there), frozenset(stand_ins), (), None, False))
 
     def found(self, tensor: Tensor) -> None:
@@ -141,12 +144,14 @@ class Flow(Observer):
         if category == VIEW:
             return
         given, made = list(tensors_in((call.args, call.kwargs))), list(tensors_in(call.result))
-        read = [] if _looks_at_shape_only(call.name) else given
+        read = _read_by(call)
         for tensor in read:
             self.read(tensor)
         if call.name in PACKED:
             self.packed.update(dict.fromkeys(self.storages(given[1]), given[0].shape[-1] * made[0].shape[-1]))
-        written = {storage for tensor in (*made, *_written_to(call)) for storage in self.storages(tensor)}
+        written = {storage for tensor in (*made, *written_to(call.op, call.args, call.kwargs)) for storage in self.storages(tensor)}
+        for host in {host for storage in written for host in self.stood_for.get(storage, ())}:  # the program has that one, and views of it
+            written |= {host, *self.stands_for[host]}
         headline = sum(cost.get(name, 0) for name in HEADLINE)
         self.steps.append(
             _Step(
@@ -187,9 +192,11 @@ def find_dead_weight(model: nn.Module, inputs: Iterable[Any]) -> DeadWeight:
 def read_flow(flow: Flow, model: nn.Module, forward: Forward) -> DeadWeight:
     """What one forward of `model` carried for nothing, from the data flow that was seen in it."""
     twin = forward.model
-    kept = [*tensors_in(forward.outputs), *twin.parameters(), *twin.buffers(), *tensors_in(forward.inputs)]
+    kept = [*tensors_in(forward.outputs), *twin.parameters(), *twin.buffers(), *held_tensors(twin).values(), *tensors_in(forward.inputs)]
+    written = {storage for step in flow.steps for storage in step.writes}
     for tensor in tensors_in(forward.outputs):  # a parameter that is handed out as it is was not for nothing
-        flow.read(tensor)
+        if not written.issuperset(flow.storages(tensor)):
+            flow.read(tensor)
     never_read = [
         (names[0], numbers_in(tensor)) for names, tensor in unique_tensors(twin, "parameters") if not flow.was_read(tensor)
     ]
@@ -225,21 +232,20 @@ def _unregistered(flow: Flow, forward: Forward) -> tuple[Unregistered, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.bytes, row.name)))
 
 
+def _read_by(call: Call) -> list[Tensor]:
+    """Arguments whose numbers the operator looks at: not those of which it takes the shape alone, or that it writes over."""
+    if _looks_at_shape_only(call.name):
+        return []
+    if call.op in OVERWRITE:
+        return list(tensors_in((call.args[1:], call.kwargs)))
+    arguments = call.op._schema.arguments if isinstance(call.op, OpOverload) and call.op._schema.is_mutable else ()
+    out = {argument.name for argument in arguments if argument.is_out}
+    return list(tensors_in((call.args, {name: value for name, value in call.kwargs.items() if name not in out})))
+
+
 def _looks_at_shape_only(name: str) -> bool:
     base = name.partition("::")[2]
     return base.startswith(("new_", "empty")) or base.endswith("_like")
-
-
-def _written_to(call: Call) -> list[Tensor]:
-    """Arguments the operator writes to (in-place and out variants)."""
-    if not isinstance(call.op, OpOverload) or not call.op._schema.is_mutable:
-        return []
-    written: list[Tensor] = []
-    for index, argument in enumerate(call.op._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = call.args[index] if index < len(call.args) else call.kwargs.get(argument.name)
-            written += tensors_in(value)
-    return written
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

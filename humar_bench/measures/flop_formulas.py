@@ -20,6 +20,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 
 from humar_bench.errors import UsageError
 from humar_bench.measures import operators
+from humar_bench.measures.flop_quantised import QUANTISED
 from humar_bench.measures.operators import CONVOLUTION, MATMUL, first_tensor
 
 COEFFICIENTS = {
@@ -31,9 +32,9 @@ COEFFICIENTS = {
     "pooling": "1 per element of each window; adaptive: 1 per input element",
     "softmax": "5 per element",
     "normalisation": "8 per element",
-    "elementwise": "1 per output element, comparisons too (addcmul, addcdiv, glu, native_dropout 2; lerp 3)",
+    "elementwise": "1 per output element, comparisons too (addcmul, addcdiv, glu, native_dropout, to and from quantised 2; lerp, cross 3)",
     "transcendental": "1 per output element",
-    "reduction": "1 per input element (norm, distance along one feature 2; var, std, logsumexp 4)",
+    "reduction": "1 per input element (norm, distance along one feature 2; losses 3; var, std, logsumexp 4)",
     "movement": "0: copies, casts, gathers, fills, random numbers",
     "selection": "0: sorting, masks, logic",
     "synchronisation": "0: the host waits for a value or a copy",
@@ -93,9 +94,13 @@ def _packed_mm(result: Tensor, a: Tensor, *_: Any, **__: Any) -> Cost:
     return {MATMUL: 2 * a.numel() * result.shape[-1]}
 
 
-def _packed_linear(result: Tensor, a: Tensor, *_: Any, **__: Any) -> Cost:
-    """torch's int8 linear layers: weights and bias are in one object."""
-    return {MATMUL: 2 * a.numel() * result.shape[-1], **_bias(result)}
+def _grouped_mm(result: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> Cost:
+    """Products of groups of rows, each with a matrix of its own (routed experts): [M, K] by [G, K, N], or [M, K] by [K, N] cut along K."""
+    return {MATMUL: 2 * a.numel() * b.shape[-1]}
+
+
+def _sparse_mm_reduce(result: Any, a: Tensor, b: Tensor, *_: Any, **__: Any) -> Cost:
+    return {MATMUL: 2 * _pairs(a, b)}
 
 
 def _vector(result: Tensor, a: Tensor, *_: Any, **__: Any) -> Cost:
@@ -213,6 +218,10 @@ def _scatter_add(result: Any, x: Tensor, dim: int, index: Tensor, source: Tensor
     return {"elementwise": source.numel()}  # one add for each element that is scattered
 
 
+def _losses(result: Tensor, x: Tensor, target: Tensor, *_: Any, **__: Any) -> Cost:
+    return {"reduction": target.numel()}  # one number of each row
+
+
 def _deformable_attention(result: Tensor, value: Tensor, padding: Tensor, offsets: Tensor, logits: Tensor, *_: Any) -> Cost:
     """Samples as `grid_sample` counts them, each weighed and summed; a softmax over them; places: a product and a sum a coordinate."""
     sampled = logits.numel() * value.shape[-1]
@@ -234,6 +243,7 @@ def _depthwise(result: Tensor, canvas: Tensor, weight: Tensor, bias: Tensor, val
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("mm", "bmm", "_int_mm", "_scaled_mm", "_sparse_mm", "smm", "hspmm", "_sparse_sparse_matmul"), _mm),
     **dict.fromkeys(("addmm", "baddbmm", "addbmm", "_addmm_activation", "_sparse_addmm", "sspaddmm"), _addmm),
+    **dict.fromkeys(("_grouped_mm", "_scaled_grouped_mm"), _grouped_mm), "_sparse_mm_reduce_impl": _sparse_mm_reduce,
     "sparse_sampled_addmm": _sampled_addmm, **dict.fromkeys((name.partition("::")[2] for name in operators.PACKED), _packed_mm),
     **dict.fromkeys(("mv", "dot", "vdot"), _vector),
     "addmv": _addmv, "addr": _addr, "_trilinear": _trilinear, "_euclidean_dist": _euclidean, "_cdist_forward": _distance,
@@ -241,7 +251,8 @@ RULES: dict[str, Rule] = {
                      "_conv_depthwise2d", "conv_depthwise3d", "_slow_conv2d_forward", "slow_conv3d_forward",
                      "slow_conv_dilated2d", "conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed_convolution),
-    "conv_tbc": _conv_tbc, "mkldnn_rnn_layer": _cpu_lstm, "index_add": _scatter_add, "scatter_add": _scatter_add,
+    "conv_tbc": _conv_tbc, "mkldnn_rnn_layer": _cpu_lstm, "nll_loss_forward": _losses, "nll_loss2d_forward": _losses,
+    **dict.fromkeys(("index_add", "scatter_add", "scatter_reduce", "index_reduce"), _scatter_add),
     **dict.fromkeys(("scaled_dot_product_attention", "_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_for_cpu",
                      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
                      "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math"), _sdpa),
@@ -251,8 +262,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), _embedding_bag),
 }  # fmt: skip
 OWN: dict[str, Callable[..., int | Cost]] = {
-    **dict.fromkeys((f"quantized::linear{kind}" for kind in ("", "_relu", "_dynamic", "_relu_dynamic", "_dynamic_fp16",
-                                                             "_relu_dynamic_fp16")), _packed_linear),
+    **QUANTISED,
     "humar_bench::deformable_attention": _deformable_attention,
     "humar_bench::linear_attention": _linear_attention,
     "humar_bench::depthwise_conv": _depthwise,
@@ -294,6 +304,8 @@ def cost_of(op: Any, name: str, args: tuple, kwargs: dict[str, Any], result: Any
         cost = {MATMUL: cost} if isinstance(cost, int) else cost
         return next(iter(cost), MATMUL), cost
     namespace, _, base = name.partition("::")
+    if namespace == "profiler":
+        return operators.BOOKKEEPING, {}
     if namespace in ("aten", "prims"):
         base = base if base.startswith("__") else base.rstrip("_")
         found = _aten_cost(op, base, name, args, kwargs, result)

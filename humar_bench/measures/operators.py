@@ -24,22 +24,32 @@ TRANSCENDENTAL = _names(
     "sin sinc sinh softplus sqrt tan tanh xlogy i0"
 )
 ELEMENTWISE = {
-    **dict.fromkeys(_names("_prelu_kernel abs floor_divide hardswish rrelu_with_noise threshold"), 1),
-    **dict.fromkeys(_names("addcmul addcdiv glu native_dropout _fused_dropout"), 2),
+    **dict.fromkeys(_names("_prelu_kernel abs floor_divide hardswish rrelu_with_noise threshold _prelu_kernel_backward elu_backward"), 1),
+    **dict.fromkeys(_names("hardtanh_backward leaky_relu_backward softplus_backward"), 1),
+    **dict.fromkeys(_names("addcmul addcdiv glu native_dropout _fused_dropout quantize_per_tensor quantize_per_tensor_dynamic "
+                           "quantize_per_channel dequantize _fused_moving_avg_obs_fq_helper fake_quantize_per_tensor_affine "
+                           "fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask "
+                           "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams"), 2),
+    **dict.fromkeys(_names("linalg_cross"), 3),
     "lerp": 3,
 }
 REDUCTION = {
     **dict.fromkeys(_names("sum mean amax amin aminmax _aminmax max min prod any all argmax argmin cumsum cumprod cummax cummin"), 1),
     **dict.fromkeys(_names("nansum count_nonzero trace median nanmedian kthvalue mode _cummax_helper _cummin_helper logcumsumexp"), 1),
-    **dict.fromkeys(_names("_sparse_sum _sparse_csr_sum"), 1),
+    **dict.fromkeys(_names("_sparse_sum _sparse_csr_sum segment_reduce histogram"), 1),
     **dict.fromkeys(_names("linalg_vector_norm norm dist"), 2),
+    **dict.fromkeys(_names("mse_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy binary_cross_entropy_with_logits"), 3),
     **dict.fromkeys(_names("var std var_mean std_mean logsumexp"), 4),
 }
-SOFTMAX = _names("_sparse_softmax _sparse_log_softmax _softmax _log_softmax _safe_softmax _masked_softmax softmax log_softmax")
+SOFTMAX = _names(
+    "_softmax_backward_data _log_softmax_backward_data _sparse_softmax _sparse_log_softmax _softmax _log_softmax _safe_softmax "
+    "_masked_softmax softmax log_softmax"
+)
 NORMALISATION = _names(
     "native_layer_norm native_group_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional "
     "_native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_with_update_functional _batch_norm_no_update "
-    "cudnn_batch_norm rms_norm _fused_rms_norm _weight_norm_interface renorm"
+    "native_layer_norm_backward native_group_norm_backward native_batch_norm_backward cudnn_batch_norm rms_norm _fused_rms_norm "
+    "_weight_norm_interface renorm"
 )
 INTERPOLATION = {"upsample_linear1d": 3, "upsample_bilinear2d": 7, "_upsample_bilinear2d_aa": 7, "upsample_trilinear3d": 15,
                  "upsample_bicubic2d": 35, "_upsample_bicubic2d_aa": 35}  # fmt: skip
@@ -59,20 +69,20 @@ VIEWS_IN_PLACE = _names(
 MOVED = _names(
     "arange bernoulli block_diag cat channel_shuffle clone _lazy_clone col2im complex constant_pad_nd contiguous copy copy_ _copy_from "
     "cauchy diag_embed diagonal_scatter embedding eye exponential fill flip full full_like gather im2col index index_copy index_fill "
-    "index_put _index_put_impl index_select "
-    "geometric linspace log_normal logspace masked_scatter new_full new_ones new_zeros normal normal_functional ones ones_like "
-    "_pack_padded_sequence repeat_interleave "
-    "pixel_shuffle pixel_unshuffle put rand rand_like randint randint_like randn randn_like random randperm range reflection_pad1d "
-    "reflection_pad2d reflection_pad3d repeat replication_pad1d replication_pad2d replication_pad3d roll rot90 scalar_tensor scatter "
-    "select_scatter slice_scatter as_strided_scatter split_with_sizes_copy stack _stack take _to_copy tril tril_indices triu triu_indices "
-    "uniform unsafe_split unsafe_split_with_sizes _unsafe_index _unsafe_index_put upsample_nearest1d upsample_nearest2d upsample_nearest3d "
-    "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d max_unpool2d max_unpool3d zero zeros zeros_like "
-    "_to_sparse _to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc _to_dense to_dense sparse_mask _sparse_mask_projection "
-    "sparse_coo_tensor _sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_unsafe _coalesce "
-    "sparse_compressed_tensor _sparse_compressed_tensor_unsafe _sparse_compressed_tensor_with_dims _sparse_broadcast_to "
-    "_convert_indices_from_coo_to_csr _convert_indices_from_csr_to_coo "
-    "_pin_memory _conj_physical _efficientzerotensor to_padded_tensor bartlett_window blackman_window hamming_window hann_window "
-    "kaiser_window"
+    "index_put _index_put_impl index_select geometric linspace log_normal logspace masked_scatter new_full new_ones new_zeros normal "
+    "normal_functional ones ones_like _pack_padded_sequence repeat_interleave pixel_shuffle pixel_unshuffle put rand rand_like randint "
+    "randint_like randn randn_like random randperm range reflection_pad1d reflection_pad2d reflection_pad3d repeat replication_pad1d "
+    "replication_pad2d replication_pad3d roll rot90 scalar_tensor scatter select_scatter slice_scatter as_strided_scatter "
+    "split_with_sizes_copy stack _stack take _to_copy tril tril_indices triu triu_indices uniform unsafe_split unsafe_split_with_sizes "
+    "_unsafe_index _unsafe_index_put upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
+    "_upsample_nearest_exact2d _upsample_nearest_exact3d max_unpool2d max_unpool3d zero zeros zeros_like _to_sparse _to_sparse_csr "
+    "_to_sparse_csc _to_sparse_bsr _to_sparse_bsc _to_dense to_dense sparse_mask _sparse_mask_projection sparse_coo_tensor "
+    "_sparse_coo_tensor_with_dims _sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_unsafe _coalesce sparse_compressed_tensor "
+    "_sparse_compressed_tensor_unsafe _sparse_compressed_tensor_with_dims _sparse_broadcast_to _convert_indices_from_coo_to_csr "
+    "_convert_indices_from_csr_to_coo alias_copy as_strided_copy diagonal_copy expand_copy narrow_copy permute_copy squeeze_copy t_copy "
+    "transpose_copy unbind_copy unfold_copy unsqueeze_copy view_copy select_backward slice_backward unfold_backward "
+    "reflection_pad1d_backward reflection_pad2d_backward _chunk_cat _unsafe_masked_index _pin_memory _conj_physical "
+    "_efficientzerotensor to_padded_tensor bartlett_window blackman_window hamming_window hann_window kaiser_window"
 )
 SELECTED = _names(
     "where masked_fill topk sort bucketize searchsorted bincount histc isin multinomial nonzero_static bitwise_and bitwise_or bitwise_xor "
@@ -106,7 +116,7 @@ def free_category(op: OpOverload, base: str, name: str, args: tuple, kwargs: dic
     """The category of an operator that costs no FLOP, or None."""
     if base in WAITING or _waits(base, args, kwargs):
         return SYNCHRONISATION
-    if base in EMPTY:
+    if base in EMPTY or name in EMPTY:
         return BOOKKEEPING
     if base in MOVED or name in MOVED:
         return MOVEMENT

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from humar_bench.measures.held import held_tensors
 from humar_bench.measures.nested import replaced, tensors_in
 from humar_bench.measures.storages import storages_of
 from humar_bench.measures.threads import starting
-from humar_bench.measures.trace_watch import ARRAY, Call, Forward, Observer, Watch, aten, run_watched
+from humar_bench.measures.trace_watch import ARRAY, OF_STORAGE, Call, Forward, Observer, Watch, aten, run_watched
 from humar_bench.measures.twins import deep_copy
 
-_WAYS_OUT = ("numpy", "tolist", "__dlpack__", "data_ptr")
+_WAYS_OUT = ("numpy", "tolist", "__dlpack__", "data_ptr", "__reduce_ex__")
 
 
 def forward_with_values(model: nn.Module, inputs: tuple, watch: Observer) -> Forward:
@@ -58,13 +58,13 @@ def _made_in_python(mode: _WithValues, model: nn.Module, inputs: tuple) -> int:
 
 
 class _WithValues(Watch):
-    """`left`: numbers were handed out of torch, one by one `scalars`; `out`: by storage, a tensor whose memory was handed out,
-    and what stood in it then. `handed`: those numbers; `numbers`: what operators were given as numbers of Python after several, and by
-    which operator."""
+    """`left`: numbers were handed out of torch, one by one `scalars`, several at once `arrays`; `out`: by storage, a tensor whose memory
+    was handed out, and what stood in it then. `handed`: those numbers; `numbers`: what operators were given as numbers of Python after
+    several, and by which operator."""
 
     def __init__(self, watch: Observer, twins: dict[int, Tensor], there: Iterable[Tensor]) -> None:
         super().__init__(watch, twins, there)
-        self.left, self.scalars = False, 0
+        self.left, self.scalars, self.arrays = False, 0, 0
         self.handed: set[float] = set()
         self.numbers: list[tuple[Any, float]] = []
         self.out: dict[int, tuple[Tensor, Tensor]] = {}
@@ -79,7 +79,7 @@ class _WithValues(Watch):
             self.scalars += 1
             self.left |= self.scalars > 1
             self.handed.add(float(tensors[0]))
-        elif self.scalars > 1 and not self.origins:
+        elif (self.scalars > 1 or self.arrays) and not self.origins:
             self.numbers += [(op, each) for each in tree_leaves((args, kwargs)) if isinstance(each, float)]
         self.look_for_strangers(op, tensors)
         self._look_for_changes(tensors)
@@ -91,6 +91,8 @@ class _WithValues(Watch):
                 self.watch.unknown(op.name(), self.stack[-1], tensors, list(tensors_in(result)))
             else:
                 self.report(op, args, kwargs, result)
+        if op in OF_STORAGE:
+            self.look_for_strangers(op, [result])
         for tensor in tensors_in(result):
             self.keep(tensor)
         if self.out and isinstance(op, OpOverload) and op._schema.is_mutable:
@@ -101,7 +103,12 @@ class _WithValues(Watch):
         """The numbers of a tensor are handed out of torch."""
         tensor = self.stand_in(tensor)
         self.watch.left(tensor)
-        self.left |= tensor.numel() > (1 if tensor.is_floating_point() or tensor.is_complex() else ARRAY)
+        several = tensor.numel() > (1 if tensor.is_floating_point() or tensor.is_complex() else ARRAY)
+        self.left |= several
+        self.arrays += several
+        if tensor.is_floating_point() and tensor.numel() <= ARRAY:
+            with _disable_current_modes():
+                self.handed.update(map(float, tensor.detach().flatten()))
         for storage in storages_of(tensor) if tensor.layout is torch.strided else ():
             self.out.setdefault(storage._cdata, (tensor.detach(), tensor.detach().clone()))
 

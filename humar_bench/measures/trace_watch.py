@@ -24,7 +24,8 @@ from humar_bench.measures.untouched import left_untouched
 
 aten = torch.ops.aten
 DROPOUTS = {f"aten::{kind}dropout" for kind in ("", "alpha_", "feature_", "feature_alpha_")}  # (input, p, train)
-_OVERWRITE = {aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.copy_.default}  # their first tensor, whatever is in it
+OVERWRITE = {aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.copy_.default}  # their first tensor, whatever is in it
+OF_STORAGE = {aten.set_.source_Storage, aten.set_.source_Storage_storage_offset}  # they make no numbers: memory may come from anywhere
 ARRAY = 64  # so many numbers at once are no sizes that a program reads, and no constants that it writes down
 _MADE_HERE = {aten.lift_fresh.default, aten.lift_fresh_copy.default, aten.lift.default}  # what torch.tensor makes of numbers
 
@@ -78,6 +79,17 @@ class Observer:
 
     def found(self, tensor: Tensor) -> None:
         """A tensor that was there before, though nobody had found it (`held.py`)."""
+
+
+def written_to(op: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Arguments an operator writes to (in-place and out variants)."""
+    if not isinstance(op, OpOverload) or not op._schema.is_mutable:
+        return []
+    written: list[Tensor] = []
+    for index, argument in enumerate(op._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written += tensors_in(args[index] if index < len(args) else kwargs.get(argument.name))
+    return written
 
 
 def run_watched(model: nn.Module, inputs: tuple, mode: Watch, more: tuple) -> Any:
@@ -166,7 +178,7 @@ class Watch(TorchDispatchMode):
         for tensor in tensors:
             if id(tensor) not in self.twins and not all(storage._cdata in self.made for storage in storages_of(tensor)):
                 self.keep(tensor)
-                if tensor.numel() > 1 and not (op in _OVERWRITE and tensor is first):
+                if tensor.numel() > 1 and not (op in OVERWRITE and tensor is first):
                     self.stranger(op, tensor)
 
     def stranger(self, op: Any, tensor: Tensor) -> None:

@@ -95,6 +95,7 @@ def _foreign(it_is: bool, who: str) -> contextlib.AbstractContextManager[None]:
     return left_untouched(who) if it_is else contextlib.nullcontext()
 
 
+_NOT_IN_INFERENCE_MODE = "inference tensor"  # what torch speaks of where it refuses one
 _NOT_RECORDED = "does not require grad and does not have a grad_fn"  # torch says
 
 
@@ -115,6 +116,12 @@ def failure(error: BaseException, architecture: str, subject: Subject | None = N
         reason = (
             f"{architecture} differentiates inside its forward, and inference mode, in which it is measured, records nothing to "
             "differentiate; let it do so on copies of its inputs inside torch.inference_mode(False)."
+        )
+    elif isinstance(cause, RuntimeError) and _NOT_IN_INFERENCE_MODE in str(cause).lower():
+        reason = (
+            f"{architecture} does in its forward what inference mode, in which it is measured, does not allow ("
+            f"{str(cause).splitlines()[0].partition('. ')[0].rstrip('.')}); let it do so on copies of its inputs inside "
+            "torch.inference_mode(False), and under torch.no_grad() where it needs no gradient."
         )
     elif isinstance(error, HumarBenchError):
         reason = str(error)

@@ -159,6 +159,29 @@ def test_strangers_a_forward_that_differentiates_in_inference_mode_is_told_how(t
     )
 
 
+class Checkpointed(nn.Linear):
+    def forward(self, x):
+        with torch.enable_grad():
+            return torch.utils.checkpoint.checkpoint(super().forward, x * 1, use_reentrant=False)
+
+
+class Jagged(nn.Module):
+    def forward(self, x):
+        return torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 1, 3]))
+
+
+@pytest.mark.parametrize(("model", "refused"), [
+    (Checkpointed(4, 4), "Inference tensors cannot be saved for backward"), (Jagged(), "Cannot set version_counter for inference tensor"),
+])
+def test_strangers_a_forward_that_does_what_inference_mode_does_not_allow_is_told_how(model, refused):
+    with pytest.raises(MeasurementError) as raised:
+        count_exactly(model, (torch.zeros(3, 4),))
+    assert failure(raised.value, "x")["reason"] == (
+        f"x does in its forward what inference mode, in which it is measured, does not allow ({refused}); let it do so on copies of its "
+        "inputs inside torch.inference_mode(False), and under torch.no_grad() where it needs no gradient."
+    )
+
+
 # Chance -----------------------------------------------------------------------------------------------------------------------------
 
 

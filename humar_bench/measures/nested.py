@@ -9,6 +9,7 @@ from copyreg import _slotnames
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import SUPPORTED_NODES, tree_map_only
 
 
 def tensors_in(value: Any, _depth: int = 0) -> Iterator[Tensor]:
@@ -28,7 +29,7 @@ def tensors_in(value: Any, _depth: int = 0) -> Iterator[Tensor]:
 
 
 def replaced(value: Any, swap: Callable[[Tensor], Any]) -> Any:
-    """The same nested lists, tuples and dictionaries with every tensor swapped."""
+    """The same nested lists, tuples, dictionaries and nodes of torch's trees with every tensor swapped."""
     if isinstance(value, Tensor):
         return swap(value)
     if isinstance(value, dict):
@@ -39,4 +40,6 @@ def replaced(value: Any, swap: Callable[[Tensor], Any]) -> Any:
         return type(value)(*(replaced(part, swap) for part in value))
     if isinstance(value, (list, tuple)):
         return type(value)(replaced(part, swap) for part in value) if value else value
+    if type(value) in SUPPORTED_NODES:  # an object that torch's trees were told of
+        return tree_map_only(Tensor, swap, value)
     return value

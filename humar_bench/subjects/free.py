@@ -28,6 +28,7 @@ from humar_bench.subjects.loading import literals, load, place_of
 from humar_bench.subjects.making import made
 from humar_bench.subjects.registry import INPUTS_WANTED, Architecture, load_builder
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject
+from humar_bench.subjects.trees import make_nodes
 
 OFFERED = ("batch", "workload", "args", "device", "seed")
 _KINDS = "a tensor, a tuple (by position), a dict (by name) or a pair (args, kwargs)"
@@ -195,10 +196,15 @@ def _as_call(found: Any, said: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     elif isinstance(found, tuple):
         positional = tuple(found)
     else:
-        hint = "; a list that is one argument stands in a tuple: (the_list,)" if isinstance(found, list) else ""
+        hint = "; an object that is one argument stands in a tuple: (it,)"
+        if isinstance(found, list):
+            hint = "; a list that is one argument stands in a tuple: (the_list,), one of several arguments is tuple(the_list)"
+        elif type(found).__module__ == "numpy":
+            hint = "; torch.from_numpy makes a tensor of an array"
         raise MeasurementError(f"{said} returned a {type(found).__name__}; it must return {_KINDS}{hint}.")
     if _too_deep((positional, named)):
         raise MeasurementError(f"{said} returned containers more than {DEEPEST} deep within each other; make them flatter.")
+    make_nodes((positional, named), said)
     if odd := [name for name in named if not isinstance(name, str)]:
         raise MeasurementError(f"{said} returned a dict with the key {odd[0]!r}; a dict gives arguments by their names.")
     tensors = _leaves((positional, named))

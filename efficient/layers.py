@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from humar_bench.args import LIMBS
+
 FLOOR = 1e-6  # the ReLU of linear attention stops here instead of at 0, so that no row is left without weight
 RING = 0.17  # of a token: how far from the reference point samples of the memory begin
 NO_WEIGHT = 1e-20  # what padding counts: nothing beside a valid token, yet no division by zero in an image that is padding throughout
@@ -107,15 +109,30 @@ class EfficientLinearAttention(nn.Module):
         return self.out(attended)
 
 
-class EfficientGraphAttention(nn.Module):
-    """Attention among the N tokens of an instance, with a learned bias for each head and pair of tokens."""
+def skeleton_mask(tokens: int, hops: int) -> Tensor:
+    """[1, 1, N, N]: 0 where one token sees the other, -inf where more than `hops` bones are between two keypoints."""
+    near = torch.eye(tokens)
+    for a, b in LIMBS:
+        near[a + 1, b + 1] = near[b + 1, a + 1] = 1
+    seen = torch.linalg.matrix_power(near, min(hops, tokens))
+    seen[0], seen[:, 0] = 1, 1
+    return torch.where(seen > 0, 0.0, -torch.inf)[None, None]
 
-    def __init__(self, channels: int, *, heads: int, tokens: int, bias: bool, rank: int = 0) -> None:
+
+class EfficientGraphAttention(nn.Module):
+    """Attention among the N tokens of an instance, with a learned bias for each head and pair of tokens.
+
+    With `hops` that are not 0 a keypoint sees those at most so many bones away (the skeleton's edges and their powers) and the instance
+    token, which sees all. 18 tokens are too few for another kernel to pay, so the pairs that are left out are masked.
+    """
+
+    def __init__(self, channels: int, *, heads: int, tokens: int, bias: bool, rank: int = 0, hops: int = 0) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = projection(channels, 3 * channels, rank)
         self.out = projection(channels, channels, rank)
         self.graph_bias = nn.Parameter(torch.empty(heads, tokens, tokens)) if bias else None
+        self.register_buffer("unseen", skeleton_mask(tokens, hops) if hops else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, C] -> [B, N, C]."""
@@ -123,6 +140,8 @@ class EfficientGraphAttention(nn.Module):
         bias = None
         if self.graph_bias is not None:  # torch's fused CPU kernel wants four dimensions and no gradient
             bias = (self.graph_bias if torch.is_grad_enabled() else self.graph_bias.detach()).unsqueeze(0)
+        if self.unseen is not None:
+            bias = self.unseen if bias is None else bias + self.unseen
         return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias)))
 
 

@@ -141,6 +141,7 @@ class EfficientDecoderLayer(nn.Module):
         tokens: int,
         dropout: float,
         graph_bias: bool,
+        hops: int,
         cross_tokens: str,
         sample_heads: int,
         sample_points: int,
@@ -157,7 +158,7 @@ class EfficientDecoderLayer(nn.Module):
         self.cross = CrossAttention(channels, heads=heads, rank=rank) if cross_tokens != "none" else None
         self.samples = OffsetSamples(channels, levels=levels, heads=sample_heads, points=sample_points) if sample_heads else None
         self.look_mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank) if look_mlp else None
-        self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias, rank=rank)
+        self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias, rank=rank, hops=hops)
         self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank)
         self.dropout = nn.Dropout(dropout)
 
@@ -356,6 +357,7 @@ def _own_decoder(args: ModelArgs) -> EfficientDecoder:
             levels=args.num_feature_levels,
             tokens=args.num_body_points + 1,
             graph_bias=args.efficient_graph_bias,
+            hops=args.efficient_skeleton_hops,
             cross_tokens=args.efficient_cross_tokens,
             sample_heads=(args.efficient_sample_heads or args.nheads) if args.efficient_point_samples else 0,
             sample_points=args.efficient_sample_points,

@@ -28,6 +28,11 @@ BEST_FORMS = {"original": "original-fused"}  # as published -> the same outputs 
 
 MOST_INT, MOST_FLOAT = 2**31 - 1, 1e9  # of every number that has no bound of its own: beyond it nothing here could work
 MOST_SIDE, MOST_LEVELS = 65_536, 64  # of feature maps
+LIMBS = (  # pairs of COCO's 17 keypoints that a bone joins, nose first: what a picture of them is drawn with
+    (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14),
+    (14, 16),
+)
+COCO_KEYPOINTS = 17
 EXACT_INT = 2**53 - 1  # the largest whole number that every reader of JSON keeps
 WEEK_S = 604_800.0
 
@@ -133,6 +138,10 @@ class ModelArgs:
         3, "First decoder iterations that move the instance token alone, as far as they are at most half of dec_layers.", low=0, high=1_024
     )
     efficient_graph_bias: bool = _option(True, "A learned bias per head and pair of tokens in the graph attention.")
+    efficient_skeleton_hops: int = _option(
+        0, "Bones of the COCO skeleton that the graph attention sees across, beside the instance token; 0: all pairs of tokens.", low=0,
+        high=1_024,
+    )
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -148,6 +157,11 @@ class ModelArgs:
         for name, without in (("efficient_sample_heads", 0), ("efficient_sample_points", 1)):
             if getattr(self, name) != without and not self.efficient_point_samples:
                 raise UsageError(f"{name} is {getattr(self, name)} and efficient_point_samples is off; turn it on.")
+        if self.efficient_skeleton_hops and self.num_body_points != COCO_KEYPOINTS:
+            raise UsageError(
+                f"efficient_skeleton_hops is {self.efficient_skeleton_hops} and num_body_points {self.num_body_points}; the skeleton is of "
+                f"COCO's {COCO_KEYPOINTS} keypoints, so ask for those or for 0 hops."
+            )
         if self.hidden_dim % 4:
             raise UsageError(f"hidden_dim is {self.hidden_dim}; it must be a multiple of 4 (sine and cosine for x and for y).")
         for sets, layers in (("encoder_sets", "efficient_enc_layers"), ("decoder_sets", "dec_layers")):

@@ -37,6 +37,8 @@ SWITCHES = [
     {"efficient_look_mlp": False},
     {"efficient_instance_iterations": 0},
     {"efficient_graph_bias": False},
+    {"efficient_skeleton_hops": 1, "num_body_points": 17},
+    {"efficient_skeleton_hops": 2, "efficient_graph_bias": False, "num_body_points": 17},
     {"efficient_sample_heads": 1},
     {"efficient_sample_heads": 2, "efficient_cross_tokens": "all"},
     {"efficient_sample_points": 3, "efficient_rank": 2},

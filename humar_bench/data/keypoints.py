@@ -1,4 +1,4 @@
-"""COCO's 17 keypoints: their names, their mirror images and the lines a picture of them is drawn with. No torch."""
+"""COCO's 17 keypoints: their names and their mirror images; the bones between them are `humar_bench.args.LIMBS`. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,3 @@ NAMES = (
 )
 INDEX = {name: index for index, name in enumerate(NAMES)}
 MIRROR = (0, *(index for left in range(1, 17, 2) for index in (left + 1, left)))  # what each becomes when left and right are swapped
-LIMBS = (
-    (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14),
-    (14, 16),
-)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from humar_bench.args import Size, shown
+from humar_bench.args import LIMBS, Size, shown
 from humar_bench.data.example import Example
-from humar_bench.data.keypoints import LIMBS, NAMES
+from humar_bench.data.keypoints import NAMES
 from humar_bench.data.scenes import LEVELS
 from humar_bench.data.sources import open_source
 from humar_bench.errors import UsageError

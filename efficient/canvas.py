@@ -22,13 +22,15 @@ class Canvas:
         self.shapes, self.stride = shapes, stride
         cells = [(-(-height // stride), -(-width // stride)) for height, width in shapes]
         self.w = max(width for _, width in cells)
-        self.slots: list[tuple[slice, slice]] = []
+        self.slots: list[tuple[slice, slice]] = []  # of each level, in tokens
+        self.cell_slots: list[tuple[slice, slice]] = []  # and in cells
         top = left = shelf = 0
         for (height, width), (rows, columns) in zip(shapes, cells, strict=True):
             if left + columns > self.w:
                 top, left, shelf = top + shelf + 1, 0, 0
             y, x = top * stride, left * stride
             self.slots.append((slice(y, y + height), slice(x, x + width)))
+            self.cell_slots.append((slice(top, top + rows), slice(left, left + columns)))
             left, shelf = left + columns + 1, max(shelf, rows)
         self.h = top + shelf
 

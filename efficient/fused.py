@@ -15,6 +15,7 @@ from torch import Tensor
 from efficient.kernel_ops import DEEPEST, depthwise_conv_op, linear_attention_op
 from efficient.layers import DepthwiseConv, EfficientLinearAttention
 from efficient.transformer import build_efficient_conv_attention_transformer
+from efficient.windows import Windows, window_attention
 from humar_bench.skeleton.kernels import may_use_kernel
 from humar_bench.skeleton.pose_transformer import PoseTransformer
 
@@ -33,15 +34,19 @@ class FusedDepthwiseConv(DepthwiseConv):
 class FusedLinearAttention(EfficientLinearAttention):
     """Linear attention as two kernels and a sum between them; the convolution on V adds itself to the result."""
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """x [B, T, C]; valid [B, T, 1], 1 or NO_WEIGHT; size (H, W) of the canvas that the tokens are -> [B, T, C]."""
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, size: tuple[int, int] | None = None, windows: Windows | None = None
+    ) -> Tensor:
+        """x [B, T, C]; valid [B, T, 1], 1 or NO_WEIGHT; size (H, W) of the canvas that the tokens are, and its windows -> [B, T, C]."""
         if not may_use_kernel(x) or x.shape[-1] // self.heads > DEEPEST:
-            return super().forward(x, valid, size)
+            return super().forward(x, valid, size, windows)
         qkv = self.qkv(x)
         attended = linear_attention_op(qkv, valid, self.heads)
         if self.value_conv is not None:
             values, counts = qkv[..., 2 * x.shape[-1] :].unflatten(1, size), None if valid is None else valid.unflatten(1, size)
             attended = self.value_conv(values, counts, attended.unflatten(1, size)).flatten(1, 2)
+        if windows is not None:
+            attended = attended + window_attention(qkv, windows, self.heads)
         return self.out(attended)
 
 

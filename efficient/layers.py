@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from efficient.windows import Windows, window_attention
 from humar_bench.args import LIMBS
 
 FLOOR = 1e-6  # the ReLU of linear attention stops here instead of at 0, so that no row is left without weight
@@ -88,7 +89,10 @@ def linear_attention(qk: Tensor, v: Tensor, counts: Tensor | None = None) -> Ten
 
 
 class EfficientLinearAttention(nn.Module):
-    """Linear attention among the tokens of a sequence, with a depthwise convolution on V where the tokens lie on a canvas."""
+    """Linear attention among the tokens of a sequence, with a depthwise convolution on V where the tokens lie on a canvas.
+
+    Where there are windows, the same queries, keys and values also attend within each, and both results are summed: no weight more.
+    """
 
     def __init__(self, channels: int, *, heads: int, value_conv: bool, rank: int = 0) -> None:
         super().__init__()
@@ -97,15 +101,20 @@ class EfficientLinearAttention(nn.Module):
         self.out = projection(channels, channels, rank)
         self.value_conv = DepthwiseConv(channels) if value_conv else None
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """x [B, T, C]; valid [B, T, 1], 1 or NO_WEIGHT; size (H, W) of the canvas that the tokens are -> [B, T, C]."""
-        qk, v = self.qkv(x).split((2 * x.shape[-1], x.shape[-1]), dim=-1)
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, size: tuple[int, int] | None = None, windows: Windows | None = None
+    ) -> Tensor:
+        """x [B, T, C]; valid [B, T, 1], 1 or NO_WEIGHT; size (H, W) of the canvas that the tokens are, and its windows -> [B, T, C]."""
+        qkv = self.qkv(x)
+        qk, v = qkv.split((2 * x.shape[-1], x.shape[-1]), dim=-1)
         if valid is not None:
             v = v * valid.to(v.dtype)
         heads = qk.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [2, B, M, T, D]
         attended = merge_heads(linear_attention(heads.contiguous(), split_heads(v, self.heads), valid))
         if self.value_conv is not None:
             attended = attended + self.value_conv(v.unflatten(1, size)).flatten(1, 2)
+        if windows is not None:
+            attended = attended + window_attention(qkv, windows, self.heads)
         return self.out(attended)
 
 

@@ -31,6 +31,7 @@ from efficient.layers import (
     FeedForward,
 )
 from efficient.original_decoder import original_decoder
+from efficient.windows import Windows, windows_of
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.skeleton.layers import LOGIT_EPS
 from humar_bench.skeleton.pose_transformer import Memory, PoseDecoder, PoseTransformer
@@ -60,18 +61,20 @@ class EncoderBlock(nn.Module):
         self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor, size: tuple[int, int], windows: Windows | None = None) -> Tensor:
         """x [B, T, C], valid [B, T, 1], size (h, w) with T = h * w -> [B, T, C]."""
-        x = x + self.dropout(self.attention(self.norm1(x), valid=valid, size=size))
+        x = x + self.dropout(self.attention(self.norm1(x), valid=valid, size=size, windows=windows))
         return x + self.mlp(self.norm2(x))
 
 
 class EfficientEncoder(nn.Module):
     """Local convolutions on every token, attention blocks on cells of tokens, both summed."""
 
-    def __init__(self, sets: list[EncoderBlock], *, channels: int, blocks: int, stride: int, local_conv: bool) -> None:
+    def __init__(
+        self, sets: list[EncoderBlock], *, channels: int, blocks: int, stride: int, local_conv: bool, window: int
+    ) -> None:
         super().__init__()
-        self.blocks, self.stride = blocks, stride
+        self.blocks, self.stride, self.window = blocks, stride, window
         self.local = LocalConv(channels) if local_conv else None
         self.sets = nn.ModuleList(sets)
         self.smooth = DepthwiseConv(channels) if stride > 1 else None  # takes the steps out of the spread cells
@@ -93,8 +96,9 @@ class EfficientEncoder(nn.Module):
         cells, cell_valid = canvas.pool(x * valid, valid)
         size = cells.shape[1:3]
         tokens, counts = cells.flatten(1, 2), cell_valid.flatten(1, 2).to(valid_ratios.dtype).clamp(min=NO_WEIGHT)
+        windows = windows_of(canvas, cell_valid, self.window) if self.window else None
         for i in range(self.blocks):
-            tokens = self.sets[i % len(self.sets)](tokens, counts, size)
+            tokens = self.sets[i % len(self.sets)](tokens, counts, size, windows)
         cells = tokens.unflatten(1, size)
         x = cells if self.smooth is None else x + self.smooth(canvas.spread(cells) * valid)
         return self.norm(canvas.gather(x))
@@ -318,6 +322,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         blocks=args.efficient_enc_layers,
         stride=args.efficient_encoder_stride,
         local_conv=args.efficient_local_conv,
+        window=args.efficient_window,
     )
     original = args.efficient_decoder == "original"
     used = (

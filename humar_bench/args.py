@@ -126,6 +126,10 @@ class ModelArgs:
     )
     efficient_local_conv: bool = _option(True, "Two separable convolutions ahead of the encoder blocks.")
     efficient_value_conv: bool = _option(True, "A depthwise convolution on V beside each linear attention of the encoder.")
+    efficient_window: int = _option(
+        0, "Side in cells of local windows whose tokens attend to each other, beside each linear attention of the encoder; 0: none.", low=0,
+        high=1_024,
+    )
     efficient_point_samples: bool = _option(True, "Bilinear samples of the memory around each token's reference point.")
     efficient_sample_heads: int = _option(
         0, "Heads that each take a sample of every level at a learned offset from the reference point; 0: as many as nheads.", low=0,

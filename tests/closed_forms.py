@@ -93,6 +93,9 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     block = linear_attention(B, tokens, C, M)
     block += projected(B * tokens, C, 3 * C) + projected(B * tokens, C, C) + projected(B * tokens, C, wide, C)
     block += depthwise3x3(B * tokens, C) if args["efficient_value_conv"] else 0
+    if window := args["efficient_window"]:
+        windows = sum(-(-height // (stride * window)) * -(-width // (stride * window)) for height, width in sizes)
+        block += attention(B * windows, window**2, window**2, C)
     smooth = depthwise3x3(sites, C) if stride > 1 else 0
 
     seen_h, seen_w = canvas(sizes, args["efficient_memory_stride"])

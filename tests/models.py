@@ -32,6 +32,8 @@ SWITCHES = [
     {"efficient_cross_tokens": "all"},
     {"efficient_local_conv": False},
     {"efficient_value_conv": False},
+    {"efficient_window": 2},
+    {"efficient_window": 3, "efficient_encoder_stride": 1, "efficient_value_conv": False},
     {"efficient_point_samples": False},
     {"efficient_point_samples": False, "efficient_cross_tokens": "instance"},
     {"efficient_look_mlp": False},

@@ -38,6 +38,7 @@ OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[int, ...]]] = {
     "efficient_decoder_mlp_ratio": lambda args: (4,),
     "efficient_rank": lambda args: (max(1, args.hidden_dim // 4),),
     "efficient_skeleton_hops": lambda args: (2,),
+    "efficient_window": lambda args: (7,),  # Swin's
 }
 COMBINED: dict[str, Callable[[ModelArgs], dict[str, Any]]] = {
     "untied": lambda args: {"efficient_encoder_sets": args.efficient_enc_layers, "efficient_decoder_sets": args.dec_layers},

@@ -28,11 +28,12 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
     if sum(height * width for height, width in sizes) < queries:
         sizes = ((3, 2), *sizes[1:])
     samples = draw.random() < 0.5
+    keypoints = draw.choice([1, 2, 5, 8, 17])
     sample_heads = draw.choice([0, 1, 3, 4]) if samples else 0  # 0: as many as nheads
     args = ModelArgs(
         hidden_dim=12 * draw.randint(1, 3), nheads=heads, dim_feedforward=draw.randint(1, 40), enc_layers=draw.randint(1, 3),
         dec_layers=dec_layers, enc_n_points=draw.randint(1, 5), dec_n_points=draw.randint(1, 5), num_feature_levels=levels,
-        num_queries=queries, num_body_points=draw.randint(1, 8), num_classes=draw.randint(1, 3), pre_norm=draw.random() < 0.5,
+        num_queries=queries, num_body_points=keypoints, num_classes=draw.randint(1, 3), pre_norm=draw.random() < 0.5,
         transformer_activation=draw.choice(["relu", "gelu"]), within_type=draw.choice(["attn_graph", "attn"]),
         learnable_tgt_init=draw.random() < 0.5, efficient_nheads=efficient_heads, efficient_enc_layers=blocks,
         efficient_mlp_ratio=draw.randint(1, 3), efficient_decoder_mlp_ratio=draw.randint(0, 3),
@@ -40,10 +41,11 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
         efficient_decoder_sets=draw.randint(1, dec_layers), efficient_encoder_stride=draw.randint(1, 3),
         efficient_memory_stride=draw.randint(1, 4), efficient_cross_tokens=draw.choice(["none", "instance", "all"]),
         efficient_look_mlp=draw.random() < 0.5, efficient_instance_iterations=draw.randint(0, 3),
-        efficient_local_conv=draw.random() < 0.5, efficient_value_conv=draw.random() < 0.5,
+        efficient_window=draw.choice([0, 0, 2, 3]), efficient_local_conv=draw.random() < 0.5, efficient_value_conv=draw.random() < 0.5,
         efficient_point_samples=samples, efficient_graph_bias=draw.random() < 0.5, efficient_sample_heads=sample_heads,
         efficient_sample_points=draw.randint(1, 4) if samples else 1, efficient_across_tokens=draw.choice(["instance", "all"]),
         efficient_decoder=draw.choice(["own", "own", "own", "original"]),
+        efficient_skeleton_hops=draw.randint(0, 3) if keypoints == 17 else 0,
     )  # fmt: skip
     return args, Workload("random", draw.randint(1, 3), queries, sizes, padded=draw.random() < 0.5)
 

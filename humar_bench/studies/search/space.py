@@ -27,7 +27,7 @@ VALUES: dict[str, tuple[int, ...]] = {  # of numbers; a field that is not here t
     "efficient_encoder_sets": (1, 2, 3, 6), "efficient_decoder_sets": (1, 2, 3, 6),
     "efficient_encoder_stride": (1, 2, 4), "efficient_memory_stride": (1, 2, 4),
     "efficient_sample_heads": (0, 2, 4), "efficient_sample_points": (1, 2, 4), "efficient_instance_iterations": (0, 1, 2, 3),
-    "efficient_skeleton_hops": (0,),  # as asked: no cost tells its values apart
+    "efficient_skeleton_hops": (0,), "efficient_window": (0,),  # as asked: neither has a weight, so that no cost speaks for them
 }
 MOST_VALUES = 100  # of a field
 

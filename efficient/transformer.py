@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficient.canvas import Canvas
+from efficient.depth import iterate_until_still, may_ask
 from efficient.layers import (
     NO_WEIGHT,
     RING,
@@ -265,13 +266,19 @@ class EfficientDecoder(PoseDecoder):
     """
 
     def __init__(
-        self, sets: list[EfficientDecoderLayer], *, channels: int, iterations: int, early: int, classes: int, memory_stride: int
+        self, sets: list[EfficientDecoderLayer], *, channels: int, iterations: int, early: int, classes: int, memory_stride: int,
+        exit_below: float,
     ) -> None:
         super().__init__(channels=channels, iterations=iterations, classes=classes)
-        self.early, self.memory_stride = early, memory_stride
+        self.early, self.memory_stride, self.exit_below = early, memory_stride, exit_below
         self.sets = nn.ModuleList(sets)
         self.norms = nn.ModuleList(sets[0].norms(channels, whole=i >= early) for i in range(iterations))
         self.iteration_embed = nn.Embedding(iterations, channels)
+
+    def forward(self, x: Tensor, points: Tensor, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
+        if self.exit_below and not self.training and may_ask(points):
+            return iterate_until_still(self, x, points, memory, below=self.exit_below, first=self.early)
+        return super().forward(x, points, memory)
 
     def prepare(self, memory: Memory) -> list[Look]:
         layout = Canvas(memory.shapes, self.memory_stride)
@@ -373,5 +380,5 @@ def _own_decoder(args: ModelArgs) -> EfficientDecoder:
     ]
     return EfficientDecoder(
         sets, channels=channels, iterations=args.dec_layers, early=early, classes=args.num_classes,
-        memory_stride=args.efficient_memory_stride,
+        memory_stride=args.efficient_memory_stride, exit_below=args.efficient_exit_below,
     )

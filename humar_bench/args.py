@@ -141,6 +141,10 @@ class ModelArgs:
     efficient_instance_iterations: int = _option(
         3, "First decoder iterations that move the instance token alone, as far as they are at most half of dec_layers.", low=0, high=1_024
     )
+    efficient_exit_below: float = _option(
+        0.0, "In inference no decoder iteration more once no keypoint of the batch moved so far, in widths of the image; 0: all.", low=0,
+        high=1,
+    )
     efficient_graph_bias: bool = _option(True, "A learned bias per head and pair of tokens in the graph attention.")
     efficient_skeleton_hops: int = _option(
         0, "Bones of the COCO skeleton that the graph attention sees across, beside the instance token; 0: all pairs of tokens.", low=0,

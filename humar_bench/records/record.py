@@ -53,7 +53,7 @@ BEFORE = {"backend": EAGER, "first_look": 5}  # what a field of RunArgs meant in
 BEFORE_ASKED = {  # and a field of ModelArgs
     "efficient_sample_heads": 0, "efficient_look_mlp": False, "efficient_instance_iterations": 0, "efficient_sample_points": 1,
     "efficient_across_tokens": "instance", "efficient_decoder_mlp_ratio": 0,
-    "efficient_rank": 0, "efficient_decoder": "own", "efficient_skeleton_hops": 0, "efficient_window": 0,
+    "efficient_rank": 0, "efficient_decoder": "own", "efficient_skeleton_hops": 0, "efficient_window": 0, "efficient_exit_below": 0.0,
 }
 WAS_DEFAULT, SINCE = {"efficient_cross_tokens": "instance"}, "efficient_look_mlp"  # of a field whose default changed when that one came
 # Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.

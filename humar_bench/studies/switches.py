@@ -21,10 +21,10 @@ from humar_bench.subjects.registry import Architecture, load_builder
 
 DEFAULT, DESIGN = "default", "efficient"
 BUILDERS = "humar_bench.studies.ablate"  # the module whose names are builders; records name it
-AND, IS = "__and__", "__"
+AND, IS, POINT = "__and__", "__", ","  # a builder's name cannot have a decimal point: it would be an attribute of something
 
 # Numbers that a switch is set to; what equals the value asked is left out. A function where it depends on the other arguments.
-OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[int, ...]]] = {
+OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[float, ...]]] = {
     "efficient_encoder_sets": lambda args: (args.efficient_enc_layers,),
     "efficient_decoder_sets": lambda args: (args.dec_layers,),
     "efficient_encoder_stride": lambda args: (1,),
@@ -39,6 +39,7 @@ OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[int, ...]]] = {
     "efficient_rank": lambda args: (max(1, args.hidden_dim // 4),),
     "efficient_skeleton_hops": lambda args: (2,),
     "efficient_window": lambda args: (7,),  # Swin's
+    "efficient_exit_below": lambda args: (0.01,),
 }
 COMBINED: dict[str, Callable[[ModelArgs], dict[str, Any]]] = {
     "untied": lambda args: {"efficient_encoder_sets": args.efficient_enc_layers, "efficient_decoder_sets": args.dec_layers},
@@ -62,8 +63,7 @@ class Switch:
         """The row as something to measure."""
         if not self.changes:
             return Architecture(self.name, DESIGN, foreign=False)
-        builder = AND.join(f"{field}{IS}{str(value).lower()}" for field, value in self.changes.items())
-        return Architecture(self.name, f"{BUILDERS}:{builder}", foreign=False)
+        return Architecture(self.name, f"{BUILDERS}:{builder_name(self.changes)}", foreign=False)
 
 
 def switches_of(args: ModelArgs) -> tuple[Switch, ...]:
@@ -105,10 +105,20 @@ def _said(name: str, value: Any) -> str:
     return f"{name.removeprefix(EFFICIENT_PREFIX)} {shown}"
 
 
+def builder_name(changes: Mapping[str, Any]) -> str:
+    """{'efficient_graph_bias': False} -> 'efficient_graph_bias__false'."""
+    return AND.join(f"{field}{IS}{str(value).lower().replace('.', POINT)}" for field, value in changes.items())
+
+
+def settings_in(name: str) -> list[str]:
+    """'efficient_graph_bias__false' -> ['efficient_graph_bias=false']."""
+    return ["=".join(each.rsplit(IS, 1)).replace(POINT, ".") for each in name.split(AND)]
+
+
 def settings_of(spec: str) -> list[str]:
     """'humar_bench.studies.ablate:efficient_graph_bias__false' -> ['efficient_graph_bias=false']."""
     name = spec.partition(":")[2]
-    return ["=".join(each.rsplit(IS, 1)) for each in name.split(AND)] if name else []
+    return settings_in(name) if name else []
 
 
 def builder_of(name: str) -> Callable[[Any], Any]:
@@ -118,7 +128,7 @@ def builder_of(name: str) -> Callable[[Any], Any]:
     if not name.startswith(EFFICIENT_PREFIX):
         raise AttributeError(f"module {BUILDERS!r} has no attribute {name!r}")
     try:
-        changes = parse_settings("=".join(each.rsplit(IS, 1)) for each in name.split(AND))
+        changes = parse_settings(settings_in(name))
     except HumarBenchError as error:
         raise AttributeError(str(error)) from None
 

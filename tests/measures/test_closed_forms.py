@@ -45,6 +45,7 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
         efficient_point_samples=samples, efficient_graph_bias=draw.random() < 0.5, efficient_sample_heads=sample_heads,
         efficient_sample_points=draw.randint(1, 4) if samples else 1, efficient_across_tokens=draw.choice(["instance", "all"]),
         efficient_decoder=draw.choice(["own", "own", "own", "original"]),
+        efficient_exit_below=draw.choice([0.0, 0.5]),  # counted without values: every iteration
         efficient_skeleton_hops=draw.randint(0, 3) if keypoints == 17 else 0,
     )  # fmt: skip
     return args, Workload("random", draw.randint(1, 3), queries, sizes, padded=draw.random() < 0.5)

@@ -224,7 +224,7 @@ def test_a_record_from_before_an_argument_was_there_is_of_what_was_done_then():
     now = a_record("efficient", spec="efficient", asked=asked)
     fields = ("efficient_sample_heads", "efficient_look_mlp", "efficient_instance_iterations", "efficient_sample_points",
               "efficient_across_tokens", "efficient_decoder_mlp_ratio", "efficient_rank", "efficient_decoder", "efficient_skeleton_hops",
-              "efficient_window")
+              "efficient_window", "efficient_exit_below")
     earlier = a_record("efficient", spec="efficient", asked={name: value for name, value in asked.items() if name not in fields})
     assert earlier.key == now.key != a_record("efficient", spec="efficient", asked=asked | {"efficient_sample_heads": 8}).key
 

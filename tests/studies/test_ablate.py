@@ -52,7 +52,8 @@ def test_the_rows_of_the_issue_are_there():
     assert {"nheads 8", "enc_layers 6", "mlp_ratio 4", "encoder_sets 4", "decoder_sets 6", "encoder_stride 1", "memory_stride 1",
             "memory_stride 4", "cross_tokens all", "point_samples off", "local_conv off", "value_conv off", "graph_bias off",
             "sample_heads 1", "sample_points 4", "across_tokens all", "decoder_mlp_ratio 4", "rank 64", "look_mlp off",
-            "instance_iterations 0", "skeleton_hops 2", "window 7"} <= set(rows)
+            "instance_iterations 0", "skeleton_hops 2", "window 7",
+            "exit_below 0.01"} <= set(rows)
     assert rows["untied"] == {"efficient_encoder_sets": 4, "efficient_decoder_sets": 6}
     assert rows["literal description"] == {
         "efficient_encoder_sets": 4, "efficient_decoder_sets": 6, "efficient_encoder_stride": 1, "efficient_memory_stride": 1,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from humar_bench.args import ModelArgs
 from humar_bench.errors import HumarBenchError
 from humar_bench.running.plan import parse_settings
-from humar_bench.studies.switches import AND, DESIGN, IS
+from humar_bench.studies import switches
 from humar_bench.subjects.registry import load_builder
 
 FITTED = "fitted__"
@@ -59,12 +59,11 @@ def __getattr__(name: str) -> Callable[[Any], nn.Module]:
     def build(args: Any) -> nn.Module:
         frame = ModelArgs.of(args)
         own = dataclasses.replace(frame, **changes)
-        return Fitted(load_builder(DESIGN)(own), own.hidden_dim, frame.hidden_dim, frame.dec_layers)
+        return Fitted(load_builder(switches.DESIGN)(own), own.hidden_dim, frame.hidden_dim, frame.dec_layers)
 
     return build
 
 
 def settings_in(spec: str) -> Mapping[str, Any]:
     """The fields that a builder's name sets."""
-    name = spec.rpartition(":")[2].removeprefix(FITTED)
-    return parse_settings("=".join(each.rsplit(IS, 1)) for each in name.split(AND))
+    return parse_settings(switches.settings_in(spec.rpartition(":")[2].removeprefix(FITTED)))

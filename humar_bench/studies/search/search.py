@@ -46,7 +46,7 @@ from humar_bench.studies.search.storage import (
     seen_in,
 )
 from humar_bench.studies.search.tables import Search, accuracy_of, costs_of
-from humar_bench.studies.switches import AND, DEFAULT, DESIGN, IS
+from humar_bench.studies.switches import DEFAULT, DESIGN, builder_name
 from humar_bench.subjects.registry import Architecture
 from humar_bench.subjects.sources import child_command
 
@@ -216,7 +216,7 @@ def fitted_points(points: Sequence[Point]) -> list[Point]:
               if each.name in SHARED or len({getattr(point.args, each.name) for point in points}) > 1]
 
     def spec(design: ModelArgs) -> str:
-        return FITTED + AND.join(f"{name}{IS}{str(getattr(design, name)).lower()}" for name in fields)
+        return FITTED + builder_name({name: getattr(design, name) for name in fields})
 
     return [Point(Architecture(each.architecture.name, spec(each.args), foreign=False), frame, each.workload) for each in points]
 

@@ -20,14 +20,15 @@ from humar_bench.options import parse_value
 from humar_bench.studies.switches import DEFAULT, other_values
 
 SHARED = ("hidden_dim", "dec_layers")  # fields that are not the replacement's alone and change it
-VALUES: dict[str, tuple[int, ...]] = {  # of numbers; a field that is not here takes what it is asked and what an ablation turns it to
+VALUES: dict[str, tuple[float, ...]] = {  # of numbers; a field that is not here takes what it is asked and what an ablation turns it to
     "hidden_dim": (64, 128, 192, 256, 320), "dec_layers": (2, 3, 4, 5, 6),
     "efficient_nheads": (2, 4, 8), "efficient_enc_layers": (1, 2, 3, 4, 6), "efficient_mlp_ratio": (1, 2, 3, 4),
     "efficient_decoder_mlp_ratio": (0, 1, 3, 4), "efficient_rank": (0, 32, 64, 128),
     "efficient_encoder_sets": (1, 2, 3, 6), "efficient_decoder_sets": (1, 2, 3, 6),
     "efficient_encoder_stride": (1, 2, 4), "efficient_memory_stride": (1, 2, 4),
     "efficient_sample_heads": (0, 2, 4), "efficient_sample_points": (1, 2, 4), "efficient_instance_iterations": (0, 1, 2, 3),
-    "efficient_skeleton_hops": (0,), "efficient_window": (0,),  # as asked: neither has a weight, so that no cost speaks for them
+    # as asked: none has a weight, so that no cost speaks for it
+    "efficient_skeleton_hops": (0,), "efficient_window": (0,), "efficient_exit_below": (0.0,),
 }
 MOST_VALUES = 100  # of a field
 

@@ -20,16 +20,15 @@ from humar_bench.options import parse_value
 from humar_bench.studies.switches import DEFAULT, other_values
 
 SHARED = ("hidden_dim", "dec_layers")  # fields that are not the replacement's alone and change it
-VALUES: dict[str, tuple[float, ...]] = {  # of numbers; a field that is not here takes what it is asked and what an ablation turns it to
+VALUES: dict[str, tuple[int, ...]] = {  # of numbers; a field that is not here takes what it is asked and what an ablation turns it to
     "hidden_dim": (64, 128, 192, 256, 320), "dec_layers": (2, 3, 4, 5, 6),
     "efficient_nheads": (2, 4, 8), "efficient_enc_layers": (1, 2, 3, 4, 6), "efficient_mlp_ratio": (1, 2, 3, 4),
     "efficient_decoder_mlp_ratio": (0, 1, 3, 4), "efficient_rank": (0, 32, 64, 128),
     "efficient_encoder_sets": (1, 2, 3, 6), "efficient_decoder_sets": (1, 2, 3, 6),
     "efficient_encoder_stride": (1, 2, 4), "efficient_memory_stride": (1, 2, 4),
     "efficient_sample_heads": (0, 2, 4), "efficient_sample_points": (1, 2, 4), "efficient_instance_iterations": (0, 1, 2, 3),
-    # as asked: none has a weight, so that no cost speaks for it
-    "efficient_skeleton_hops": (0,), "efficient_window": (0,), "efficient_exit_below": (0.0,),
 }
+NAMED_ALONE = {"efficient_skeleton_hops", "efficient_window", "efficient_exit_below"}  # without a weight: no count speaks for any of them
 MOST_VALUES = 100  # of a field
 
 
@@ -86,7 +85,7 @@ class Space:
 
 def space_of(args: ModelArgs, over: Iterable[str] = (), fixed: Iterable[str] = ()) -> Space:
     """Every `efficient_` field, the width and the iterations; where `over` names FIELD=VALUE,VALUE,... these fields alone. `fixed` ones are
-    as asked. Raises UsageError."""
+    as asked, and so are those of `NAMED_ALONE` that `over` does not name. Raises UsageError."""
     options = {each.name: each for each in dataclasses.fields(ModelArgs) if each.name in SHARED or each.name.startswith(EFFICIENT_PREFIX)}
     values: dict[str, tuple[Any, ...]] = {}
     for text in over:
@@ -98,7 +97,7 @@ def space_of(args: ModelArgs, over: Iterable[str] = (), fixed: Iterable[str] = (
             )
         values[name] = _parsed(args, options[name], listed)
     if not values:
-        values = {name: _usual(args, option) for name, option in options.items() if name not in fixed}
+        values = {name: _usual(args, option) for name, option in options.items() if name not in NAMED_ALONE.union(fixed)}
     values = {name: own for name, own in values.items() if len(own) > 1}
     if not values:
         raise UsageError("nothing is left to search: every field has one value; name more with --over.")

@@ -31,7 +31,7 @@ def plan(arch: tuple[str, ...] = ("original", "efficient"), **asked: Any) -> Acc
 
 
 def train_here(monkeypatch: pytest.MonkeyPatch, study: Callable[..., Any], keyword: str, given: Any) -> None:
-    """What a study trains is trained in this process, its mean pose is of few people; tests/cli/test_accuracy.py has children for both."""
+    """A study trains in this process, its mean pose is of few people; tests/cli/test_accuracy.py has children for both."""
     monkeypatch.setattr(study, "__kwdefaults__", {**study.__kwdefaults__, keyword: given})
     monkeypatch.setattr(worker, "POSES", 60)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,6 @@ from humar_bench.saved.verify import verify
 from humar_bench.studies import MAKERS, files_of
 from humar_bench.studies.accuracy.made_up import World
 from humar_bench.studies.accuracy.plan import PRESETS, Asked
-from humar_bench.studies.search import worker
 from humar_bench.studies.search.explore import explore
 from humar_bench.studies.search.fitted import settings_in
 from humar_bench.studies.search.front import better_half, on_front, ranks, rungs, spread
@@ -39,7 +39,8 @@ from humar_bench.studies.search.storage import JOURNAL, OBJECTIVES, Seen, open_s
 from humar_bench.studies.switches import DEFAULT
 from humar_bench.subjects.registry import Architecture, build
 from humar_bench.subjects.transformer import check_outputs, make_inputs
-from tests.studies.made_up_study import Made
+from tests.faults.harness import in_this_process
+from tests.studies.made_up_study import Made, train_here
 from tests.studies.test_ablate import FakeBench, exact
 
 WORK = Workload.tiny(1)
@@ -276,14 +277,6 @@ def exact_point(args: ModelArgs):
 # All of it ------------------------------------------------------------------------------------------------------------------------
 
 
-def in_this_process(children, *, at_once: int):
-    """In place of the processes that look."""
-    for tag, child in children:
-        reply = worker.answer(child.request)
-        child.check(reply)
-        yield tag, Outcome(reply)
-
-
 class Wide(Made):
     """Wider designs are more accurate."""
 
@@ -320,6 +313,14 @@ def search(
     return measure_search(asked, tmp_path, **{**given, **more})
 
 
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory):
+    """The journal of 60 designs, for what comes after looking."""
+    folder = tmp_path_factory.mktemp("looked")
+    search(folder, designs=60, timed=False)
+    return folder / JOURNAL
+
+
 def test_designs_of_the_front_are_counted_timed_and_shown_as_lines(tmp_path):
     found = search(tmp_path)
     rows = {row["design"]: row for row in found.rows}
@@ -338,7 +339,8 @@ def test_no_design_that_keeps_within_the_bounds_is_one_sentence():
         pick([Seen(ARGS, (1.0,) * 5, False)], SPACE, 3)
 
 
-def test_trainings_halve_until_two_are_left_and_the_default_is_in_every_rung(tmp_path):
+def test_trainings_halve_until_two_are_left_and_the_default_is_in_every_rung(looked_at, tmp_path):
+    shutil.copy(looked_at, tmp_path)
     made = Wide(world=World(spread=0.004, accuracy=0.4), retention={"width 96": 1.5}, front_end=lambda options: "")
     found = search(tmp_path, made, trainings=trained_plan(), number=12, designs=60, timed=False, exact=costly)
     told = found.settings["rungs"]
@@ -357,7 +359,8 @@ def test_trainings_halve_until_two_are_left_and_the_default_is_in_every_rung(tmp
     assert "AP is of the longest" in study_markdown(found)
 
 
-def test_designs_of_one_width_share_the_weights_they_begin_with(tmp_path):
+def test_designs_of_one_width_share_the_weights_they_begin_with(looked_at, tmp_path):
+    shutil.copy(looked_at, tmp_path)
     asked = Asked(arch=(), seeds=2, pictures=400, evaluation_pictures=200, warm=80)
     made = Wide(world=World(spread=0.004, accuracy=0.4))
     search(tmp_path, made, trainings=trainings_of(PRESETS["cpu"], asked, designs=4), number=8, designs=60)
@@ -367,7 +370,8 @@ def test_designs_of_one_width_share_the_weights_they_begin_with(tmp_path):
     assert all(path.endswith(f"width-{width}/front_end.safetensors") for width, path in begun.items())
 
 
-def test_the_folder_is_proved_and_gone_on_with(in_process, tmp_path):
+def test_the_folder_is_proved_and_gone_on_with(in_process, looked_at, tmp_path):
+    shutil.copy(looked_at, tmp_path)
     made = Wide(world=World(spread=0.004, accuracy=0.4), front_end=lambda options: "", cost_s=10.0)
     given = {"timed": False, "exact": exact_records, "trainings": trained_plan(designs=2), "number": 2}
     with RecordWriter(tmp_path / "records.jsonl") as sink:
@@ -429,9 +433,10 @@ TINY = ("--workload", "tiny", "--set", "efficient_nheads=4", "--over", "hidden_d
 
 
 @pytest.mark.slow
-def test_a_small_search_is_looked_timed_trained_and_proved_for_real(tmp_path, capsys):
+def test_a_small_search_is_looked_timed_trained_and_proved_for_real(tmp_path, monkeypatch, capsys):
+    train_here(monkeypatch, measure_search, "children", in_this_process)
     folder = tmp_path / "out"
-    sizes = ("--designs", "40", "--timed", "3", "--budget", "8", "--trained", "2", "--pictures", "64", "--val", "24", "--size", "64")
+    sizes = ("--designs", "24", "--timed", "3", "--budget", "8", "--trained", "2", "--pictures", "64", "--val", "24", "--size", "64")
     assert main(["search", *TINY, *sizes, "--warm", "80", "--seeds", "2", "-o", str(folder)]) == EXIT_DONE
     text = capsys.readouterr().out
     assert "Designs that stand for the front" in text and "--set hidden_dim=" in text and verify(folder).proved

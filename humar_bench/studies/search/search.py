@@ -169,7 +169,8 @@ def _ask(request: dict[str, Any], number: int, begun: int, progress: Progress, l
         if reply is not None and "usage_error" in reply:
             raise UsageError(reply["usage_error"])
         if reply is None or "error" in reply:
-            raise MeasurementError(f"designs could not be looked at: {outcome.reason if reply is None else reply['error']}")
+            reason = (outcome.reason if reply is None else reply["error"]).rstrip(".")
+            raise MeasurementError(f"designs could not be looked at: {reason}. What was is kept; --resume goes on with the rest.")
         found.append(reply["explored"])
     return found
 

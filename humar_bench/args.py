@@ -21,6 +21,7 @@ BUILT_IN = {  # architecture -> its builder
     "original-fused": "baselines.fused:build_fused_transformer",
     "efficient": "efficient.transformer:build_efficient_conv_attention_transformer",
     "efficient-fused": "efficient.fused:build_fused_efficient_transformer",
+    "efficient-accurate": "efficient.accurate:build_accurate_transformer",
 }
 
 BEST_FORMS = {"original": "original-fused"}  # as published -> the same outputs in the best implementation there is, the fairer reference

@@ -49,7 +49,7 @@ class Selection:
     """Which architectures, on which work. `None` means: as the workload has it."""
 
     arch: tuple[str, ...] = option(
-        "original, original-fused, efficient, efficient-fused, package.module:builder or path/file.py:builder; "
+        "original, original-fused, efficient, efficient-fused, efficient-accurate, package.module:builder or path/file.py:builder; "
         "NAME=... names it. Repeatable.",
         default=DEFAULT_ARCHITECTURES, metavar="[NAME=]ARCH", words=tuple(BUILT_IN),
     )

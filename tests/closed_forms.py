@@ -57,6 +57,10 @@ def original(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[i
     }
 
 
+def accurate(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]]) -> dict[str, int]:
+    return efficient({**args, "efficient_decoder": "original"}, batch, queries, sizes)
+
+
 def original_fused(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]]) -> dict[str, int]:
     return original(args, batch, queries, sizes, fused=True)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines import build_fused_transformer, build_transformer
-from efficient import build_efficient_conv_attention_transformer, build_fused_efficient_transformer
+from efficient import build_accurate_transformer, build_efficient_conv_attention_transformer, build_fused_efficient_transformer
 from humar_bench.subjects.transformer import Inputs
 
 BUILDERS = {
@@ -19,6 +19,7 @@ BUILDERS = {
     "original-fused": build_fused_transformer,
     "efficient": build_efficient_conv_attention_transformer,
     "efficient-fused": build_fused_efficient_transformer,
+    "efficient-accurate": build_accurate_transformer,
 }
 
 # every switch of the replacement, away from its default

@@ -279,11 +279,15 @@ DEVIATIONS: dict[str, dict[str, str]] = {
     "original-fused": _NO_EFFECT,
     "efficient": _OF_THE_REPLACEMENT,
     "efficient-fused": _OF_THE_REPLACEMENT,
+    "efficient-accurate": {
+        **dict.fromkeys(("enc_n_points", "pre_norm", *_NO_EFFECT), "not used"), "enc_layers": "efficient_enc_layers",
+        "efficient_decoder": "always original",
+    },
 }
 
 
 def use_of(name: str, architecture: str) -> str:
     """What a built-in architecture makes of a ModelArgs field: 'as asked', 'not used', or what it takes instead."""
     if name.startswith(EFFICIENT_PREFIX):
-        return "as asked" if architecture in ("efficient", "efficient-fused") else "not used"
+        return DEVIATIONS[architecture].get(name, "as asked" if architecture.startswith("efficient") else "not used")
     return DEVIATIONS[architecture].get(name, "as asked")

@@ -20,7 +20,7 @@ ARGS = ModelArgs(
 WORK = Workload("compile", 2, 3, ((6, 5), (3, 2)), padded=True)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if "fused" in name else name for name in BUILT_IN])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in BUILT_IN])
 def model(request) -> torch.nn.Module:
     torch.compiler.reset()
     return shaken(build(request.param, ARGS)).double()

@@ -15,7 +15,9 @@ from humar_bench.subjects.transformer import make_inputs
 from tests import closed_forms
 
 CONFIGURATIONS, PARTS = 200, 10
-FORMS = {"original-fused": "original_fused", "efficient-fused": "efficient"}  # its kernels save no multiplication
+FORMS = {  # the replacement's kernels save no multiplication
+    "original-fused": "original_fused", "efficient-fused": "efficient", "efficient-accurate": "accurate",
+}
 
 
 def configuration(seed: int) -> tuple[ModelArgs, Workload]:
@@ -70,7 +72,7 @@ def expected(name: str, args: ModelArgs, workload: Workload) -> dict[str, int]:
 @pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))])
 def test_the_count_equals_the_closed_form_to_0_flop_per_component(name: str, part: int) -> None:
-    step = 5 if "fused" in name else 1  # the same layers, counted as other operators
+    step = 5 if "-" in name else 1  # the same layers, counted as other operators
     for seed in range(part * CONFIGURATIONS // PARTS, (part + 1) * CONFIGURATIONS // PARTS, step):
         args, workload = configuration(seed)
         assert counted(name, args, workload) == expected(name, args, workload), f"seed {seed}: {args}, {workload}"

@@ -180,7 +180,7 @@ def test_a_shared_module_is_counted_four_times_by_thop_and_the_surplus_is_named(
 
 
 @pytest.mark.parametrize("counter", COUNTERS)
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "fused" in name else ()) for name in BUILT_IN])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "-" in name else ()) for name in BUILT_IN])
 def test_the_built_in_architectures_are_explained_without_a_rest(name: str, counter: str, tiny_args, tiny_workload) -> None:
     from humar_bench.subjects.transformer import make_inputs
 

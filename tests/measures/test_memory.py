@@ -200,7 +200,7 @@ def test_a_model_that_looks_at_values_is_measured_without_a_prediction():
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "fused" in name else ()) for name in BUILT_IN])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "-" in name else ()) for name in BUILT_IN])
 def test_the_built_in_architectures_are_predicted_to_the_byte(tiny_args, tiny_workload, name, training):
     memory = measure_memory(lambda: build(name, tiny_args), lambda: make_inputs(tiny_args, tiny_workload), CpuDevice(), training=training)
     assert memory.difference_bytes == 0

@@ -63,8 +63,8 @@ def test_a_spec_is_a_name_a_module_or_a_file_with_an_optional_name_before_it(tex
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("orginal", "'orginal' is unknown; choose original, original-fused, efficient, efficient-fused, package.module:builder or "
-                    "path/file.py:builder"),
+        ("orginal", "'orginal' is unknown; choose original, original-fused, efficient, efficient-fused, efficient-accurate, "
+                    "package.module:builder or path/file.py:builder"),
         ("", "unknown"),
         ("=original", "empty name"),
         ("package.module:", "does not name a builder"),

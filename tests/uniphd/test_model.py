@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from baselines import build_transformer
-from humar_bench.args import ModelArgs, UniphdArgs
+from humar_bench.args import BUILT_IN, ModelArgs, UniphdArgs
 from humar_bench.errors import UsageError
 from humar_bench.measures.components import component_of
 from humar_bench.uniphd import Captions, Points, Scribbles, TextFeatures, build_uniphd, check_prompt, padded_batch
@@ -96,7 +96,7 @@ def test_sizes_may_be_a_tensor_or_pairs(case):
     assert_same(model.from_maps(*inputs, torch.tensor(sizes)), model.from_maps(*inputs, sizes))
 
 
-@pytest.mark.parametrize("transformer", ["original", "original-fused", "efficient", "efficient-fused"])
+@pytest.mark.parametrize("transformer", BUILT_IN)
 def test_nothing_under_the_padding_of_the_fused_levels_reaches_a_query(case, transformer):
     """Exactly nothing. A mask of the original's only within reach of its interpolation and convolutions from the border of the image; the
     replacement's memory does not depend on the padding, under it neither.

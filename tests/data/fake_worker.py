@@ -73,7 +73,7 @@ for index, job in enumerate(jobs):
         time.sleep(5)
     if does == "floods":
         while True:
-            os.write(request["events"], b'{"stage": "x"}\n' * 4096)
+            os.write(request["events"], (b'{"stage": "x"' + b" " * 4000 + b"}\n") * 16)  # few events, each of nearly the most bytes
     if does == "killed_once" and not os.path.exists(os.environ["FAKE_KILLED"]):
         open(os.environ["FAKE_KILLED"], "w").close()
         os.kill(os.getpid(), signal.SIGKILL)

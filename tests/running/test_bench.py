@@ -325,9 +325,9 @@ def test_a_child_that_floods_its_pipe_is_stopped(children):
 
 
 def test_one_that_hangs_is_stopped_and_the_others_are_timed(children):
-    run = bench(["hangs", "build"], ["fps"], run=RunArgs(device="cpu", processes=1, timeout=6.0, control=False))
+    run = bench(["hangs", "build"], ["fps"], run=RunArgs(device="cpu", processes=1, timeout=3.0, control=False))
     assert rows(run) == [("fps", "hangs", 0, "failed"), ("fps", "build", 0, "ok")]
-    assert run[0].kind == "timeout" and run[0].reason == "hangs took longer than 6 s and was stopped."
+    assert run[0].kind == "timeout" and run[0].reason == "hangs took longer than 3 s and was stopped."
 
 
 def test_the_sink_gets_each_record_before_the_next_child_starts(children, tmp_path):

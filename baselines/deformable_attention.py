@@ -60,9 +60,13 @@ class DeformableAttention(nn.Module):
             with torch.no_grad():
                 self.sampling_offsets.bias.copy_(bias.expand(-1, self.levels, -1, -1).flatten())
 
+    def values(self, memory: Tensor) -> Tensor:
+        """What is sampled: memory [B, S, C] -> [B, S, C]."""
+        return self.value_proj(memory)
+
     def forward(self, query: Tensor, points: Tensor, memory: Tensor, padding: Tensor, shapes: Shapes, sizes: Tensor) -> Tensor:
         """query [B, T, C] at points [B, T, L, 2], memory [B, S, C], padding [B, S], sizes [L, 2] as (W, H) -> [B, T, C]."""
-        value = self.value_proj(memory).masked_fill(padding.unsqueeze(-1), 0).unflatten(-1, (self.heads, -1))
+        value = self.values(memory).masked_fill(padding.unsqueeze(-1), 0).unflatten(-1, (self.heads, -1))
         offsets = self.sampling_offsets(query).unflatten(-1, (self.heads, self.levels, self.points, 2))
         weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, (self.levels, self.points))
         locations = points[:, :, None, :, None] + offsets / sizes[:, None]

@@ -40,7 +40,7 @@ class FusedDeformableAttention(DeformableAttention):
         kernel = may_use_kernel(memory)
         if not kernel and (torch.is_grad_enabled() or is_exporting()):  # ONNX has bilinear samples; of weighted bags it makes a loop
             return super().forward(query, points, memory, padding, shapes, sizes)
-        value = self.value_proj(memory).unflatten(-1, (self.heads, -1))
+        value = self.values(memory).unflatten(-1, (self.heads, -1))
         offsets = self.sampling_offsets(query).unflatten(-1, (self.heads, self.levels, self.points, 2))
         logits = self.attention_weights(query).unflatten(-1, (self.heads, -1))
         if kernel:

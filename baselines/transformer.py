@@ -167,7 +167,7 @@ def assemble(
         [encoder_layer(**shared, points=args.enc_n_points) for _ in range(args.enc_layers)],
         norm=nn.LayerNorm(args.hidden_dim) if args.pre_norm else None,
     )
-    layers = decoder_layers(args, decoder_layer, args.dec_layers)
+    layers = decoder_layers(args, decoder_layer, args.dec_layers, hidden=args.dim_feedforward)
     names = [option.name for option in dataclasses.fields(args) if not option.name.startswith(EFFICIENT_PREFIX)]
     model = PoseTransformer(
         encoder=encoder,
@@ -184,11 +184,11 @@ def assemble(
     return model
 
 
-def decoder_layers(args: ModelArgs, kind: type[DecoderLayer], number: int) -> list[DecoderLayer]:
-    """So many of the original's decoder layers as the shared arguments ask for them."""
+def decoder_layers(args: ModelArgs, kind: type[DecoderLayer], number: int, *, hidden: int) -> list[DecoderLayer]:
+    """So many of the original's decoder layers as the shared arguments ask for them, their feed-forward networks `hidden` wide."""
     return [
         kind(
-            channels=args.hidden_dim, heads=args.nheads, hidden=args.dim_feedforward, levels=args.num_feature_levels,
+            channels=args.hidden_dim, heads=args.nheads, hidden=hidden, levels=args.num_feature_levels,
             points=args.dec_n_points, tokens=args.num_body_points + 1, dropout=args.dropout, activation=args.transformer_activation,
             learned_bias=args.within_type == "attn_graph",
         )

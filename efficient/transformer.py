@@ -31,7 +31,7 @@ from efficient.layers import (
     EfficientLinearAttention,
     FeedForward,
 )
-from efficient.original_decoder import original_decoder
+from efficient.original_decoder import original_decoder, original_hidden
 from efficient.windows import Windows, windows_of
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.skeleton.layers import LOGIT_EPS
@@ -335,7 +335,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
     used = (
         *("hidden_dim", "dec_layers", "num_feature_levels", "num_queries", "num_body_points", "num_classes", "dropout"),
         *("learnable_tgt_init", "two_stage_type"),
-        *(("nheads", "dim_feedforward", "dec_n_points", "within_type", "transformer_activation") if original else ()),
+        *(("nheads", "dec_n_points", "within_type", "transformer_activation") if original else ()),
         *(option.name for option in dataclasses.fields(args) if option.name.startswith(EFFICIENT_PREFIX)),
     )
     model = PoseTransformer(
@@ -350,7 +350,8 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         built={
             **{name: getattr(args, name) for name in used},
             "enc_layers": args.efficient_enc_layers,
-            **({} if original else {"nheads": heads, "dim_feedforward": ratio * channels, "transformer_activation": "gelu"}),
+            "dim_feedforward": original_hidden(args) if original else ratio * channels,
+            **({} if original else {"nheads": heads, "transformer_activation": "gelu"}),
         },
     )
     model.reset_parameters()

@@ -109,7 +109,9 @@ class ModelArgs:
     efficient_nheads: int = _option(4, "Attention heads of the replacement.", low=1, high=4_096)
     efficient_enc_layers: int = _option(4, "Encoder blocks of the replacement.", low=1, high=1_024)
     efficient_mlp_ratio: int = _option(2, "Hidden width of the replacement's MLPs, in multiples of C.", low=1, high=1_024)
-    efficient_decoder_mlp_ratio: int = _option(0, "The same of the decoder's MLPs alone; 0: as all.", low=0, high=1_024)
+    efficient_decoder_mlp_ratio: int = _option(
+        0, "The same of the decoder's MLPs alone; 0: as all, in the original's decoder as dim_feedforward.", low=0, high=1_024
+    )
     efficient_rank: int = _option(
         0, "Inner width of the replacement's projections in attention and MLPs, each a product of two matrices; 0: one matrix.", low=0,
         high=65_536,

@@ -58,7 +58,9 @@ def original(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[i
 
 
 def accurate(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]]) -> dict[str, int]:
-    return efficient({**args, "efficient_decoder": "original"}, batch, queries, sizes)
+    from efficient.accurate import ACCURATE
+
+    return efficient(args | ACCURATE, batch, queries, sizes)
 
 
 def original_fused(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]]) -> dict[str, int]:
@@ -125,11 +127,14 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     within = projected(n, C, 3 * C) + attention(B * Q, N, N, C) + projected(n, C, C) + projected(n, C, wide_after, C)
     sets = min(args["efficient_decoder_sets"], iterations - early)
     decoder = sets * memory + early * look(1) + (iterations - early) * (look(N) + within)
+    hidden = args["efficient_decoder_mlp_ratio"] * C or args["dim_feedforward"]
+    theirs = original_fused({**args, "dim_feedforward": hidden}, batch, queries, sizes)
+    again = iterations - args["efficient_decoder_sets"]  # iterations that find the memory projected
     poses = linear(B * Q, C, 2 * C, 2 * C, 2 * C, 2 * K)  # of the chosen tokens
     return {
         "local convolution": local,
         "encoder": args["efficient_enc_layers"] * block + smooth,
         "proposals": linear(B * S, C, C),
-        "decoder": decoder if args["efficient_decoder"] == "own" else original_fused(args, batch, queries, sizes)["decoder"],
+        "decoder": decoder if args["efficient_decoder"] == "own" else theirs["decoder"] - again * linear(B * S, C, C),
         "heads": linear(B * S, C, classes) + poses + args["dec_layers"] * linear(B * Q * K, C, C, C, 2),
     }

@@ -281,7 +281,8 @@ DEVIATIONS: dict[str, dict[str, str]] = {
     "efficient-fused": _OF_THE_REPLACEMENT,
     "efficient-accurate": {
         **dict.fromkeys(("enc_n_points", "pre_norm", *_NO_EFFECT), "not used"), "enc_layers": "efficient_enc_layers",
-        "efficient_decoder": "always original",
+        "dim_feedforward": "4 x hidden_dim", "efficient_decoder": "always original",
+        **{f"efficient_{each}": f"always {value}" for each, value in (("decoder_sets", 1), ("decoder_mlp_ratio", 4), ("encoder_sets", 1))},
     },
 }
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from baselines import build_fused_transformer
-from efficient import build_efficient_conv_attention_transformer
+from efficient import build_accurate_transformer, build_efficient_conv_attention_transformer
+from efficient.accurate import ACCURATE
 from efficient.layers import RING
 from humar_bench.args import ModelArgs, Workload
 from humar_bench.subjects.transformer import make_inputs
@@ -59,3 +60,27 @@ def test_it_is_built_with_the_originals_arguments(args):
         "nheads": args.nheads, "dim_feedforward": args.dim_feedforward, "dec_n_points": args.dec_n_points,
         "transformer_activation": args.transformer_activation, "enc_layers": args.efficient_enc_layers,
     }
+
+
+def test_the_accurate_replacement_is_as_small_as_the_description_says(say):
+    with torch.device("meta"):
+        parameters, plain = (sum(p.numel() for p in build(ModelArgs()).parameters()) for build in (
+            build_accurate_transformer, build_efficient_conv_attention_transformer))
+    say(f"efficient-accurate has {parameters:,} parameters, efficient {plain:,}")
+    assert parameters <= 5_060_000
+
+
+def test_the_accurate_replacement_is_the_switch_with_its_proportions_fixed(args, tiny_workload: Workload):
+    """Whatever is asked of those; other arguments are as asked."""
+    asked = dataclasses.replace(args, efficient_decoder="own", efficient_decoder_sets=3, efficient_encoder_sets=2, dim_feedforward=7)
+    model = build_accurate_transformer(asked)
+    assert len(model.decoder.layers) == 1 and model.decoder.layers[0].linear1.out_features == 4 * args.hidden_dim
+    assert {name: model.built[name] for name in ACCURATE} == ACCURATE and model.built["dim_feedforward"] == 4 * args.hidden_dim
+
+
+def test_the_memory_is_projected_once_for_each_layer(args, tiny_workload: Workload):
+    model, calls = build_accurate_transformer(args).eval(), []
+    model.decoder.layers[0].cross_attn.value_proj.register_forward_hook(lambda *_: calls.append(1))
+    with torch.inference_mode():
+        model(*make_inputs(args, tiny_workload))
+    assert len(calls) == 1 and args.dec_layers == 3

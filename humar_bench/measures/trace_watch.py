@@ -173,6 +173,8 @@ class Watch(TorchDispatchMode):
 
     def look_for_strangers(self, op: Any, tensors: Iterable[Tensor]) -> None:
         """Tell the observer of tensors whose making was not seen."""
+        if op is aten.equal.default:  # torch.jit compares the constants of a graph before its first run, used ones and others
+            return
         tensors = list(tensors)
         first = tensors[0] if tensors else None
         for tensor in tensors:

@@ -6,6 +6,7 @@ result is said on the pipe as soon as it is there; the reply says only that the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -32,6 +33,7 @@ from humar_bench.records.record import plain
 from humar_bench.running.costs import PEAK
 from humar_bench.running.task import Task, success
 from humar_bench.subjects.registry import Architecture
+from humar_bench.subjects.subject import NotFiniteOutputs
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +118,9 @@ class _Point:
 
     def _dead_weight(self) -> DeadWeight:
         try:
+            if isinstance(self.task.workload, FreeWorkload):
+                with contextlib.suppress(NotFiniteOutputs):  # what comes out of a generator nobody has computed
+                    self.task.check(self.architecture, self._watched.outputs)
             return self._watched.dead_weight
         except HumarBenchError:
             if self.architecture.foreign:

@@ -5,7 +5,7 @@ inside functions.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,21 @@ def made(
         raise MeasurementError(f"the builder of {name} raised {one_line(error)}.") from error
     if not isinstance(model, torch.nn.Module):
         raise MeasurementError(f"the builder of {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
+    if device.type != "meta" and (empty := next((key for key, each in _named(model) if each.is_meta), "")):
+        raise MeasurementError(
+            f"the builder of {name} leaves {empty} on the device meta, where it has no numbers; let it end with to_empty(device='cpu') and "
+            "fill the weights, or build on the CPU."
+        )
     dtype = None if dtype is torch.float32 else dtype  # what models are built in, unless their builders want another one
     found = _AS_BUILT[model] = AsBuilt(_number_types(model), "" if dtype is None else str(dtype).removeprefix("torch."))
     converted = _in_eval_mode(_converted(model, device, dtype))
     _AS_BUILT[converted] = found
     return converted
+
+
+def _named(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 def _in_eval_mode(model: torch.nn.Module) -> torch.nn.Module:

@@ -301,6 +301,13 @@ def test_strangers_models_that_torch_made_are_counted_as_what_they_were_made_of(
     assert count_parameters(model).total + named == C * D and exact.dead_weight.never_read == ()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_strangers_constants_that_a_script_no_longer_uses_are_no_weights():
+    model = torch.jit.optimize_for_inference(torch.jit.script(plain()))  # keeps the weight beside the transposed one that it uses
+    exact = count_exactly(model, x())
+    assert [row.elements for row in exact.dead_weight.unregistered] == [C * D] and exact.flops.matmul_flops == PRODUCT
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_strangers_an_exported_model_stays_in_its_mode_and_is_predicted():
     model = made("x", lambda: torch.export.export(plain(), x()).module())

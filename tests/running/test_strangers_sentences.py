@@ -21,6 +21,7 @@ from humar_bench.running.arm import Arm
 from humar_bench.running.bench import benchmark
 from humar_bench.running.new_inputs import NewInputs
 from humar_bench.running.task import failure
+from humar_bench.subjects.making import made
 from humar_bench.subjects.registry import build
 from humar_bench.subjects.transformer import TransformerSubject, make_inputs
 from tests.data.foreign_models import SmallPose
@@ -93,6 +94,32 @@ def test_strangers_parts_of_one_memory_that_do_not_overlap_are_counted():
 
     count = count_parameters(Parts())
     assert count.total == 10 and count.shared == (("a", "c"),)
+
+
+def test_strangers_a_builder_that_stays_on_meta_is_told_how_to_leave_it():
+    def empty():
+        with torch.device("meta"):
+            return nn.Linear(2, 2)
+
+    assert made("x", empty, device="meta").weight.is_meta
+    with pytest.raises(MeasurementError) as raised:
+        made("x", empty)
+    assert str(raised.value) == (
+        "the builder of x leaves weight on the device meta, where it has no numbers; let it end with to_empty(device='cpu') and fill the "
+        "weights, or build on the CPU."
+    )
+
+
+def test_strangers_what_a_generator_would_compute_is_not_called_unread(in_process, tmp_path):
+    (tmp_path / "lazy.py").write_text(
+        "import torch\n\n\nclass Lazy(torch.nn.Linear):\n    def forward(self, x):\n        return (row @ self.weight for row in x)\n\n\n"
+        "def build():\n    return Lazy(4, 4)\n\n\ndef rows(batch):\n    return torch.rand(batch, 4)\n"
+    )
+    run = benchmark([f"x={tmp_path / 'lazy.py'}:build"], measures=["params", "flops"], inputs=f"{tmp_path / 'lazy.py'}:rows")
+    said = "x returned a generator without a tensor in it"
+    params, flops = (next(record for record in run if record.measure == measure) for measure in ("params", "flops"))
+    assert params.ok and params.measured["never_read"] is None and said in params.measured["never_read_reason"]
+    assert not flops.ok and said in flops.reason
 
 
 def test_strangers_a_lazy_layer_says_who_has_to_call_it():

@@ -28,7 +28,7 @@ def still(before: Tensor, after: Tensor, below: float) -> bool:
 
     Points that did not move at all are no sign: the last layers of heads that were never trained are zero.
     """
-    most = float((after - before).abs().amax())
+    most = float((after - before).detach().abs().amax())
     return 0 < most < below
 
 

@@ -74,6 +74,10 @@ def test_a_batch_goes_on_until_the_slowest_picture_stands_still(args, tiny_workl
     assert (iterations([fast]), iterations([slow]), iterations([fast, slow])) == (3, 4, 4)
 
 
+def test_inference_with_gradients_stops_as_well(args, tiny_workload):
+    assert done(built(args, 1.0)(*make_inputs(args, tiny_workload))) == 3
+
+
 def test_training_does_every_iteration(args, tiny_workload):
     assert done(built(args, 1.0).train()(*make_inputs(args, tiny_workload))) == 4
 

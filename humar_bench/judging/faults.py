@@ -58,7 +58,8 @@ def hold_varied(processes: Any) -> Varied:
     low, high, most = _varied_ends(logs, pairs[0], max(ratio, 1.0) ** 2)
     if low is None:
         return Varied(UNDECIDED, ratio, pairs=count, most=most)
-    if low > 1 + VARIED_MARGIN or high < 1 / (1 + VARIED_MARGIN):
+    few = 1 < len(logs) < FEWEST_PAIRS  # two that agree by chance say little, and to be faster on new inputs is no way to cheat
+    if low > 1 + VARIED_MARGIN or (high < 1 / (1 + VARIED_MARGIN) and not few):
         return Varied("differs", ratio, low, high, count)
     agrees = low >= 1 / (1 + VARIED_MARGIN) and high <= 1 + VARIED_MARGIN
     return Varied("agrees" if agrees else UNDECIDED, ratio, low, high, count, None if agrees else most)

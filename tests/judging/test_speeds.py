@@ -12,6 +12,7 @@ from scipy import stats
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
+from humar_bench.judging.faults import hold_varied
 from humar_bench.judging.statistics import ALPHA, LookPlan
 from humar_bench.judging.verdicts import _rows, judge, look_at, spent_s
 from humar_bench.records.record import AGAIN, Record, Run
@@ -272,6 +273,13 @@ def test_three_percent_count_only_when_the_whole_interval_is_beyond_them(factor,
         for process in range(6) for name in "ab"
     ]
     assert compare(Run(records)).speeds["b"].varied == said
+
+
+@pytest.mark.parametrize(("factor", "processes", "said"), [(0.84, 2, "undecided"), (0.84, 5, "differs"), (1.2, 2, "differs")])
+def test_two_processes_that_were_faster_on_new_inputs_may_be_chance(factor, processes, said):
+    """As seen of an honest model: .836 and .839 in the two processes that had time for a pair."""
+    logs = [{"cpu_s": [0.1], "varied_rounds": [0], "varied_cpu_s": [0.1 * factor * (1 + 0.001 * process)]} for process in range(processes)]
+    assert hold_varied(logs).verdict == said
 
 
 def test_new_inputs_that_were_not_timed_are_said():

@@ -303,9 +303,10 @@ def test_strangers_models_that_torch_made_are_counted_as_what_they_were_made_of(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_strangers_constants_that_a_script_no_longer_uses_are_no_weights():
-    model = torch.jit.optimize_for_inference(torch.jit.script(plain()))  # keeps the weight beside the transposed one that it uses
+    layers = nn.Sequential(nn.Linear(C, C, bias=False), nn.ReLU(), nn.Linear(C, C, bias=False)).eval()
+    model = torch.jit.optimize_for_inference(torch.jit.script(layers))  # keeps each weight beside the transposed one that it uses
     exact = count_exactly(model, x())
-    assert [row.elements for row in exact.dead_weight.unregistered] == [C * D] and exact.flops.matmul_flops == PRODUCT
+    assert [row.elements for row in exact.dead_weight.unregistered] == [C * C] * 2 and exact.flops.matmul_flops == 2 * 2 * N * C * C
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -247,6 +247,8 @@ class _Forward(TorchDispatchMode):
             storage = _storage(value)
             shared = next(at for at, each in enumerate(given) if _storage(each) == storage)
             return value.shape, value.stride(), value.storage_offset(), value.dtype, shared, storage in self.there
+        if isinstance(value, slice):  # has no hash before Python 3.12
+            return slice, value.start, value.stop, value.step
         if isinstance(value, _PLAIN):
             return type(value), value
         if isinstance(value, nn.Module):

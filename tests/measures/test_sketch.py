@@ -14,6 +14,7 @@ from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.measures.flops import count_flops
 from humar_bench.measures.memory_prediction import predict_built
 from humar_bench.measures.sketch import Sketcher
+from humar_bench.studies.search.space import NAMED_ALONE
 from humar_bench.studies.switches import switches_of
 from humar_bench.subjects.registry import build, load_builder
 from humar_bench.subjects.transformer import make_inputs
@@ -28,10 +29,10 @@ def sketched(sketcher: Sketcher, args: ModelArgs, work: Workload = WORK, arch: s
 
 
 def designs(number: int, seed: int = 0) -> list[ModelArgs]:
-    """Every switch alone, then draws of all of them together."""
-    found = [dataclasses.replace(SMALL, **row.changes) for row in switches_of(SMALL)]
+    """Every switch alone, then draws of all of them together; without those that are searched only where they are named."""
+    found = [dataclasses.replace(SMALL, **row.changes) for row in switches_of(SMALL) if not NAMED_ALONE & row.changes.keys()]
     draw = random.Random(seed)
-    options = [each for each in dataclasses.fields(ModelArgs) if each.name.startswith(EFFICIENT_PREFIX)]
+    options = [each for each in dataclasses.fields(ModelArgs) if each.name.startswith(EFFICIENT_PREFIX) and each.name not in NAMED_ALONE]
     while len(found) < number:
         changes = {}
         for each in options:

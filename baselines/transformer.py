@@ -155,18 +155,14 @@ def assemble(
 ) -> PoseTransformer:
     """The original out of given kinds of layers; the state dict is the same for all of them. Raises UsageError."""
     args = ModelArgs.of(args)
-    shared = {
-        "channels": args.hidden_dim,
-        "heads": args.nheads,
-        "hidden": args.dim_feedforward,
-        "levels": args.num_feature_levels,
-        "dropout": args.dropout,
-        "activation": args.transformer_activation,
-    }
-    encoder = Encoder(
-        [encoder_layer(**shared, points=args.enc_n_points) for _ in range(args.enc_layers)],
-        norm=nn.LayerNorm(args.hidden_dim) if args.pre_norm else None,
-    )
+    encoder_layers = [
+        encoder_layer(
+            channels=args.hidden_dim, heads=args.nheads, hidden=args.dim_feedforward, levels=args.num_feature_levels,
+            points=args.enc_n_points, dropout=args.dropout, activation=args.transformer_activation,
+        )
+        for _ in range(args.enc_layers)
+    ]
+    encoder = Encoder(encoder_layers, norm=nn.LayerNorm(args.hidden_dim) if args.pre_norm else None)
     layers = decoder_layers(args, decoder_layer, args.dec_layers, hidden=args.dim_feedforward)
     names = [option.name for option in dataclasses.fields(args) if not option.name.startswith(EFFICIENT_PREFIX)]
     model = PoseTransformer(

@@ -9,12 +9,8 @@ import dataclasses
 from typing import Any
 
 from efficient.transformer import build_efficient_conv_attention_transformer
-from humar_bench.args import ModelArgs
+from humar_bench.args import ACCURATE, ModelArgs
 from humar_bench.skeleton.pose_transformer import PoseTransformer
-
-ACCURATE = {
-    "efficient_decoder": "original", "efficient_decoder_sets": 1, "efficient_decoder_mlp_ratio": 4, "efficient_encoder_sets": 1,
-}
 
 
 def build_accurate_transformer(args: Any) -> PoseTransformer:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from efficient.canvas import Canvas
-from efficient.depth import iterate_until_still, may_ask
+from efficient.depth import may_ask, still
 from efficient.layers import (
     NO_WEIGHT,
     RING,
@@ -275,10 +275,10 @@ class EfficientDecoder(PoseDecoder):
         self.norms = nn.ModuleList(sets[0].norms(channels, whole=i >= early) for i in range(iterations))
         self.iteration_embed = nn.Embedding(iterations, channels)
 
-    def forward(self, x: Tensor, points: Tensor, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
-        if self.exit_below and not self.training and may_ask(points):
-            return iterate_until_still(self, x, points, memory, below=self.exit_below, first=self.early)
-        return super().forward(x, points, memory)
+    def has_settled(self, i: int, before: Tensor, after: Tensor) -> bool:
+        if not self.exit_below or self.training or not self.early <= i < self.iterations - 1:
+            return False
+        return may_ask(after) and still(before, after, self.exit_below)
 
     def prepare(self, memory: Memory) -> list[Look]:
         layout = Canvas(memory.shapes, self.memory_stride)

@@ -23,6 +23,9 @@ BUILT_IN = {  # architecture -> its builder
     "efficient-fused": "efficient.fused:build_fused_efficient_transformer",
     "efficient-accurate": "efficient.accurate:build_accurate_transformer",
 }
+ACCURATE = {  # what efficient-accurate fixes
+    "efficient_decoder": "original", "efficient_decoder_sets": 1, "efficient_decoder_mlp_ratio": 4, "efficient_encoder_sets": 1,
+}
 
 BEST_FORMS = {"original": "original-fused"}  # as published -> the same outputs in the best implementation there is, the fairer reference
 

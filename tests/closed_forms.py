@@ -58,9 +58,10 @@ def original(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[i
 
 
 def accurate(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]]) -> dict[str, int]:
-    from efficient.accurate import ACCURATE
-
-    return efficient(args | ACCURATE, batch, queries, sizes)
+    fixed = {
+        "efficient_decoder": "original", "efficient_decoder_sets": 1, "efficient_decoder_mlp_ratio": 4, "efficient_encoder_sets": 1,
+    }
+    return efficient(args | fixed, batch, queries, sizes)
 
 
 def original_fused(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[int, int]]) -> dict[str, int]:

@@ -71,23 +71,32 @@ class PoseDecoder(nn.Module):
         """Which of the N tokens iteration i wants a positional query of."""
         return slice(None)
 
+    def has_settled(self, i: int, before: Tensor, after: Tensor) -> bool:
+        """Whether no iteration after i is done: its keypoints before and after, [B, Q, K, 2]."""
+        return False
+
     def iterate(self, i: int, x: Tensor, query_pos: Tensor, points: Tensor, context: Any) -> Tensor:
         """Iteration i: tokens x [B, Q, N, C], their positional queries and reference points [B, Q, N, 2] -> tokens."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, points: Tensor, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
-        """Queries [B, Q, N, C] at reference points [B, Q, N, 2] -> tokens and points after each iteration (points also before)."""
+        """Queries [B, Q, N, C] at reference points [B, Q, N, 2] -> tokens and points after each iteration (points also before); those of
+        iterations that are not done are the last ones again, the very same tensors."""
         context, embed = self.prepare(memory), SineEmbedding(self.channels, scale=memory.valid_ratios[:, 0])
         hs_pose, refpoint_pose = [], [points.flatten(-2)]
         for i in range(self.iterations):
             query_pos = self.half_pose_ref_point_head(embed(points[:, :, self.placed(i)]).to(x.dtype))
             x = self.iterate(i, x, query_pos, points, context)
             hs_pose.append(x)
-            keypoints = (self.logits(points[:, :, 1:]) + self.pose_embed[i](x[:, :, 1:].contiguous())).sigmoid()
+            before = points[:, :, 1:]
+            keypoints = (self.logits(before) + self.pose_embed[i](x[:, :, 1:].contiguous())).sigmoid()
             points = with_centre(keypoints)
             refpoint_pose.append(points.flatten(-2))
             points = points.detach()  # each iteration learns its own step (Deformable DETR, section 4.2)
-        return hs_pose, refpoint_pose
+            if self.has_settled(i, before, keypoints):
+                break
+        left = self.iterations - len(hs_pose)
+        return hs_pose + hs_pose[-1:] * left, refpoint_pose + refpoint_pose[-1:] * left
 
 
 class PoseTransformer(nn.Module):

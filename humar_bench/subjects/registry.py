@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import ARM_SETTINGS, BUILT_IN, EFFICIENT_PREFIX, INPUTS_FORMS, ModelArgs, WholeWorkload, Workload, shown
+from humar_bench.args import ACCURATE, ARM_SETTINGS, BUILT_IN, EFFICIENT_PREFIX, INPUTS_FORMS, ModelArgs, WholeWorkload, Workload, shown
 from humar_bench.errors import UsageError
 from humar_bench.subjects.loading import Place, check_place, found_in, is_file, is_name, literals, load, place_of
 from humar_bench.subjects.making import made
@@ -281,8 +281,8 @@ DEVIATIONS: dict[str, dict[str, str]] = {
     "efficient-fused": _OF_THE_REPLACEMENT,
     "efficient-accurate": {
         **dict.fromkeys(("enc_n_points", "pre_norm", *_NO_EFFECT), "not used"), "enc_layers": "efficient_enc_layers",
-        "dim_feedforward": "4 x hidden_dim", "efficient_decoder": "always original",
-        **{f"efficient_{each}": f"always {value}" for each, value in (("decoder_sets", 1), ("decoder_mlp_ratio", 4), ("encoder_sets", 1))},
+        "dim_feedforward": f"{ACCURATE['efficient_decoder_mlp_ratio']} x hidden_dim",
+        **{name: f"always {value}" for name, value in ACCURATE.items()},
     },
 }
 

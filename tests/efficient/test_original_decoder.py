@@ -9,9 +9,8 @@ import torch
 
 from baselines import build_fused_transformer
 from efficient import build_accurate_transformer, build_efficient_conv_attention_transformer
-from efficient.accurate import ACCURATE
 from efficient.layers import RING
-from humar_bench.args import ModelArgs, Workload
+from humar_bench.args import ACCURATE, ModelArgs, Workload
 from humar_bench.subjects.transformer import make_inputs
 from tests.models import shaken
 

@@ -328,7 +328,7 @@ def test_false_alarms_and_false_passes_are_as_rare_as_promised_and_true_regressi
 def test_no_op_changes_never_fail_and_those_of_five_percent_nearly_always_do(runs):
     made = [(speeds(2 * seed), speeds(2 * seed + 1), speeds(2 * seed + 1, efficient=1.05)) for seed in range(runs)]
     assert not any(compare_runs(old, new).exit_code == 3 for old, new, _ in made)
-    assert sum(compare_runs(old, slower).exit_code == 3 for old, _, slower in made) >= 0.97 * runs
+    assert sum(compare_runs(old, slower).exit_code == 3 for old, _, slower in made) >= 0.99 * runs
 
 
 # The command line

@@ -359,6 +359,26 @@ def test_trainings_halve_until_two_are_left_and_the_default_is_in_every_rung(loo
     assert "AP is of the longest" in study_markdown(found)
 
 
+def test_what_was_trained_stays_chosen_when_times_come_out_otherwise(looked_at, tmp_path):
+    shutil.copy(looked_at, tmp_path)
+
+    def seen_otherwise(points, run, **more):
+        turned = {each.architecture: each.measured["matmul_flops"] for each in costly(points, run) if each.measure == "flops"}
+        other = dict(zip(sorted(turned, key=turned.get), sorted(turned.values(), reverse=True), strict=True))
+        return [dataclasses.replace(each, measured={**each.measured, "matmul_flops": other[each.architecture]}, id="")
+                if each.measure == "flops" else each for each in costly(points, run)]
+
+    given = {"trainings": trained_plan(), "number": 12, "designs": 60, "timed": False}
+    made = Wide(world=World(spread=0.004, accuracy=0.4), front_end=lambda options: "")
+    first = search(tmp_path, made, exact=costly, **given)
+    fresh = search(tmp_path, Wide(world=made.world, front_end=lambda options: ""), exact=seen_otherwise, **given)
+    assert [set(each["designs"]) for each in fresh.settings["rungs"]] != [set(each["designs"]) for each in first.settings["rungs"]]
+    again = Wide(world=made.world, front_end=lambda options: "")
+    resumed = search(tmp_path, again, exact=seen_otherwise, done=first.run, **given)
+    assert [each["role"] for each in again.asked] == [] and resumed.settings["missing"] == 0
+    assert [set(each["designs"]) for each in resumed.settings["rungs"]] == [set(each["designs"]) for each in first.settings["rungs"]]
+
+
 def test_designs_of_one_width_share_the_weights_they_begin_with(looked_at, tmp_path):
     shutil.copy(looked_at, tmp_path)
     asked = Asked(arch=(), seeds=2, pictures=400, evaluation_pictures=200, warm=80)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from humar_bench.args import ModelArgs
 from humar_bench.devices.environment import usable_cores
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.records.record import Record, Run
+from humar_bench.records.record import TRAINING, Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run
@@ -231,7 +231,7 @@ def train(
     """Successive halving of the designs that costs and time leave; the records, and what of it the tables need."""
     trainings = asked.trainings
     costs = costs_of(Run(tuple(records)), names)
-    others = left(costs, names, trainings.designs)
+    others = left(costs, names, trainings.designs, first=trained_before(given.get("done"), names))
     rungs = trainings.rungs_of(len(others))
     small = {name: trainings.small(names[name].design, asked.space.args) for name in (DEFAULT, *others)}
     whole = sum((count + 1) * pictures * len(trainings.seeds_of(at, len(rungs) - 1)) for at, (count, pictures) in enumerate(rungs))
@@ -257,8 +257,9 @@ def train(
             break
         if at + 1 < len(rungs):
             accuracy = np.array([accuracy_of(found, name) for name in others])
-            kept = better_half(np.array([costs[name]["cost"] for name in others]), accuracy, rungs[at + 1][0])
-            others = [others[each] for each in kept]
+            kept = better_half(np.array([costs[name]["cost"] for name in others]), accuracy, len(others))
+            further = trained_before(given.get("done"), others, rungs[at + 1][1])
+            others = [*further, *(others[each] for each in kept if others[each] not in further)]
     if not missing:
         remove_rendered(folder)
     preset = trainings.preset
@@ -268,12 +269,24 @@ def train(
     }
 
 
-def left(costs: Mapping[str, Mapping[str, float]], names: Mapping[str, Seen], number: int) -> list[str]:
-    """Of the designs that were counted, and timed, those that no other one beats now, as many as are trained; not the default."""
+def trained_before(done: Run | None, names: Iterable[str], pictures: int | None = None) -> list[str]:
+    """Of these those that an earlier session trained, for so many pictures where that is given. They stay chosen whatever was timed since:
+    a resumed search trains nothing anew because a time came out otherwise."""
+    found = {each.architecture for each in done or () if each.measure == TRAINING and pictures in (None, each.workload.get("pictures"))}
+    return [name for name in names if name in found and name != DEFAULT]
+
+
+def left(
+    costs: Mapping[str, Mapping[str, float]], names: Mapping[str, Seen], number: int, first: Sequence[str] = ()
+) -> list[str]:
+    """Of the designs that were counted, and timed, those that no other one beats now, as many as are trained, `first` before all; not the
+    default."""
     others = [name for name in names if name != DEFAULT and name in costs]
     if not others:
         return []
+    begun = [others.index(name) for name in first if name in others]
     gains = {name: names[name].values[len(COSTS):] for name in others}
     points = np.array([(costs[name]["cost"], costs[name]["peak_bytes"], costs[name]["parameters"], *gains[name]) for name in others])
-    stands = np.flatnonzero(on_front(points * np.array([1, 1, 1, -1, -1])))
-    return [others[stands[at]] for at in spread(points[stands], number)]
+    front = np.flatnonzero(on_front(points * np.array([1, 1, 1, -1, -1])))
+    stands = [*begun, *(at for at in front if at not in begun)]
+    return [others[stands[at]] for at in spread(points[stands], number, range(len(begun)))]

@@ -25,7 +25,7 @@ class AccuracyOptions:
     )
     reference: str | None = option("What accuracy is kept of; the first architecture by default.", metavar="NAME")
     level: int | None = option("Procedural people: 0 one person, 1 several and the sentence decides, 2 everything.", metavar="N")
-    data: str | None = option("A folder in RefHuman's format instead.", metavar="DIR")
+    data: str | None = option("A folder in RefHuman's format instead, or procedural:0-1: level 0 first, then level 1.", metavar="DATA")
     size: int | None = option("Height and width of procedural pictures.", metavar="N")
     pictures: int | None = option("Pictures that each run is trained on.", metavar="N")
     val: int | None = option("Pictures that each run is evaluated on.", metavar="N")

@@ -32,7 +32,7 @@ def _of(name: str, **more: Any) -> Any:
 class LearnOptions:
     """What is learned from, and on what."""
 
-    data: str | None = option("procedural:LEVEL or a folder in RefHuman's format.", metavar="DATA")
+    data: str | None = option("procedural:LEVEL, procedural:0-1 (level 0 first), or a folder in RefHuman's format.", metavar="DATA")
     preset: str | None = option(f"{', '.join(PRESETS)}: model and optimiser to start from; small for procedural data.", metavar="NAME",
                                 words=tuple(PRESETS))
     pictures: int | None = _of("pictures")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from itertools import accumulate
 from typing import Protocol
 
 from humar_bench.args import Size, shown
@@ -21,15 +23,52 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
 
-def open_source(data: str, split: str, *, seed: int = 0, length: int = 10_000, size: int | Size = SIZE) -> Source:
+class Curriculum:
+    """Sources one after the other, as one: easy pictures first. `lengths` says where each ends."""
+
+    def __init__(self, parts: tuple[Source, ...]) -> None:
+        self.parts, self.lengths = parts, tuple(map(len, parts))
+
+    def __len__(self) -> int:
+        return sum(self.lengths)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        for part, end in zip(self.parts, accumulate(self.lengths), strict=True):
+            if index < end:
+                return part[index - end + len(part)]
+        raise AssertionError
+
+
+def levels_of(data: str) -> range | None:
+    """`procedural:1` -> 1, `procedural:0-1` -> 0, 1, in this order; None for what is not procedural. Raises UsageError."""
+    if not data.startswith("procedural"):
+        return None
+    match = re.fullmatch(r"procedural:([0-9]{1,9})(?:-([0-9]{1,9}))?", data)
+    if not match or (match[2] and int(match[2]) <= int(match[1])):
+        raise UsageError(f"the data is {shown(data)}; write procedural:LEVEL, such as procedural:1, or procedural:0-1 for level 0 first.")
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+def open_source(
+    data: str, split: str, *, seed: int = 0, length: int = 10_000, size: int | Size = SIZE,
+    kept: Callable[[ProceduralPeople], Source] = lambda people: people,
+) -> Source:
     """`procedural:LEVEL` or a RefHuman folder -> its examples of a split; `seed`, `length` and `size` are those of procedural people.
 
-    Raises UsageError.
+    Of `procedural:0-1` the training split is a `Curriculum` of equal parts, and every other split has the last level alone. `kept` may
+    hold procedural people elsewhere (`rendered.py`). Raises UsageError.
     """
-    if match := re.fullmatch(r"procedural:([0-9]{1,9})", data):
-        return ProceduralPeople(split, int(match[1]), seed, length, size)
-    if data.startswith("procedural"):
-        raise UsageError(f"the data is {shown(data)}; write procedural:LEVEL, such as procedural:1.")
+    if levels := levels_of(data):
+        if split != "train" or len(levels) == 1:
+            return kept(ProceduralPeople(split, levels[-1], seed, length, size))
+        if length < len(levels):
+            raise UsageError(f"the data is {shown(data)} and {length} pictures are asked for; ask for {len(levels):,} or more.")
+        share, rest = divmod(length, len(levels))
+        lengths = [share + (at < rest) for at in range(len(levels))]
+        people = (ProceduralPeople(split, level, seed, each, size) for level, each in zip(levels, lengths, strict=True))
+        return Curriculum(tuple(map(kept, people)))
     if not os.path.isdir(data):
         raise UsageError(f"the data is {shown(data)}, which is no folder; give procedural:LEVEL or a folder in RefHuman's format.")
     return RefHuman(data, split)

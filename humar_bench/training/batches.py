@@ -9,8 +9,9 @@ Shapes: B pictures, T tokens, (H, W) the padded batch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from humar_bench.data.datasets import EvaluationSet, TrainingSet
 from humar_bench.data.draws import Draws, key_of
 from humar_bench.data.people import ProceduralPeople
 from humar_bench.data.rendered import rendered
-from humar_bench.data.sources import Source, open_source
+from humar_bench.data.sources import Curriculum, Source, open_source
 from humar_bench.data.targets import Target, TargetBatch
 from humar_bench.errors import UsageError
 from humar_bench.training.train_args import TrainArgs
@@ -100,8 +101,10 @@ class _Numbered(Dataset[tuple[Tensor, Target]]):
 
 def open_data(options: TrainArgs, split: str, *, length: int, seed: int) -> Source:
     """The examples that `options` name, procedural ones from the folder where they are kept drawn. Raises UsageError."""
-    source = open_source(options.data, split, seed=seed, length=length, size=options.size)
-    return rendered(source, options.rendered) if options.rendered and isinstance(source, ProceduralPeople) else source
+    def kept(people: ProceduralPeople) -> Source:
+        return rendered(people, options.rendered) if options.rendered else people
+
+    return open_source(options.data, split, seed=seed, length=length, size=options.size, kept=kept)
 
 
 def training_source(options: TrainArgs) -> Source:
@@ -109,7 +112,13 @@ def training_source(options: TrainArgs) -> Source:
     length = options.length or options.pictures
     if options.is_procedural and not length:
         raise UsageError("procedural pictures have no end; say how many to train on with pictures (--pictures).")
-    return open_data(options, "train", length=max(length, 1), seed=options.data_seed)
+    source = open_data(options, "train", length=max(length, 1), seed=options.data_seed)
+    if isinstance(source, Curriculum) and options.pictures > len(source):
+        raise UsageError(
+            f"the data is {options.data}, easy pictures first, and {options.pictures} pictures of {len(source)} different ones would come "
+            "back to the easy ones; leave length out."
+        )
+    return source
 
 
 def evaluation_source(options: TrainArgs) -> Source:
@@ -118,14 +127,22 @@ def evaluation_source(options: TrainArgs) -> Source:
 
 
 class Steps:
-    """Which entries each step sees: `pictures` a step, of `entries` an epoch, the last incomplete step of an epoch dropped."""
+    """Which entries of `source` each step sees: `pictures` a step, in a drawn order, the last incomplete step of an epoch dropped. The
+    parts of a `Curriculum` come one after the other, each in an order of its own."""
 
-    def __init__(self, entries: int, pictures: int, seed: int) -> None:
+    def __init__(self, source: Sized, pictures: int, seed: int) -> None:
+        entries = len(source)
         if entries < pictures:
             raise UsageError(f"there are {entries} pictures and a step takes {pictures}; take more pictures or smaller batches.")
-        self.entries, self.pictures, self.seed = entries, pictures, seed
+        self.pictures = pictures
         self.an_epoch = entries // pictures  # steps
-        self._order = lru_cache(maxsize=1)(lambda epoch: np.random.default_rng((seed, epoch)).permutation(entries))
+        parts = source.lengths if isinstance(source, Curriculum) else (entries,)
+
+        def order(epoch: int) -> np.ndarray:
+            random = np.random.default_rng((seed, epoch))
+            return np.concatenate([end - part + random.permutation(part) for part, end in zip(parts, accumulate(parts), strict=True)])
+
+        self._order = lru_cache(maxsize=1)(order)
 
     def of(self, step: int) -> list[tuple[int, int]]:
         """(epoch, entry) of every picture of step `step`."""

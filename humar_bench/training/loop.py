@@ -101,7 +101,7 @@ class _Run:
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.source, self.tokens = training_source(options), tokens_of(options)
         self.step_pictures = options.optim.batch_size * options.accumulate * self.processes
-        self.order = Steps(len(self.source), self.step_pictures, options.data_seed)
+        self.order = Steps(self.source, self.step_pictures, options.data_seed)
         asked = options.pictures or options.optim.epochs * self.order.an_epoch * self.step_pictures
         self.steps = asked // self.step_pictures
         if not self.steps:

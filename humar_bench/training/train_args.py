@@ -35,7 +35,7 @@ class TrainArgs:
     """
 
     arch: str = _option("original", "The transformer: a name, package.module:builder or path/file.py:builder.")
-    data: str = _option("procedural:0", "procedural:LEVEL or a folder in RefHuman's format.")
+    data: str = _option("procedural:0", "procedural:LEVEL, procedural:0-1 for easy pictures first, or a folder in RefHuman's format.")
     size: int = _option(128, "Height and width of procedural pictures.", low=32, high=4_096)
     length: int = _option(0, "Different procedural pictures; 0: as many as are trained on.", low=0)
     pictures: int = _option(0, "Pictures to train on, repeated ones counted; 0: optim.epochs times all.", low=0)
@@ -82,8 +82,8 @@ class TrainArgs:
 
     @property
     def level(self) -> int | None:
-        """Of procedural data; None for a folder."""
-        found = re.fullmatch(r"procedural:([0-9]{1,9})", self.data)
+        """Of procedural data, the one that is evaluated on; None for a folder."""
+        found = re.fullmatch(r"procedural:(?:[0-9]{1,9}-)?([0-9]{1,9})", self.data)
         return int(found[1]) if found else None
 
     @classmethod

@@ -84,7 +84,7 @@ def warm_start(
     if options.threads:
         torch.set_num_threads(options.threads)
     source, tokens = training_source(options), tokens_of(options)
-    order = Steps(len(source), optim.batch_size, options.data_seed)
+    order = Steps(source, optim.batch_size, options.data_seed)
     steps = (options.pictures or len(source)) // optim.batch_size
     model = build_model(options).train()
     if options.front_end:

@@ -60,9 +60,10 @@ def test_a_folder_with_mistakes_ends_with_1_when_something_cannot_be_read(capsys
     (("show", "--number", "601"), "601 pictures were asked for; a sheet has at most 600 of each level."),
     (("show", "--size", "524288x524288"), "the size is 524288x524288; people are drawn with at most 4,096 pixels a side."),
     (("show", "--size", "٦٤x٦٤"), "the size '٦٤x٦٤' is not HEIGHTxWIDTH; write two positive whole numbers, such as 50x67."),
-    (("show", "--data", "procedural:٠"), "the data is 'procedural:٠'; write procedural:LEVEL, such as procedural:1."),
+    (("show", "--data", "procedural:٠"), "the data is 'procedural:٠'; write procedural:LEVEL, such as procedural:1, or procedural:0-1 "
+     "for level 0 first."),
     (("show", "--data", "procedural:" + "9" * 5000),
-     f"the data is 'procedural:{'9' * 45}...; write procedural:LEVEL, such as procedural:1."),
+     f"the data is 'procedural:{'9' * 45}...; write procedural:LEVEL, such as procedural:1, or procedural:0-1 for level 0 first."),
     (("show", "-o", "-"), "--out is -, and standard output cannot take it; name a file (./- for one of that name)."),
     (("export", "people", "--train", "999999999999999"), "999999999999999 pictures were asked for; at most 10,000,000 are written."),
     (("check", "a\0b"), "a\\x00b holds neither RefHuman_train.json nor RefHuman_val.json; name the folder that holds them."),

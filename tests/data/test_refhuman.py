@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(golden, break_it, sentence
 
 
 @pytest.mark.parametrize(("data", "sentence"), [
-    ("procedural", "the data is 'procedural'; write procedural:LEVEL, such as procedural:1."),
+    ("procedural", "the data is 'procedural'; write procedural:LEVEL, such as procedural:1, or procedural:0-1 for level 0 first."),
     ("procedural:7", "the level is 7; choose one of 0, 1, 2."),
     ("no/folder", "the data is 'no/folder', which is no folder; give procedural:LEVEL or a folder in RefHuman's format."),
 ])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from humar_bench.data.people import ProceduralPeople
+from humar_bench.data.rendered import RenderedPeople
+from humar_bench.data.sources import Curriculum
 from humar_bench.errors import UsageError
 from humar_bench.training.batches import (
     Steps,
@@ -18,6 +21,7 @@ from humar_bench.training.batches import (
     prompt_of,
     tokens_of,
     training_batches,
+    training_source,
 )
 from humar_bench.training.train_args import SMALL_WHOLE, TrainArgs, with_settings
 from humar_bench.uniphd import Captions, Points, Scribbles
@@ -27,12 +31,40 @@ PEOPLE = ProceduralPeople("train", 0, 0, 12, 64)
 
 
 def test_an_epoch_has_every_picture_once_in_another_order_than_the_next():
-    steps = Steps(11, 2, seed=3)
+    steps = Steps(range(11), 2, seed=3)
     epochs = [[number for step in range(5) for number in steps.of(5 * epoch + step)] for epoch in range(3)]
     for epoch, numbers in enumerate(epochs):
         assert {each for each, _ in numbers} == {epoch} and len({entry for _, entry in numbers}) == 10
     assert len({tuple(entry for _, entry in numbers) for numbers in epochs}) == 3
-    assert Steps(11, 2, seed=3).of(7) == steps.of(7) != Steps(11, 2, seed=4).of(7)
+    assert Steps(range(11), 2, seed=3).of(7) == steps.of(7) != Steps(range(11), 2, seed=4).of(7)
+
+
+def test_a_curriculum_has_its_easy_pictures_first_each_part_once_and_is_evaluated_on_the_last(tmp_path):
+    options = tiny(data="procedural:0-1", pictures=14, rendered=str(tmp_path))
+    source = training_source(options)
+    assert isinstance(source, Curriculum) and source.lengths == (7, 7) and options.level == 1
+    levels = [ProceduralPeople("train", level, options.data_seed, 7, options.size) for level in (0, 1)]
+    for at in range(14):
+        assert source[at].caption == levels[at // 7][at % 7].caption and np.array_equal(source[at].picture, levels[at // 7][at % 7].picture)
+    assert all(isinstance(part, RenderedPeople) for part in source.parts)
+    steps = Steps(source, 7, seed=3)
+    entries = [[entry for _, entry in steps.of(step)] for step in (0, 1)]
+    assert sorted(entries[0]) == list(range(7)) != entries[0] and sorted(entries[1]) == list(range(7, 14)) != entries[1]
+    assert evaluation_source(options)[0].caption == ProceduralPeople("val", 1, 0, 1, options.size)[0].caption
+    with pytest.raises(IndexError):
+        source[14]
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"length": 7}, "the data is procedural:0-1, easy pictures first, and 14 pictures of 7 different ones would come"),
+    ({"data": "procedural:1-0"}, "the data is 'procedural:1-0'; write procedural:LEVEL, such as procedural:1, or procedural:0-1"),
+    ({"data": "procedural:0-999999999"}, "the data is 'procedural:0-999999999' and 14 pictures are asked for; ask for 1,000,000,000"),
+    ({"data": "procedural:0-3"}, "the level is 3; choose one of 0, 1, 2."),
+])
+def test_a_curriculum_that_cannot_be_is_one_sentence(changes, said):
+    with pytest.raises(UsageError) as caught:
+        training_source(tiny(**{"data": "procedural:0-1", "pictures": 14, **changes}))
+    assert said in str(caught.value)
 
 
 def ids(batches) -> list[tuple[int, ...]]:
@@ -41,7 +73,7 @@ def ids(batches) -> list[tuple[int, ...]]:
 
 def test_processes_and_accumulated_batches_share_a_step():
     options, alone = tiny(optim={"batch_size": 1}, accumulate=2), tiny(optim={"batch_size": 4})
-    steps = Steps(12, 4, 0)
+    steps = Steps(range(12), 4, 0)
     whole = ids(training_batches(alone, PEOPLE, None, steps, 0, 3))
     shares = [ids(training_batches(options, PEOPLE, None, steps, 0, 3, rank)) for rank in (0, 1)]
     assert [len(share) for share in shares] == [6, 6]
@@ -52,7 +84,7 @@ def test_processes_and_accumulated_batches_share_a_step():
 
 def test_workers_change_nothing():
     options = tiny(augment=True)
-    steps, tokens = Steps(12, 2, 0), tokens_of(options)
+    steps, tokens = Steps(range(12), 2, 0), tokens_of(options)
     for one, other in zip(
         training_batches(options, PEOPLE, tokens, steps, 5, 8), training_batches(dataclasses.replace(options, workers=2), PEOPLE, tokens,
                                                                                 steps, 5, 8), strict=True,
@@ -88,7 +120,7 @@ def test_prompts_are_drawn_in_the_published_shares():
 
 
 def test_a_batch_gives_each_kind_of_prompt():
-    batch = next(training_batches(tiny(), PEOPLE, tokens_of(tiny()), Steps(12, 2, 0), 0, 1))
+    batch = next(training_batches(tiny(), PEOPLE, tokens_of(tiny()), Steps(range(12), 2, 0), 0, 1))
     text, scribble, point = (batch.prompt(kind, 6) for kind in ("text", "scribble", "point"))
     assert isinstance(text, Captions) and isinstance(scribble, Scribbles) and isinstance(point, Points)
     assert torch.equal(point.points, scribble.points[:, 6]) and torch.equal(batch.prompt("point").points, scribble.points[:, 5])

@@ -20,7 +20,7 @@ from tests.training.small_runs import tiny
 
 
 def batch_of(options):
-    return next(training_batches(options, training_source(options), tokens_of(options), Steps(12, 4, 0), 0, 1))
+    return next(training_batches(options, training_source(options), tokens_of(options), Steps(range(12), 4, 0), 0, 1))
 
 
 def step_with(options, teacher_options) -> TrainingStep:

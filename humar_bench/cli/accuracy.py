@@ -60,6 +60,6 @@ def _plan(options: AccuracyOptions, plans: object) -> object:
     asked = plans.Asked(
         arch=options.arch, reference=options.reference, level=options.level, data=options.data, ring=options.ring, seeds=options.seeds,
         pictures=options.pictures, evaluation_pictures=options.val, rates=parse_rates(options.rates), size=options.size, warm=options.warm,
-        keeps=options.keeps, at_once=options.at_once,
+        keeps=options.keeps, at_once=options.at_once, taught=options.taught,
     )
     return plans.plan_of(plans.PRESETS[options.preset], asked)

@@ -24,6 +24,10 @@ class AccuracyOptions:
         metavar="[NAME=]ARCH",
     )
     reference: str | None = option("What accuracy is kept of; the first architecture by default.", metavar="NAME")
+    taught: tuple[str, ...] = option(
+        "Name of an --arch that is trained once more, where each run also imitates the reference's run of the same seed. Repeatable.",
+        default=(), metavar="NAME",
+    )
     level: int | None = option("Procedural people: 0 one person, 1 several and the sentence decides, 2 everything.", metavar="N")
     data: str | None = option("A folder in RefHuman's format instead, or procedural:0-1: level 0 first, then level 1.", metavar="DATA")
     size: int | None = option("Height and width of procedural pictures.", metavar="N")

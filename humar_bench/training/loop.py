@@ -50,17 +50,20 @@ class RunSummary:
     evaluation: dict[str, float]  # the last one, by `evaluate.LOGGED`
 
 
-def train(options: TrainArgs, folder: str | Path, *, resume: bool = False, tell: Tell = lambda event: None) -> RunSummary:
+def train(
+    options: TrainArgs, folder: str | Path, *, resume: bool = False, tell: Tell = lambda event: None, teacher_arch: str | None = None
+) -> RunSummary:
     """Train a model into a run folder, from its last checkpoint on with `resume`.
 
-    `tell` hears every line of the log and, of each step, {"kind": "step", "step", "steps"}. Raises UsageError before anything is trained;
+    `tell` hears every line of the log and, of each step, {"kind": "step", "step", "steps"}. `teacher_arch` names the teacher's architecture
+    where that is code of its own. Raises UsageError before anything is trained;
     MeasurementError when training diverges, a worker dies or the disk is full: the last checkpoint is then as it was.
     """
     threads = torch.get_num_threads()
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        return _Run(options, folder, tell).run(resume)
+        return _Run(options, folder, tell, teacher_arch).run(resume)
     except HumarBenchError as error:
         if IN_A_WORKER in str(error):  # torch tells it with the worker's traceback
             raise type(error)(str(error).strip().splitlines()[-1].partition("Error: ")[2]) from error
@@ -95,8 +98,8 @@ class _Clock:
 class _Run:
     """One run in one process."""
 
-    def __init__(self, options: TrainArgs, folder: str | Path, tell: Tell) -> None:
-        self.options, self.tell, self.folder = options, tell, RunFolder(folder)
+    def __init__(self, options: TrainArgs, folder: str | Path, tell: Tell, teacher_arch: str | None) -> None:
+        self.options, self.tell, self.folder, self.teacher_arch = options, tell, RunFolder(folder), teacher_arch
         self.accelerator = _accelerator(options)
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.source, self.tokens = training_source(options), tokens_of(options)
@@ -156,7 +159,7 @@ class _Run:
             return None
         folder, own = self.options.teacher, self.options.arch
         same = own not in BUILT_IN and own == read_options(folder).arch  # the user has named this code
-        teacher_options, teacher = load_run(folder, own if same else None)
+        teacher_options, teacher = load_run(folder, self.teacher_arch or (own if same else None))
         return Distillation(self.options, teacher_options, teacher.to(self.accelerator.device), model, criterion)
 
     def _go_on(self) -> dict[str, Any] | None:

@@ -47,7 +47,11 @@ def measure_accuracy(
         plan = _settled(plan, pool)
     chosen = plan.chosen({arm.name: chosen_rate(_rates_of(pool, arm.name))[0] for arm in plan.arms if _rates_of(pool, arm.name)})
     if len(chosen) == len(plan.arms):
-        pool.run(plan.run_jobs(chosen))
+        jobs = plan.run_jobs(chosen)
+        students = [job for job in jobs if job.options.teacher]
+        pool.run([job for job in jobs if not job.options.teacher], again=pool.teachers_gone(students))
+        gone = pool.teachers_gone(students)
+        pool.run([job for job in students if job.options.teacher not in gone])
     found = Accuracy(Run(tuple(pool.kept)), settings_of(plan))
     if found.complete:
         remove_rendered(Path(folder))

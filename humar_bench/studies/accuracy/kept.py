@@ -1,6 +1,6 @@
 """What a study of accuracy keeps in its folder beside records and tables, and that what is found there is what the study left.
 
-    runs/                    a folder a run, which goes on from its last checkpoint
+    runs/                    a folder a run, which goes on from its last checkpoint; one that teaches others keeps it
     rendered/                people drawn once for all runs (`data/rendered.py`), gone when the study is complete
     front_end.safetensors    the weights before the transformer that all runs begin with
     front_end.json           what they were trained with, and their SHA-256
@@ -29,6 +29,7 @@ from humar_bench.report.files import write_text
 from humar_bench.training.train_args import TrainArgs
 
 RUNS, RENDERED, FRONT_END, FRONT_END_OF = "runs", "rendered", "front_end.safetensors", "front_end.json"
+WEIGHTS = "checkpoint-*.safetensors"  # in the folder of a run
 PLACES = (RUNS, RENDERED, FRONT_END, FRONT_END_OF)
 MOST_JSON = 2**20
 _SETS = re.compile(r"\.?people-v\d+-[\w.-]+")  # how `data/rendered.py` calls a set, and one that is being drawn

@@ -83,12 +83,14 @@ PRESETS = {
 class Arm:
     """One architecture in the study. `counts`: whether its verdict is the command's; one that is only shown beside does not.
 
-    Of arms with one `rivals` word only the best on the seed for learning rates is compared.
+    Of arms with one `rivals` word only the best on the seed for learning rates is compared. An arm that also imitates the reference's run
+    of the same seed has the learning rate of the arm that is `untaught`.
     """
 
     architecture: Architecture
     counts: bool = True
     rivals: str = ""
+    untaught: str = ""
 
     @property
     def name(self) -> str:
@@ -104,6 +106,8 @@ class Job:
     architecture: Architecture
     options: TrainArgs
     stage: str = ""  # tells runs apart that differ in nothing else but their length
+    teaches: bool = False  # its last checkpoint is kept, for those whose `options.teacher` names its folder
+    teacher_arch: str = ""  # of that run
 
     @property
     def folder(self) -> str:
@@ -178,11 +182,12 @@ class AccuracyPlan:
     @property
     def tried(self) -> tuple[Arm, ...]:
         """The arms whose learning rates are chosen."""
-        return (self.reference,) if self.shared_rate else (*self.arms, *self.beaten)
+        return (self.reference,) if self.shared_rate else tuple(arm for arm in (*self.arms, *self.beaten) if not arm.untaught)
 
     def chosen(self, best: Mapping[str, float]) -> dict[str, float]:
         """Arm -> its learning rate, from those of the arms that were tried."""
-        return {arm.name: best[name] for arm in self.arms if (name := self.reference.name if self.shared_rate else arm.name) in best}
+        tried = {arm.name: self.reference.name if self.shared_rate else arm.untaught or arm.name for arm in self.arms}
+        return {name: best[of] for name, of in tried.items() if of in best}
 
     def rate_jobs(self, rates: Sequence[float]) -> list[Job]:
         """The runs that choose learning rates: every arm with every one of `rates`."""
@@ -193,8 +198,17 @@ class AccuracyPlan:
     def run_jobs(self, chosen: Mapping[str, float]) -> list[Job]:
         """The runs that are compared, with each arm's learning rate: every arm's, and the control's."""
         base = dataclasses.replace(self.base, evaluate_every=self.base.pictures // EVALUATIONS)
-        jobs = [self._job(RUN, arm.name, arm, chosen[arm.name], seed, base) for seed in self.own_seeds for arm in self.arms]
-        reference = self.reference
+        reference, teaching = self.reference, any(arm.untaught for arm in self.arms)
+        jobs = []
+        for seed in self.own_seeds:
+            teacher = self._job(RUN, reference.name, reference, chosen[reference.name], seed, base)
+            jobs.append(dataclasses.replace(teacher, teaches=teaching))
+            for arm in self.arms[1:]:
+                job = self._job(RUN, arm.name, arm, chosen[arm.name], seed, base)
+                if arm.untaught:
+                    options = dataclasses.replace(job.options, teacher=teacher.folder)
+                    job = dataclasses.replace(job, options=options, teacher_arch=reference.architecture.spec)
+                jobs.append(job)
         return jobs + [self._job(RUN, self.again, reference, chosen[reference.name], seed, base) for seed in self.control_seeds]
 
     @property
@@ -256,6 +270,7 @@ class Asked:
     warm: int | None = None
     keeps: float = MARGIN
     at_once: int | None = None
+    taught: tuple[str, ...] = ()
 
 
 def plan_of(preset: Preset, asked: Asked) -> AccuracyPlan:
@@ -324,7 +339,18 @@ def _arms(base: TrainArgs, asked: Asked) -> tuple[Arm, ...]:
             arms.append(Arm(each, counts=bool(rivals), rivals=rivals))
     if len(parsed) < 2:
         raise UsageError(f"only {names[0]} would be trained; name at least two with --arch.")
-    return tuple(arms)
+    return (*arms, *_taught(arms[0], [arm for arm in arms if arm.name in names and arm.name != reference], asked.taught))
+
+
+def _taught(reference: Arm, others: Sequence[Arm], names: Sequence[str]) -> list[Arm]:
+    """Each of the named arms once more, as a student of the reference."""
+    known = {arm.name: arm for arm in others}
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            said = "once each" if name in known else "architectures trained that are not the reference"
+            raise UsageError(f"--taught is {name!r}; name {said}: {', '.join(known)}.")
+    own = [(known[name], dataclasses.replace(known[name].architecture, name=f"{name}, taught")) for name in names]
+    return [Arm(architecture, untaught=arm.name) for arm, architecture in own]
 
 
 def own_fields(text: str) -> str | Architecture:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from humar_bench.devices.environment import usable_cores
-from humar_bench.errors import MeasurementError, UsageError
+from humar_bench.errors import InvalidMeasurement, MeasurementError, UsageError
 from humar_bench.records.audit import audited
 from humar_bench.records.record import TRAINING, Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
@@ -23,6 +23,7 @@ from humar_bench.studies.accuracy.kept import (
     FRONT_END,
     RENDERED,
     RUNS,
+    WEIGHTS,
     front_end_there,
     hold_runs,
     keep_front_end,
@@ -30,6 +31,7 @@ from humar_bench.studies.accuracy.kept import (
     refuse_strange,
 )
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, Job
+from humar_bench.studies.accuracy.scores import SAME_AP, Scores
 from humar_bench.subjects.sources import child_command
 from humar_bench.training.train_args import TrainArgs
 
@@ -65,23 +67,31 @@ class Pool:
         self.earlier = frozenset(self.have)
         self.children, self.now, self.start_s, self.limit_s = children, now, now(), time_limit_s
         self.kept: list[Record] = []
+        self.ended: set[str] = set()  # folders of runs that ended well
         self.begun: dict[str, float] = {}  # job -> when it began
         self.pace: dict[str, float] = {}  # architecture -> seconds a picture of the slowest run
         self.shares: dict[str, float] = {}
         refuse_strange(self.folder)
 
-    def run(self, jobs: Sequence[Job]) -> list[Record]:
-        """All of these, the longest first, and the records there are then. Raises UsageError where a child says that it cannot work, and
-        InvalidMeasurement where earlier runs began with other weights than those there."""
-        missing = [job for job in jobs if job.key not in self.have]
-        self.shares |= {job.folder: float(job.key in self.have) for job in jobs}
+    def run(self, jobs: Sequence[Job], again: Collection[str] = ()) -> list[Record]:
+        """All of these, the longest first, and the records there are then; runs whose folder is named in `again` are made again and have to
+        come out as they did. Raises UsageError where a child says that it cannot work, and InvalidMeasurement where earlier runs began with
+        other weights than those there, or one comes out otherwise."""
+        missing = [job for job in jobs if job.key not in self.have or job.folder in again]
+        self.shares |= {job.folder: float(job not in missing) for job in jobs}
         self._warm_up([job for job in missing if job.role != FLOOR], jobs)
         missing.sort(key=lambda job: -self.pace.get(job.architecture.name, 0.0) * job.weight)
         for job, outcome in self.children(self._started(missing), at_once=self.at_once):
             self._finish(job, outcome)
         found = [self.have[job.key] for job in jobs if job.key in self.have]
+        self.ended |= {job.folder for job in jobs if job.key in self.have and self.have[job.key].ok}
         self.kept += found
         return found
+
+    def teachers_gone(self, students: Sequence[Job]) -> set[str]:
+        """Folders of runs that are to teach one of these that has no record yet, and that did not end well or have left no weights."""
+        wanted = {job.options.teacher for job in students if job.key not in self.have}
+        return {name for name in wanted if name not in self.ended or not any((self.folder / RUNS / name).glob(WEIGHTS))}
 
     def _warm_up(self, missing: Sequence[Job], jobs: Sequence[Job]) -> None:
         """Train what stands before the transformers of these, where that is not there yet."""
@@ -122,8 +132,11 @@ class Pool:
                 front = self.front(job)
                 if job.role != FLOOR and front.options is not None:
                     options = dataclasses.replace(options, front_end=str((front.folder / FRONT_END).resolve()))
+                if job.options.teacher:
+                    options = dataclasses.replace(options, teacher=str((self.folder / RUNS / job.options.teacher).resolve()))
                 request = {
                     "role": job.role, "name": job.name, "options": options.to_json(), "folder": str(self.folder / RUNS / job.folder),
+                    "teaches": job.teaches, "teacher_arch": job.teacher_arch or None,
                 }
                 self.begun[job.folder] = self.now()
                 yield job, self._child(request, job.name, _check_job, job)
@@ -159,9 +172,12 @@ class Pool:
         }
         result = audited(job.name, TRAINING, reply["result"], job.work, reply["environment"])
         record = job.record(result, reply["environment"], self.command)
-        if self.sink is not None:
-            self.sink.write(record)
-        self.have[job.key] = record
+        if job.key in self.have:
+            _hold_same(self.have[job.key], record)
+        else:
+            if self.sink is not None:
+                self.sink.write(record)
+            self.have[job.key] = record
         self.shares[job.folder] = 1.0
         if record.ok and job.options.pictures:
             seconds = (self.now() - self.begun[job.folder]) / job.options.pictures / EVALUATION_SHARE
@@ -172,6 +188,18 @@ class Pool:
 def _stands(record: Record) -> bool:
     """Whether a run need not be made again: it ended well, or diverged, which it would again."""
     return record.ok or record.kind == "not finite"
+
+
+def _hold_same(before: Record, now: Record) -> None:
+    """Raises InvalidMeasurement where a run that was made again for its weights is another."""
+    if not now.ok:
+        raise MeasurementError(f"the run of {now.architecture} with seed {now.process} was made again, to teach, and failed: {now.reason}")
+    one, other = (Scores(each.measured).accuracy() for each in (before, now))
+    if abs(one - other) > SAME_AP:
+        raise InvalidMeasurement(
+            f"the run of {now.architecture} with seed {now.process} was made again, to teach, and ends at AP {other:.4f}, not at {one:.4f} "
+            "as it did; this machine or its libraries compute otherwise, begin a new study in another folder."
+        )
 
 
 def _check_job(reply: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from humar_bench.studies.accuracy.scores import Scores
 from humar_bench.table import Column, Table, joined, percent
 
 FORMAT = 1  # of the JSON document. 1: title, retention, runs, curves, rates, conditions, failures
+TEACHES = ("keypoints", "class", "tokens")  # what a student imitates: the weights teacher_... of `TrainArgs`
 EXITS = {INVALID: EXIT_INVALID, LOSES: EXIT_REGRESSION, KEEPS: EXIT_DONE}
 
 
@@ -31,7 +32,10 @@ def settings_of(plan: AccuracyPlan) -> dict[str, Any]:
     """What a study is beside its records, as plain values."""
     return {
         "preset": plan.preset.name, "title": plan.preset.title, "minutes": plan.preset.minutes, "machine": plan.preset.machine,
-        "arms": [{"name": arm.name, "spec": arm.architecture.spec, "counts": arm.counts} for arm in plan.arms],
+        "arms": [
+            {"name": arm.name, "spec": arm.architecture.spec, "counts": arm.counts, **({"untaught": arm.untaught} if arm.untaught else {})}
+            for arm in plan.arms
+        ],
         "beaten": {arm.name: next(each.name for each in plan.arms if each.rivals == arm.rivals) for arm in plan.beaten},
         "margin": plan.margin, "rates": list(plan.rates), "seeds": plan.seeds, "draws": plan.draws,
         "warm_pictures": plan.preset.warm_pictures,
@@ -137,7 +141,12 @@ class Accuracy:
 
     def _trained_as(self, name: str) -> str:
         """The arm whose learning rate a row has."""
-        return self.reference if name == self.again else name
+        return self.reference if name == self.again else self.taught.get(name, name)
+
+    @cached_property
+    def taught(self) -> dict[str, str]:
+        """Arm that also imitates the reference -> the same arm without a teacher."""
+        return {arm["name"]: arm["untaught"] for arm in self.settings["arms"] if "untaught" in arm}
 
     # How it ends ------------------------------------------------------------------------------------------------------------------
 
@@ -390,6 +399,12 @@ def _conditions(study: Accuracy) -> Iterable[str]:
         yield (
             f"What stands before the transformer was trained ahead once, on {settings['warm_pictures']:,} pictures, and is the same in "
             "every run at its start: what another one would do is not in the interval."
+        )
+    for name, plain in study.taught.items():
+        weights = joined([f"{work[f'teacher_{each}']:g}" for each in TEACHES])
+        yield (
+            f"{name}: {plain} with its learning rate, and every run also imitates the run of {study.reference} with the same seed: "
+            f"{joined(TEACHES)}, weighted {weights}. Its seconds hold the teacher's forwards, and not the teacher's own training."
         )
     yield f"Preset {settings['preset']}, for {settings['machine']} and {settings['minutes']:g} minutes: {settings['title']}."
 

@@ -18,19 +18,18 @@ import numpy as np
 
 from humar_bench.errors import HumarBenchError, MeasurementError, UsageError, one_line
 from humar_bench.running.worker import serve
-from humar_bench.studies.accuracy.kept import digest, short
+from humar_bench.studies.accuracy.kept import WEIGHTS, digest, short
 from humar_bench.studies.accuracy.plan import FLOOR
-from humar_bench.studies.accuracy.scores import DIGITS, Scores
+from humar_bench.studies.accuracy.scores import DIGITS, SAME_AP, Scores
 from humar_bench.training.picture_statistics import BEST, PictureStatistics
 from humar_bench.training.train_args import TrainArgs
 
 WARM = "warm"  # a request's role beside those of a job
 POSES = 2000  # of the training people, that the mean pose is the mean of
-SAME_AP = 2e-3  # average precision from rounded OKS and from the evaluation itself
 
 
-def run_training(options: TrainArgs, folder: Path, tell: Any) -> dict[str, Any]:
-    """Train, or go on where an earlier process of the same study stopped; what the record holds."""
+def run_training(options: TrainArgs, folder: Path, tell: Any, *, teaches: bool = False, teacher_arch: str | None = None) -> dict[str, Any]:
+    """Train, or go on where an earlier process of the same study stopped; what the record holds. A run that `teaches` keeps its weights."""
     from humar_bench.training.loop import train
     from humar_bench.training.run_folder import RUN, read_evaluation, read_log
     from humar_bench.training.step import build_model
@@ -39,7 +38,7 @@ def run_training(options: TrainArgs, folder: Path, tell: Any) -> dict[str, Any]:
     if there and not can_go_on(folder, options):
         shutil.rmtree(folder)
         there = False
-    summary = train(options, folder, resume=there, tell=tell)
+    summary = train(options, folder, resume=there, tell=tell, teacher_arch=teacher_arch)
     curve = [line for line in read_log(folder) if line["kind"] == "evaluation"]
     found = {
         "pictures": summary.pictures, "parameters": sum(each.numel() for each in build_model(options).parameters()),
@@ -51,7 +50,7 @@ def run_training(options: TrainArgs, folder: Path, tell: Any) -> dict[str, Any]:
     made = Scores(found).accuracy()
     if abs(made - curve[-1]["ap"]) > SAME_AP:
         raise MeasurementError(f"the pictures make an average precision of {made:.4f} and the evaluation said {curve[-1]['ap']:.4f}.")
-    for old in folder.glob("checkpoint-*.safetensors"):  # finished runs are not gone on with, and many of them are large
+    for old in () if teaches else folder.glob(WEIGHTS):  # finished runs are not gone on with, and many of them are large
         old.unlink()
     return found
 
@@ -148,7 +147,10 @@ def measured(request: Mapping[str, Any], tell: Any) -> dict[str, Any]:
         return {"oks": found.oks, "digest": short(digest(request["front_end"]))}
     if request["role"] == FLOOR:
         return mean_pose_scores(options, tell)
-    return run_training(options, Path(request["folder"]), lambda event: tell({"share": event["step"] / event.get("steps", np.inf)}))
+    return run_training(
+        options, Path(request["folder"]), lambda event: tell({"share": event["step"] / event.get("steps", np.inf)}),
+        teaches=request.get("teaches", False), teacher_arch=request.get("teacher_arch"),
+    )
 
 
 _BLANK = {"status": "ok", "kind": "", "reason": "", "built": {}, "measured": None}

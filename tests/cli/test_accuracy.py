@@ -148,15 +148,16 @@ def claims_without_measuring(monkeypatch):
 @pytest.mark.slow
 def test_a_small_study_is_trained_stopped_and_gone_on_with(tmp_path):
     folder = tmp_path / "study"
-    first = subprocess.run([*PROGRAM, "accuracy", *TINY, "--time-limit", "25", "-o", str(folder)], capture_output=True, text=True)
+    typed = [*PROGRAM, "accuracy", *TINY, "--taught", "efficient"]
+    first = subprocess.run([*typed, "--time-limit", "25", "-o", str(folder)], capture_output=True, text=True)
     assert first.returncode in (4, 5), first.stderr
-    done = subprocess.run([*PROGRAM, "accuracy", *TINY, "--resume", str(folder)], capture_output=True, text=True)
+    done = subprocess.run([*typed, "--resume", str(folder)], capture_output=True, text=True)
     assert done.returncode == EXIT_INVALID, done.stderr  # 64 pictures teach nothing, and it says so
     assert "early accuracy on small models" in done.stdout and "scored 0 or no number" in done.stdout
     run = load(folder)
     assert all(record.ok for record in run) and len({record.key for record in run}) == len(run)
     roles = Counter(record.workload["role"] for record in run)  # the grid of rates grows where nothing was learned
-    assert roles["floor"] == 1 and roles["run"] == 2 * 2 + 2 and roles["rate"] >= 3 * 2
+    assert roles["floor"] == 1 and roles["run"] == 3 * 2 + 2 and roles["rate"] >= 3 * 2
     assert len({record.measured["front_end"] for record in run if record.workload["role"] != "floor"}) == 1
-    assert verify(folder).proved
+    assert verify(folder).proved and len(list((folder / "runs").glob("*/checkpoint-*.safetensors"))) == 2  # of those that taught
     assert not (folder / "rendered").exists() and list((folder / "runs").glob("*/evaluations/*.npz"))

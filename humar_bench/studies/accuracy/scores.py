@@ -16,7 +16,6 @@ from humar_bench.training.picture_statistics import draws
 
 DRAWS = 1000
 DIGITS = 6  # of scores and OKS in a record
-SAME_AP = 2e-3  # what rounding may change of it
 EVERY_SIZE = {"all": (0.0, float("inf"))}
 
 

@@ -20,11 +20,12 @@ from humar_bench.errors import HumarBenchError, MeasurementError, UsageError, on
 from humar_bench.running.worker import serve
 from humar_bench.studies.accuracy.kept import WEIGHTS, digest, short
 from humar_bench.studies.accuracy.plan import FLOOR
-from humar_bench.studies.accuracy.scores import DIGITS, SAME_AP, Scores
+from humar_bench.studies.accuracy.scores import DIGITS, Scores
 from humar_bench.training.picture_statistics import BEST, PictureStatistics
 from humar_bench.training.train_args import TrainArgs
 
 WARM = "warm"  # a request's role beside those of a job
+SAME_AP = 2e-3  # average precision from rounded OKS and from the evaluation itself
 POSES = 2000  # of the training people, that the mean pose is the mean of
 
 

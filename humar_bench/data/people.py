@@ -58,11 +58,15 @@ class ProceduralPeople:
         if not 0 <= index < self.length:
             raise IndexError(index)
         draws = self.draws(index)
+        return _example(draws, *self.drawn(draws), index)
+
+    def drawn(self, draws: Draws) -> tuple[Referred, Rendering]:
+        """What a picture is of, and everybody in it as drawn, by the chance of its number."""
         for _ in range(MOST_TRIES):
             referred = draw_referred(draws, self.level, self.width / self.height)
             drawn = render(referred.scene, draws, self.height)
             if _shows_enough(drawn, referred.meant):
-                return _example(draws, referred, drawn, index)
+                return referred, drawn
         raise AssertionError("no picture in which the person meant is seen")
 
     def draws(self, index: int) -> Draws:

@@ -214,8 +214,8 @@ def test_the_true_pose_in_its_own_box_scores_all(monkeypatch):
 
     example = ProceduralPeople("train", 0)[0]
     points = example.keypoints[0]
-    assert worker._oks(points[:, :2], points, float(example.area[0]), np.full(17, 0.05)) == pytest.approx(1)
-    assert worker._oks(points[:, :2] + 50, points, float(example.area[0]), np.full(17, 0.05)) < 0.01
+    assert worker.oks_of(points[:, :2], points, float(example.area[0]), np.full(17, 0.05)) == pytest.approx(1)
+    assert worker.oks_of(points[:, :2] + 50, points, float(example.area[0]), np.full(17, 0.05)) < 0.01
 
 
 # Records --------------------------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def mean_pose_scores(options: TrainArgs, tell: Any) -> dict[str, Any]:
     for index in range(of):
         example = people[index]
         if len(example.keypoints) and (example.keypoints[0, :, 2] > 0).any():
-            oks.append(_oks(placed(pose, example.boxes[0]), example.keypoints[0], float(example.area[0]), keypoint_sigmas(len(pose))))
+            oks.append(oks_of(placed(pose, example.boxes[0]), example.keypoints[0], float(example.area[0]), keypoint_sigmas(len(pose))))
         tell({"share": 0.6 + 0.4 * index / of})
     return {"pictures": 0, "parameters": 0, "curve": [], "score": [1.0] * len(oks), "oks": [round(each, DIGITS) for each in oks]}
 
@@ -128,7 +128,7 @@ def _frame(box: np.ndarray) -> tuple[np.ndarray, float]:
     return (low + high) / 2, float(np.sqrt(np.prod(np.maximum(high - low, 1e-6))))
 
 
-def _oks(points: np.ndarray, truth: np.ndarray, area: float, sigmas: Any) -> float:
+def oks_of(points: np.ndarray, truth: np.ndarray, area: float, sigmas: Any) -> float:
     """COCO's OKS of one pose: points [K, 2], truth [K, 3] (x, y, v)."""
     seen = truth[:, 2] > 0
     squared = ((points - truth[:, :2]) ** 2).sum(-1)

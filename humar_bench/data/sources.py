@@ -65,6 +65,7 @@ def open_source(
             return kept(ProceduralPeople(split, levels[-1], seed, length, size))
         if length < len(levels):
             raise UsageError(f"the data is {shown(data)} and {length} pictures are asked for; ask for {len(levels):,} or more.")
+        ProceduralPeople(split, levels[-1], seed, 1, size)  # the last level is there, or nothing is drawn of those before it
         share, rest = divmod(length, len(levels))
         lengths = [share + (at < rest) for at in range(len(levels))]
         people = (ProceduralPeople(split, level, seed, each, size) for level, each in zip(levels, lengths, strict=True))

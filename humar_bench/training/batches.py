@@ -113,10 +113,13 @@ def training_source(options: TrainArgs) -> Source:
     if options.is_procedural and not length:
         raise UsageError("procedural pictures have no end; say how many to train on with pictures (--pictures).")
     source = open_data(options, "train", length=max(length, 1), seed=options.data_seed)
-    if isinstance(source, Curriculum) and options.pictures > len(source):
+    if isinstance(source, Curriculum) and options.pictures != len(source):
+        if not options.pictures:
+            raise UsageError(f"the data is {options.data}, easy pictures first; say how many to train on with pictures, and leave length out.")
+        does = "come back to the easy ones" if options.pictures > len(source) else "end before the last level is whole"
         raise UsageError(
-            f"the data is {options.data}, easy pictures first, and {options.pictures} pictures of {len(source)} different ones would come "
-            "back to the easy ones; leave length out."
+            f"the data is {options.data}, easy pictures first, and {options.pictures} pictures of {len(source)} different ones would "
+            f"{does}; leave length out."
         )
     return source
 

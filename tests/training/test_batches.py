@@ -56,15 +56,18 @@ def test_a_curriculum_has_its_easy_pictures_first_each_part_once_and_is_evaluate
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"length": 7}, "the data is procedural:0-1, easy pictures first, and 14 pictures of 7 different ones would come"),
+    ({"length": 7}, "the data is procedural:0-1, easy pictures first, and 14 pictures of 7 different ones would come back to the easy ones;"),
+    ({"length": 28}, "and 14 pictures of 28 different ones would end before the last level is whole; leave length out."),
+    ({"length": 14, "pictures": 0}, "easy pictures first; say how many to train on with pictures, and leave length out."),
     ({"data": "procedural:1-0"}, "the data is 'procedural:1-0'; write procedural:LEVEL, such as procedural:1, or procedural:0-1"),
     ({"data": "procedural:0-999999999"}, "the data is 'procedural:0-999999999' and 14 pictures are asked for; ask for 1,000,000,000"),
     ({"data": "procedural:0-3"}, "the level is 3; choose one of 0, 1, 2."),
 ])
-def test_a_curriculum_that_cannot_be_is_one_sentence(changes, said):
+def test_a_curriculum_that_cannot_be_is_one_sentence(changes, said, tmp_path):
     with pytest.raises(UsageError) as caught:
-        training_source(tiny(**{"data": "procedural:0-1", "pictures": 14, **changes}))
+        training_source(tiny(**{"data": "procedural:0-1", "pictures": 14, "rendered": str(tmp_path / "drawn"), **changes}))
     assert said in str(caught.value)
+    assert "length" in changes or not (tmp_path / "drawn").exists()
 
 
 def ids(batches) -> list[tuple[int, ...]]:

@@ -16,7 +16,7 @@ from humar_bench.report.study import study_texts, write_study
 from humar_bench.saved.verify import verify
 from humar_bench.studies.accuracy.made_up import World
 from humar_bench.studies.accuracy.plan import PRESETS, RATE, RUN, Asked, plan_of
-from tests.studies.made_up_study import Made, measured, plan
+from tests.studies.made_up_study import PICTURES, Made, measured, plan
 
 TAUGHT = "efficient, taught"
 SEEDS = (1, 2, 3)
@@ -123,6 +123,41 @@ def test_nobody_is_taught_by_a_run_that_failed_or_was_not_reached(tmp_path):
     assert [each["options"]["seed"] for each in runs_of(made) if each["options"]["teacher"]] == [1, 3] and found.exit_code == EXIT_FAILED
     found = measured(made := Taught(cost_s=10.0), tmp_path / "late", taught_plan(), time_limit_s=150.0)
     assert found.exit_code == EXIT_UNDECIDED and found.missing and made.clock_s <= 150
+
+
+def test_a_teacher_that_diverged_is_not_trained_again(tmp_path):
+    wrong = lambda options: ("not finite", "it diverged.") if options.seed == 2 and options.arch == "original" else None  # noqa: E731
+    kept(tmp_path, Taught(fails=wrong), time_limit_s=None)
+    found = kept(tmp_path, again := Taught(fails=wrong))
+    assert again.asked == [] and found.missing == 2 and found.exit_code == EXIT_FAILED
+
+
+def test_a_student_is_not_begun_that_would_end_after_the_limit(tmp_path):
+    """Before one of them has ended, its time is that of its own training and of its teacher's together."""
+    class Timed(Taught):
+        def reply(self, request):
+            self.clock_s += 0.0 if request["role"] == "floor" else request["options"]["pictures"] / 100
+            return super().reply(request)
+
+    measured(whole := Timed(), tmp_path / "whole", taught_plan(warm=0))
+    students_s = 3 * PICTURES / 100
+    found = measured(made := Timed(), tmp_path / "late", taught_plan(warm=0), time_limit_s=whole.clock_s - students_s + 3)
+    assert found.missing == 3 and made.clock_s == pytest.approx(whole.clock_s - students_s)
+    found = measured(made := Timed(), tmp_path / "in_time", taught_plan(warm=0), time_limit_s=whole.clock_s - students_s + 9)
+    assert found.missing == 1 and made.clock_s == pytest.approx(whole.clock_s - students_s + 8)
+
+
+@pytest.mark.parametrize(("arch", "more", "said"), [
+    (("original", "efficient", "efficient, taught=efficient"), {}, "two rows would be 'efficient, taught' and 'efficient, taught'"),
+    (("original", "efficient", "efficient--taught=efficient"), {}, "two rows would be 'efficient--taught' and 'efficient, taught'"),
+    (("efficient", "original"), {"taught": ("original",)}, "--taught is 'original', which is trained with another ring here; add --ring pub"),
+    (("efficient", "original"), {"taught": ("original",), "ring": "scaled"}, "--taught is 'original', which is trained with another ring"),
+    (("efficient", "original"), {"taught": ("original",), "ring": "both"}, "--taught is 'original', which is trained with another ring"),
+])
+def test_a_study_that_could_not_end_is_refused(arch, more, said):
+    with pytest.raises(UsageError) as caught:
+        plan_of(PRESETS["cpu"], Asked(arch, **{"level": 0, "taught": ("efficient",), **more}))
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(("taught", "said"), [

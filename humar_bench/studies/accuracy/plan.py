@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, UniphdArgs
+from humar_bench.data.sources import levels_of
 from humar_bench.errors import UsageError
 from humar_bench.judging.retention import MARGIN
 from humar_bench.records.record import AGAIN, TRAINING, Record
@@ -27,6 +28,7 @@ from humar_bench.training.train_args import TrainArgs
 
 RATE, RUN, FLOOR = "rate", "run", "floor"  # what a run is for: choosing a learning rate, the comparison, the mean pose
 MEAN_POSE = "mean pose"
+SCALED, TAUGHT = ", ring scaled", ", taught"  # end the names of arms that nobody named
 RATE_SEED = 0
 EVALUATIONS = 5  # of a run: one each fifth of its schedule
 RINGS = ("better", "both", "published", "scaled")
@@ -108,12 +110,12 @@ class Job:
     stage: str = ""  # tells runs apart that differ in nothing else but their length
     teaches: bool = False  # its last checkpoint is kept, for those whose `options.teacher` names its folder
     teacher_arch: str = ""  # of that run
+    paced_by: tuple[str, ...] = ()  # architectures whose seconds a picture add up to no less than its own, until it has its own
 
     @property
     def folder(self) -> str:
         """Name of the run's folder, from its role, architecture, seed and learning rate."""
-        safe = "".join(each if each.isalnum() else "-" for each in self.name)
-        return f"{self.role}-{self.stage}{safe}-seed{self.options.seed}-lr{self.options.optim.lr:g}"
+        return f"{self.role}-{self.stage}{_safe(self.name)}-seed{self.options.seed}-lr{self.options.optim.lr:g}"
 
     @property
     def work(self) -> dict[str, Any]:
@@ -139,6 +141,11 @@ class Job:
     def key(self) -> str:
         """The key of its record, whether it exists or not."""
         return self.record({"measured": {}}, {}).key
+
+
+def _safe(name: str) -> str:
+    """A name as a folder's name has it."""
+    return "".join(each if each.isalnum() else "-" for each in name)
 
 
 _ELSEWHERE = (  # stand elsewhere in the record, or are of this machine alone
@@ -207,7 +214,8 @@ class AccuracyPlan:
                 job = self._job(RUN, arm.name, arm, chosen[arm.name], seed, base)
                 if arm.untaught:
                     options = dataclasses.replace(job.options, teacher=teacher.folder)
-                    job = dataclasses.replace(job, options=options, teacher_arch=reference.architecture.spec)
+                    paced_by = (arm.untaught, reference.name)
+                    job = dataclasses.replace(job, options=options, teacher_arch=reference.architecture.spec, paced_by=paced_by)
                 jobs.append(job)
         return jobs + [self._job(RUN, self.again, reference, chosen[reference.name], seed, base) for seed in self.control_seeds]
 
@@ -308,6 +316,7 @@ def _base(preset: Preset, asked: Asked) -> TrainArgs:
     base = dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
     if base.is_procedural and base.level not in (0, 1, 2):
         raise UsageError(f"--level is {base.data.partition(':')[2]}; choose 0 (one person), 1 (several) or 2 (everything).")
+    levels_of(base.data)
     if not base.is_procedural and not base.pictures:
         raise UsageError(f"the data is {base.data}, whose length is not known before it is read; say with --pictures how many a run sees.")
     if base.evaluation_pictures and base.evaluation_pictures < 20:
@@ -334,22 +343,36 @@ def _arms(base: TrainArgs, asked: Asked) -> tuple[Arm, ...]:
             arms.append(Arm(each))
             continue
         rivals = each.name if ring == "better" else ""
-        arms.append(Arm(Architecture(f"{each.name}, ring scaled", ring_spec(factor), foreign=True), rivals=rivals))
+        arms.append(Arm(Architecture(f"{each.name}{SCALED}", ring_spec(factor), foreign=True), rivals=rivals))
         if ring != "scaled":
             arms.append(Arm(each, counts=bool(rivals), rivals=rivals))
     if len(parsed) < 2:
         raise UsageError(f"only {names[0]} would be trained; name at least two with --arch.")
-    return (*arms, *_taught(arms[0], [arm for arm in arms if arm.name in names and arm.name != reference], asked.taught))
+    arms += _taught(arms, [name for name in names if name != reference], asked.taught)
+    _refuse_alike(arms)
+    return tuple(arms)
 
 
-def _taught(reference: Arm, others: Sequence[Arm], names: Sequence[str]) -> list[Arm]:
+def _refuse_alike(arms: Sequence[Arm]) -> None:
+    """Raises UsageError where two rows, or the folders of two arms' runs, would have one name."""
+    own = [arm.name for arm in arms]
+    there: dict[str, str] = {}
+    for name in (*own, *(f"{name}{AGAIN}" for name in own)):
+        if (other := there.get(_safe(name))) is not None:
+            raise UsageError(f"two rows would be {other!r} and {name!r}, whose runs have one folder; give one of your own another name.")
+        there[_safe(name)] = name
+
+
+def _taught(arms: Sequence[Arm], others: Sequence[str], names: Sequence[str]) -> list[Arm]:
     """Each of the named arms once more, as a student of the reference."""
-    known = {arm.name: arm for arm in others}
+    known = {arm.name: arm for arm in arms if arm.name in others}
     for name in names:
+        if name in others and any(arm.name == f"{name}{SCALED}" for arm in arms):
+            raise UsageError(f"--taught is {name!r}, which is trained with another ring here; add --ring published to teach it.")
         if name not in known or names.count(name) > 1:
             said = "once each" if name in known else "architectures trained that are not the reference"
             raise UsageError(f"--taught is {name!r}; name {said}: {', '.join(known)}.")
-    own = [(known[name], dataclasses.replace(known[name].architecture, name=f"{name}, taught")) for name in names]
+    own = [(known[name], dataclasses.replace(known[name].architecture, name=f"{name}{TAUGHT}")) for name in names]
     return [Arm(architecture, untaught=arm.name) for arm, architecture in own]
 
 

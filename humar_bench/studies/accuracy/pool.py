@@ -73,14 +73,14 @@ class Pool:
         refuse_strange(self.folder)
 
     def run(self, jobs: Sequence[Job], again: Collection[str] = ()) -> list[Record]:
-        """All of these, the longest first, and the records there are then. Runs whose folder is named in `again` are made again, and the
+        """All of these, the longest first, and the records there are then. Runs whose folder is named in `again` are made again where they ended well, and the
         new record stands for the old one: another machine computes otherwise in the last digits, and training makes them large.
         Raises UsageError where a child says that it cannot work, and InvalidMeasurement where earlier runs began with other weights than
         those there."""
-        missing = [job for job in jobs if job.key not in self.have or job.folder in again]
+        missing = [job for job in jobs if job.key not in self.have or job.folder in again and self.have[job.key].ok]
         self.shares |= {job.folder: float(job not in missing) for job in jobs}
         self._warm_up([job for job in missing if job.role != FLOOR], jobs)
-        missing.sort(key=lambda job: -self.pace.get(job.architecture.name, 0.0) * job.weight)
+        missing.sort(key=lambda job: -self._pace(job) * job.weight)
         for job, outcome in self.children(self._started(missing), at_once=self.at_once):
             self._finish(job, outcome)
         found = [self.have[job.key] for job in jobs if job.key in self.have]
@@ -144,8 +144,12 @@ class Pool:
     def _fits(self, job: Job) -> bool:
         if self.limit_s is None:
             return True
-        expected_s = EVALUATION_SHARE * self.pace.get(job.architecture.name, 0.0) * job.options.pictures
+        expected_s = EVALUATION_SHARE * self._pace(job) * job.options.pictures
         return self.now() - self.start_s + expected_s <= self.limit_s
+
+    def _pace(self, job: Job) -> float:
+        """Seconds a picture, as far as they are known."""
+        return self.pace.get(job.architecture.name) or sum(self.pace.get(name, 0.0) for name in job.paced_by)
 
     def _child(self, request: dict[str, Any], name: str, check: Callable[[dict], None], job: Job | None = None) -> Child:
         def hear(event: Mapping[str, Any]) -> None:

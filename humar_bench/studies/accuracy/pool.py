@@ -73,8 +73,9 @@ class Pool:
         refuse_strange(self.folder)
 
     def run(self, jobs: Sequence[Job], again: Collection[str] = ()) -> list[Record]:
-        """All of these, the longest first, and the records there are then. Runs whose folder is named in `again` are made again where they ended well, and the
-        new record stands for the old one: another machine computes otherwise in the last digits, and training makes them large.
+        """All of these, the longest first, and the records there are then. Runs whose folder is named in `again` are made again where they
+        ended well, and the new record stands for the old one: another machine computes otherwise in the last digits, and training makes
+        them large.
         Raises UsageError where a child says that it cannot work, and InvalidMeasurement where earlier runs began with other weights than
         those there."""
         missing = [job for job in jobs if job.key not in self.have or job.folder in again and self.have[job.key].ok]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from humar_bench.studies.search.explore import explore
 from humar_bench.studies.search.fitted import settings_in
 from humar_bench.studies.search.front import better_half, on_front, ranks, rungs, spread
 from humar_bench.studies.search.halving import trainings_of
-from humar_bench.studies.search.search import PLACES, SearchPlan, fitted_points, measure_search, pick
+from humar_bench.studies.search.search import PLACES, SearchPlan, as_many, fitted_points, measure_search, pick
 from humar_bench.studies.search.space import NAMED_ALONE, name_of, space_of, typed
 from humar_bench.studies.search.storage import JOURNAL, OBJECTIVES, Seen, open_shared, seen_in
 from humar_bench.studies.switches import DEFAULT
@@ -285,8 +286,8 @@ class Wide(Made):
         return found
 
 
-def trained_plan(**more):
-    asked = Asked(arch=(), seeds=2, pictures=400, evaluation_pictures=200, warm=0)
+def trained_plan(pictures=400, level=None, **more):
+    asked = Asked(arch=(), seeds=2, pictures=pictures, level=level, evaluation_pictures=200, warm=0)
     return trainings_of(PRESETS["cpu"], asked, designs=more.pop("designs", 4), **more)
 
 
@@ -299,6 +300,14 @@ def costly(points, run, **more):
 
     values = {"params": "total", "flops": "matmul_flops", "memory": "predicted_bytes"}
     return [dataclasses.replace(each, measured={**each.measured, values[each.measure]: amount(each)}, id="") for each in exact(points, run)]
+
+
+def costly_otherwise(points, run, **more):
+    """The same with the counts of operations the other way round."""
+    turned = {each.architecture: each.measured["matmul_flops"] for each in costly(points, run) if each.measure == "flops"}
+    other = dict(zip(sorted(turned, key=turned.get), sorted(turned.values(), reverse=True), strict=True))
+    return [dataclasses.replace(each, measured={**each.measured, "matmul_flops": other[each.architecture]}, id="")
+            if each.measure == "flops" else each for each in costly(points, run)]
 
 
 def search(
@@ -362,21 +371,45 @@ def test_trainings_halve_until_two_are_left_and_the_default_is_in_every_rung(loo
 def test_what_was_trained_stays_chosen_when_times_come_out_otherwise(looked_at, tmp_path):
     shutil.copy(looked_at, tmp_path)
 
-    def seen_otherwise(points, run, **more):
-        turned = {each.architecture: each.measured["matmul_flops"] for each in costly(points, run) if each.measure == "flops"}
-        other = dict(zip(sorted(turned, key=turned.get), sorted(turned.values(), reverse=True), strict=True))
-        return [dataclasses.replace(each, measured={**each.measured, "matmul_flops": other[each.architecture]}, id="")
-                if each.measure == "flops" else each for each in costly(points, run)]
-
     given = {"trainings": trained_plan(), "number": 12, "designs": 60, "timed": False}
     made = Wide(world=World(spread=0.004, accuracy=0.4), front_end=lambda options: "")
     first = search(tmp_path, made, exact=costly, **given)
-    fresh = search(tmp_path, Wide(world=made.world, front_end=lambda options: ""), exact=seen_otherwise, **given)
+    fresh = search(tmp_path, Wide(world=made.world, front_end=lambda options: ""), exact=costly_otherwise, **given)
     assert [set(each["designs"]) for each in fresh.settings["rungs"]] != [set(each["designs"]) for each in first.settings["rungs"]]
     again = Wide(world=made.world, front_end=lambda options: "")
-    resumed = search(tmp_path, again, exact=seen_otherwise, done=first.run, **given)
+    resumed = search(tmp_path, again, exact=costly_otherwise, done=first.run, **given)
     assert [each["role"] for each in again.asked] == [] and resumed.settings["missing"] == 0
     assert [set(each["designs"]) for each in resumed.settings["rungs"]] == [set(each["designs"]) for each in first.settings["rungs"]]
+
+
+def test_what_was_trained_on_other_pictures_chooses_nothing(looked_at, tmp_path):
+    shutil.copy(looked_at, tmp_path)
+    made = Wide(world=World(spread=0.004, accuracy=0.4), front_end=lambda options: "")
+    given = {"number": 12, "designs": 60, "timed": False}
+    first = search(tmp_path, made, exact=costly, trainings=trained_plan(), **given)
+    fresh, resumed = (
+        search(tmp_path, dataclasses.replace(made), exact=costly_otherwise, trainings=trained_plan(level=1), **given, **more)
+        for more in ({}, {"done": first.run})
+    )
+    assert [each["designs"] for each in resumed.settings["rungs"]] == [each["designs"] for each in fresh.settings["rungs"]]
+
+
+def test_rungs_of_one_length_halve_by_accuracy_when_resumed(looked_at, tmp_path):
+    shutil.copy(looked_at, tmp_path)
+    made = Wide(world=World(spread=0.004, accuracy=0.4), retention={"width 96": 1.5}, front_end=lambda options: "")
+    given = {"number": 12, "designs": 60, "timed": False, "exact": costly, "trainings": trained_plan(designs=8, pictures=40)}
+    first = search(tmp_path, made, **given)
+    assert {each["pictures"] for each in first.settings["rungs"]} == {40} and len(first.settings["rungs"]) == 3
+    again = search(tmp_path, dataclasses.replace(made), done=first.run, **given)
+    assert [set(each["designs"]) for each in again.settings["rungs"]] == [set(each["designs"]) for each in first.settings["rungs"]]
+
+
+def test_more_designs_on_the_front_add_no_rung_to_trainings_that_were_begun():
+    rungs_of = trained_plan(designs=12).rungs_of
+    before = [SimpleNamespace(architecture=name, workload={"pictures": 200}, process=0) for name in "ab"]
+    assert [rungs_of(number)[0][1] for number in (2, 3, 4, 5)] == [400, 200, 200, 80]
+    assert as_many("abcdef", 2, before, rungs_of) == ["a", "b", "c", "d"] and as_many("abc", 2, before, rungs_of) == ["a", "b", "c"]
+    assert as_many("abcdef", 0, [], rungs_of) == [*"abcdef"] and as_many("ab", 2, before, rungs_of) == ["a", "b"]
 
 
 def test_designs_of_one_width_share_the_weights_they_begin_with(looked_at, tmp_path):

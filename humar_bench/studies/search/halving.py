@@ -15,6 +15,7 @@ from pathlib import Path
 
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import UsageError
+from humar_bench.records.record import TRAINING, Record
 from humar_bench.studies.accuracy.plan import FLOOR, MEAN_POSE, RUN, Asked, Job, Preset, plan_of, steps_of
 from humar_bench.studies.accuracy.pool import Front
 from humar_bench.studies.search.front import rungs
@@ -25,6 +26,9 @@ from humar_bench.training.train_args import TrainArgs
 
 FIRST_SEED = 0  # of the rungs before the last, whose seeds are others
 WIDTH_STEP, LEAST_SHARE = 32, 0.5  # a width in training is a multiple of it, and at least so much of the design's
+
+
+_OF_A_RUN = ("role", "pictures", "seed", "data_seed")  # of its workload
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,12 @@ class Trainings:
     def floor_job(self) -> Job:
         """The mean pose at the right place and scale."""
         return Job(FLOOR, MEAN_POSE, Architecture(MEAN_POSE, "", foreign=False), dataclasses.replace(self.base, pictures=0))
+
+    def made(self, record: Record) -> bool:
+        """Whether a record is of a run as these are: all is alike but its model, its length and its seed."""
+        own, theirs = self.floor_job.work, record.workload
+        alike = own.keys() == theirs.keys() and all(theirs[name] == value for name, value in own.items() if name not in _OF_A_RUN)
+        return record.measure == TRAINING and alike
 
     def front(self, folder: Path, job: Job) -> Front:
         """The weights a run begins with: those of its width."""

@@ -22,7 +22,7 @@ import numpy as np
 from humar_bench.args import ModelArgs
 from humar_bench.devices.environment import usable_cores
 from humar_bench.errors import MeasurementError, UsageError
-from humar_bench.records.record import TRAINING, Record, Run
+from humar_bench.records.record import Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run
@@ -231,7 +231,9 @@ def train(
     """Successive halving of the designs that costs and time leave; the records, and what of it the tables need."""
     trainings = asked.trainings
     costs = costs_of(Run(tuple(records)), names)
-    others = left(costs, names, trainings.designs, first=trained_before(given.get("done"), names))
+    before = [each for each in given.get("done") or () if trainings.made(each) and each.architecture in names]
+    first = trained_before(before, names)
+    others = as_many(left(costs, names, trainings.designs, first=first), len(first), before, trainings.rungs_of)
     rungs = trainings.rungs_of(len(others))
     small = {name: trainings.small(names[name].design, asked.space.args) for name in (DEFAULT, *others)}
     whole = sum((count + 1) * pictures * len(trainings.seeds_of(at, len(rungs) - 1)) for at, (count, pictures) in enumerate(rungs))
@@ -258,7 +260,8 @@ def train(
         if at + 1 < len(rungs):
             accuracy = np.array([accuracy_of(found, name) for name in others])
             kept = better_half(np.array([costs[name]["cost"] for name in others]), accuracy, len(others))
-            further = trained_before(given.get("done"), others, rungs[at + 1][1])
+            ahead = (rungs[at + 1][1], trainings.seeds_of(at + 1, len(rungs) - 1))
+            further = trained_before(before, others, *ahead) if ahead != (pictures, seeds) else []
             others = [*further, *(others[each] for each in kept if others[each] not in further)]
     if not missing:
         remove_rendered(folder)
@@ -269,11 +272,19 @@ def train(
     }
 
 
-def trained_before(done: Run | None, names: Iterable[str], pictures: int | None = None) -> list[str]:
-    """Of these those that an earlier session trained, for so many pictures where that is given. They stay chosen whatever was timed since:
-    a resumed search trains nothing anew because a time came out otherwise."""
-    found = {each.architecture for each in done or () if each.measure == TRAINING and pictures in (None, each.workload.get("pictures"))}
+def trained_before(before: Iterable[Record], names: Iterable[str], pictures: int | None = None, seeds: Sequence[int] = ()) -> list[str]:
+    """Of these those that an earlier session trained, for so many pictures with one of these seeds where that is given. They stay chosen
+    whatever was timed since: a resumed search trains nothing anew because a time came out otherwise."""
+    found = {each.architecture for each in before if pictures is None or each.workload["pictures"] == pictures and each.process in seeds}
     return [name for name in names if name in found and name != DEFAULT]
+
+
+def as_many(others: Sequence[str], first: int, before: Sequence[Record], rungs_of: Callable[[int], list[tuple[int, int]]]) -> list[str]:
+    """So many of these, the `first` at least, that the first rung is as long as it was: with more of them there may be one rung more, and
+    every run would be another."""
+    begun = min((each.workload["pictures"] for each in before), default=0)
+    fitting = [number for number in range(first, len(others) + 1) if first and rungs_of(number)[0][1] == begun]
+    return list(others[:max(fitting, default=len(others))])
 
 
 def left(

@@ -115,7 +115,7 @@ def training_source(options: TrainArgs) -> Source:
     source = open_data(options, "train", length=max(length, 1), seed=options.data_seed)
     if isinstance(source, Curriculum) and options.pictures != len(source):
         if not options.pictures:
-            raise UsageError(f"the data is {options.data}, easy pictures first; say how many to train on with pictures, and leave length out.")
+            raise UsageError(f"the data is {options.data}, easy pictures first; say how many with pictures, and leave length out.")
         does = "come back to the easy ones" if options.pictures > len(source) else "end before the last level is whole"
         raise UsageError(
             f"the data is {options.data}, easy pictures first, and {options.pictures} pictures of {len(source)} different ones would "

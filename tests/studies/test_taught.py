@@ -150,7 +150,7 @@ def test_a_student_is_not_begun_that_would_end_after_the_limit(tmp_path):
 @pytest.mark.parametrize(("arch", "more", "said"), [
     (("original", "efficient", "efficient, taught=efficient"), {}, "two rows would be 'efficient, taught' and 'efficient, taught'"),
     (("original", "efficient", "efficient--taught=efficient"), {}, "two rows would be 'efficient--taught' and 'efficient, taught'"),
-    (("efficient", "original"), {"taught": ("original",)}, "--taught is 'original', which is trained with another ring here; add --ring pub"),
+    (("efficient", "original"), {"taught": ("original",)}, "--taught is 'original', which is trained with another ring here; add --ring"),
     (("efficient", "original"), {"taught": ("original",), "ring": "scaled"}, "--taught is 'original', which is trained with another ring"),
     (("efficient", "original"), {"taught": ("original",), "ring": "both"}, "--taught is 'original', which is trained with another ring"),
 ])

@@ -73,11 +73,10 @@ class Pool:
         refuse_strange(self.folder)
 
     def run(self, jobs: Sequence[Job], again: Collection[str] = ()) -> list[Record]:
-        """All of these, the longest first, and the records there are then. Runs whose folder is named in `again` are made again where they
-        ended well, and the new record stands for the old one: another machine computes otherwise in the last digits, and training makes
-        them large.
-        Raises UsageError where a child says that it cannot work, and InvalidMeasurement where earlier runs began with other weights than
-        those there."""
+        """All of these, the longest first, and the records there are then. Runs that ended well and whose folder is named in `again` are
+        made again, and the new record stands for the old one: another machine computes otherwise in the last digits, and training makes
+        them large. Raises UsageError where a child says that it cannot work, and InvalidMeasurement where earlier runs began with other
+        weights than those there."""
         missing = [job for job in jobs if job.key not in self.have or job.folder in again and self.have[job.key].ok]
         self.shares |= {job.folder: float(job not in missing) for job in jobs}
         self._warm_up([job for job in missing if job.role != FLOOR], jobs)

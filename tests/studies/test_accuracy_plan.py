@@ -21,6 +21,7 @@ from humar_bench.studies.accuracy.worker import can_go_on, mean_pose, mean_pose_
 from humar_bench.subjects.registry import load_builder, parse_architecture
 from humar_bench.training.average_precision import BEST_ROWS, COCO_ROWS
 from humar_bench.training.picture_statistics import PictureStatistics, draws
+from humar_bench.training.run_folder import as_safetensors
 from tests.studies.made_up_study import ENVIRONMENT, Made, plan
 
 CPU = PRESETS["cpu"]
@@ -274,7 +275,13 @@ def test_a_run_goes_on_only_where_it_is_the_same_run(tmp_path):
     values = {"log_bytes": 0, "pictures": 40, "wall_s": 1.0, "cpu_s": 1.0, "evaluation": {}, "schedule": {}}
     (tmp_path / "checkpoint.json").write_text(json.dumps({**values, "step": 5, "file": "checkpoint-00000005.safetensors"}))
     assert not can_go_on(tmp_path, options)  # its weights are gone
-    (tmp_path / "checkpoint-00000005.safetensors").write_bytes(b"")
+    weights, whole = tmp_path / "checkpoint-00000005.safetensors", as_safetensors({"model.weight": torch.ones(64)})
+    weights.mkdir()
+    assert not can_go_on(tmp_path, options)
+    weights.rmdir()
+    weights.write_bytes(whole[:-8])
+    assert not can_go_on(tmp_path, options)  # they are not whole
+    weights.write_bytes(whole)
     assert can_go_on(tmp_path, options)
     (tmp_path / "run.json").write_text("{")
     assert not can_go_on(tmp_path, options)

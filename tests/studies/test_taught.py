@@ -125,6 +125,24 @@ def test_nobody_is_taught_by_a_run_that_failed_or_was_not_reached(tmp_path):
     assert found.exit_code == EXIT_UNDECIDED and found.missing and made.clock_s <= 150
 
 
+def test_without_its_arm_a_study_is_proved_and_with_it_nothing_is_made_again(tmp_path):
+    kept(tmp_path, Taught())
+    found = kept(tmp_path, without := Taught(), plan())
+    assert without.asked == [] and TAUGHT not in found.runs and found.complete and verify(tmp_path).proved
+    assert kept(tmp_path, again := Taught()).complete and again.asked == [] and verify(tmp_path).proved
+
+
+def test_a_run_whose_folder_is_a_link_is_refused(tmp_path):
+    kept(folder := tmp_path / "study", Taught(), plan())
+    (mine := tmp_path / "mine").mkdir()
+    name = next(job.folder for job in taught_plan().run_jobs({"original": 5e-4, "efficient": 5e-4, TAUGHT: 5e-4}) if job.teaches)
+    (folder / "runs").mkdir(exist_ok=True)
+    (folder / "runs" / name).symlink_to(mine)
+    with pytest.raises(UsageError, match=f"{name} is a link, as no study writes it"):
+        kept(folder, again := Taught())
+    assert again.asked == [] and not any(mine.iterdir())
+
+
 def test_a_teacher_that_diverged_is_not_trained_again(tmp_path):
     wrong = lambda options: ("not finite", "it diverged.") if options.seed == 2 and options.arch == "original" else None  # noqa: E731
     kept(tmp_path, Taught(fails=wrong), time_limit_s=None)

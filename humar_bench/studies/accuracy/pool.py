@@ -78,6 +78,8 @@ class Pool:
         them large. Raises UsageError where a child says that it cannot work, and InvalidMeasurement where earlier runs began with other
         weights than those there."""
         missing = [job for job in jobs if job.key not in self.have or job.folder in again and self.have[job.key].ok]
+        for job in missing:
+            refuse_link(self.folder / RUNS / job.folder)
         self.shares |= {job.folder: float(job not in missing) for job in jobs}
         self._warm_up([job for job in missing if job.role != FLOOR], jobs)
         missing.sort(key=lambda job: -self._pace(job) * job.weight)

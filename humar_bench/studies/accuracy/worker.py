@@ -57,12 +57,15 @@ def run_training(options: TrainArgs, folder: Path, tell: Any, *, teaches: bool =
 
 
 def can_go_on(folder: Path, options: TrainArgs) -> bool:
-    """Whether a run's folder holds the beginning of this very run. One of another study, or of a folder that was moved, is made anew."""
-    from humar_bench.training.run_folder import read_options, read_state
+    """Whether a run's folder holds the beginning of this very run. One of another study, of a folder that was moved, or whose weights are
+    gone or cannot be read, is made anew."""
+    from humar_bench.training.run_folder import read_checkpoint, read_options, read_state
 
     try:
         state = read_state(folder)
-        return read_options(folder) == options and (state is None or os.path.exists(folder / state["file"]))
+        if state is not None:
+            read_checkpoint(folder, state)
+        return read_options(folder) == options
     except UsageError:
         return False
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 from humar_bench.data.people import ProceduralPeople
+from humar_bench.errors import UsageError
 from humar_bench.studies.accuracy.worker import oks_of
 from humar_bench.training.batches import evaluation_batches, evaluation_source, tokens_of
 from humar_bench.training.saved_model import load_run
@@ -96,10 +98,15 @@ def main() -> None:
     parser.add_argument("--level", type=int, default=1)
     typed = parser.parse_args()
     torch.set_num_threads(1)
-    options, model = load_run(typed.run, typed.arch)
-    options = dataclasses.replace(options, data=f"procedural:{typed.level}", evaluation_pictures=typed.pictures, rendered="")
-    for line in table(list(answers(model, options))):
-        print(line)
+    try:
+        options, model = load_run(typed.run, typed.arch)
+        options = dataclasses.replace(options, data=f"procedural:{typed.level}", evaluation_pictures=typed.pictures, rendered="")
+        if "text" not in options.whole.train_trigger:
+            raise UsageError(f"{typed.run} reads no sentences (train_trigger); train one that does.")
+        for line in table(list(answers(model, options))):
+            print(line)
+    except UsageError as error:
+        sys.exit(f"whom: {error}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.whom import answers, named_in, table
+from benchmarks.whom import answers, main, named_in, table
 from humar_bench.data.people import ProceduralPeople
 from tests.training.small_runs import tiny
 
@@ -50,3 +50,9 @@ def test_the_one_meant_and_somebody_else_are_told_apart(off):
 ])
 def test_what_a_sentence_names(sentence, kinds):
     assert named_in(sentence) == kinds
+
+
+def test_a_folder_that_is_no_run_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["whom.py", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match=r"^whom: .*none"):
+        main()

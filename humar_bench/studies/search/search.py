@@ -151,7 +151,7 @@ def look_at(asked: SearchPlan, journal: Path, progress: Progress, look: Look = r
 
 
 def _ask(request: dict[str, Any], number: int, begun: int, progress: Progress, look: Look) -> list[dict[str, Any]]:
-    """What so many processes did; `begun` makes their seeds others than those of a session before. Raises UsageError, MeasurementError."""
+    """What so many processes did; `begun` makes their seeds others than those of a command before. Raises UsageError, MeasurementError."""
 
     def child(process: int) -> Child:
         def hear(event: Mapping[str, Any]) -> None:
@@ -273,7 +273,7 @@ def train(
 
 
 def trained_before(before: Iterable[Record], names: Iterable[str], pictures: int | None = None, seeds: Sequence[int] = ()) -> list[str]:
-    """Of these those that an earlier session trained, for so many pictures with one of these seeds where that is given. They stay chosen
+    """Of these those that an earlier command trained, for so many pictures with one of these seeds where that is given. They stay chosen
     whatever was timed since: a resumed search trains nothing anew because a time came out otherwise."""
     found = {each.architecture for each in before if pictures is None or each.workload["pictures"] == pictures and each.process in seeds}
     return [name for name in names if name in found and name != DEFAULT]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Protocol
 
 from humar_bench.args import Size, shown
@@ -24,7 +23,7 @@ class Source(Protocol):
 
 
 class Curriculum:
-    """Sources one after the other, as one: easy pictures first. `lengths` says where each ends."""
+    """Sources one after the other, as one: easy pictures first. `lengths` are theirs."""
 
     def __init__(self, parts: tuple[Source, ...]) -> None:
         self.parts, self.lengths = parts, tuple(map(len, parts))
@@ -33,12 +32,12 @@ class Curriculum:
         return sum(self.lengths)
 
     def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        for part, end in zip(self.parts, accumulate(self.lengths), strict=True):
-            if index < end:
-                return part[index - end + len(part)]
-        raise AssertionError
+        rest = index
+        for part, length in zip(self.parts, self.lengths, strict=True):
+            if 0 <= rest < length:
+                return part[rest]
+            rest -= length
+        raise IndexError(index)
 
 
 def levels_of(data: str) -> range | None:

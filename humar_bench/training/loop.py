@@ -56,8 +56,8 @@ def train(
     """Train a model into a run folder, from its last checkpoint on with `resume`.
 
     `tell` hears every line of the log and, of each step, {"kind": "step", "step", "steps"}. `teacher_arch` names the teacher's architecture
-    where that is code of its own. Raises UsageError before anything is trained;
-    MeasurementError when training diverges, a worker dies or the disk is full: the last checkpoint is then as it was.
+    where that is code of its own. Raises UsageError before anything is trained; MeasurementError when training diverges, a worker dies or
+    the disk is full: the last checkpoint is then as it was.
     """
     threads = torch.get_num_threads()
     if options.threads:

@@ -25,8 +25,8 @@ from humar_bench.training.picture_statistics import BEST, PictureStatistics
 from humar_bench.training.train_args import TrainArgs
 
 WARM = "warm"  # a request's role beside those of a job
-SAME_AP = 2e-3  # average precision from rounded OKS and from the evaluation itself
 POSES = 2000  # of the training people, that the mean pose is the mean of
+SAME_AP = 2e-3  # average precision from rounded OKS and from the evaluation itself
 
 
 def run_training(options: TrainArgs, folder: Path, tell: Any, *, teaches: bool = False, teacher_arch: str | None = None) -> dict[str, Any]:

@@ -26,8 +26,6 @@ from humar_bench.training.train_args import TrainArgs
 
 FIRST_SEED = 0  # of the rungs before the last, whose seeds are others
 WIDTH_STEP, LEAST_SHARE = 32, 0.5  # a width in training is a multiple of it, and at least so much of the design's
-
-
 _OF_A_RUN = ("role", "pictures", "seed", "data_seed")  # of its workload
 
 
@@ -76,9 +74,10 @@ class Trainings:
 
     def made(self, record: Record) -> bool:
         """Whether a record is of a run as these are: all is alike but its model, its length and its seed."""
+        if record.measure != TRAINING:
+            return False
         own, theirs = self.floor_job.work, record.workload
-        alike = own.keys() == theirs.keys() and all(theirs[name] == value for name, value in own.items() if name not in _OF_A_RUN)
-        return record.measure == TRAINING and alike
+        return own.keys() == theirs.keys() and all(theirs[name] == value for name, value in own.items() if name not in _OF_A_RUN)
 
     def front(self, folder: Path, job: Job) -> Front:
         """The weights a run begins with: those of its width."""

@@ -105,16 +105,20 @@ def test_an_arm_that_is_taught_can_be_added_later(tmp_path):
     assert verify(tmp_path).proved
 
 
+def ends_of(records) -> dict[int, float]:
+    """Seed -> where the reference's run ended."""
+    own = [each for each in records if each.workload["role"] == RUN and each.architecture == "original"]
+    return {each.process: each.measured["curve"][-1]["ap"] for each in own}
+
+
 def test_a_teacher_that_is_made_again_stands_for_the_run_before(tmp_path):
     """So that the record is of the weights that taught: on another machine they are others."""
     kept(tmp_path, Taught(), plan())
-    before = {record.process: record.measured["curve"][-1]["ap"] for record in load(tmp_path) if record.workload["role"] == RUN
-              and record.architecture == "original"}
+    before = ends_of(load(tmp_path))
     found = kept(tmp_path, Taught(drift=0.05))
-    now = {record.process: record.measured["curve"][-1]["ap"] for record in found.runs["original"]}
+    now = ends_of(found.runs["original"])
     assert now.keys() == before.keys() and all(now[seed] > 1.02 * before[seed] for seed in now) and verify(tmp_path).proved
-    assert now == {record.process: record.measured["curve"][-1]["ap"] for record in load(tmp_path) if record.workload["role"] == RUN
-                   and record.architecture == "original"}
+    assert now == ends_of(load(tmp_path))
 
 
 def test_nobody_is_taught_by_a_run_that_failed_or_was_not_reached(tmp_path):
@@ -145,7 +149,7 @@ def test_a_run_whose_folder_is_a_link_is_refused(tmp_path):
 
 def test_a_teacher_that_diverged_is_not_trained_again(tmp_path):
     wrong = lambda options: ("not finite", "it diverged.") if options.seed == 2 and options.arch == "original" else None  # noqa: E731
-    kept(tmp_path, Taught(fails=wrong), time_limit_s=None)
+    kept(tmp_path, Taught(fails=wrong))
     found = kept(tmp_path, again := Taught(fails=wrong))
     assert again.asked == [] and found.missing == 2 and found.exit_code == EXIT_FAILED
 

@@ -51,8 +51,11 @@ def test_a_curriculum_has_its_easy_pictures_first_each_part_once_and_is_evaluate
     entries = [[entry for _, entry in steps.of(step)] for step in (0, 1)]
     assert sorted(entries[0]) == list(range(7)) != entries[0] and sorted(entries[1]) == list(range(7, 14)) != entries[1]
     assert evaluation_source(options)[0].caption == ProceduralPeople("val", 1, 0, 1, options.size)[0].caption
-    with pytest.raises(IndexError):
-        source[14]
+    letters = Curriculum((["a"], ["b", "c"]))
+    assert [*letters] == ["a", "b", "c"]
+    for one, beyond in ((source, 14), (letters, 3), (letters, -1)):
+        with pytest.raises(IndexError):
+            one[beyond]
 
 
 @pytest.mark.parametrize(("changes", "said"), [

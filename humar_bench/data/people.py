@@ -6,6 +6,7 @@ behind each other and things, cut by the picture's edge, in other light.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,17 @@ class ProceduralPeople:
         if not 0 <= index < self.length:
             raise IndexError(index)
         draws = self.draws(index)
-        return _example(draws, *self.drawn(draws), index)
+        referred, drawn = self.drawn(draws)
+        return _example(draws, drawn, referred.meant, referred.sentence, index)
+
+    def questions(self, index: int, each: int = 1, unsaid: Sequence[str] = ()) -> list[Example]:
+        """Picture number `index` and everybody in it who is seen well enough: `each` sentences a person, without attributes of the kinds
+        `unsaid` (`data/sentences.py`). Who cannot be told from the others by the rest is not asked about."""
+        referred, drawn = self.drawn(self.draws(index))
+        draws = Draws(key_of(self.split, "questions", VERSION, self.level, self.seed, index, *unsaid))
+        seen = [person for person in range(len(referred.scene.people)) if _shows_enough(drawn, person)]
+        said = [(person, draw_sentence(draws, referred.scene, person, unsaid)) for person in seen for _ in range(each)]
+        return [_example(draws, drawn, person, sentence, index) for person, sentence in said if sentence is not None]
 
     def drawn(self, draws: Draws) -> tuple[Referred, Rendering]:
         """What a picture is of, and everybody in it as drawn, by the chance of its number."""
@@ -94,17 +105,17 @@ def _shows_enough(drawn: Rendering, meant: int) -> bool:
     return np.count_nonzero(mask) >= LEAST_AREA * mask.size and np.count_nonzero(drawn.keypoints[meant, :, 2] == 2) >= LEAST_SEEN
 
 
-def _example(draws: Draws, referred: Referred, drawn: Rendering, index: int) -> Example:
-    mask = drawn.masks[referred.meant]
+def _example(draws: Draws, drawn: Rendering, person: int, sentence: str, index: int) -> Example:
+    mask = drawn.masks[person]
     top, bottom, left, right = bounds(mask)
     return Example(
         picture=drawn.picture,
         boxes=np.array([[left, top, right, bottom]], np.float32),
-        keypoints=drawn.keypoints[referred.meant][None].astype(np.float32),
+        keypoints=drawn.keypoints[person][None].astype(np.float32),
         area=np.array([np.count_nonzero(mask)], np.float32),
         masks=mask[None],
         scribbles=scribbles_within(draws, mask, SCRIBBLES),
-        caption=referred.sentence,
+        caption=sentence,
         image_id=index,
         orig_size=mask.shape,
     )

@@ -7,7 +7,7 @@ attributes of the person meant that can be seen in the picture, and for everybod
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from humar_bench.data.draws import Draws
 from humar_bench.data.scenes import CLOTHES, HAIR, Person, Scene, marks
@@ -51,9 +51,9 @@ CLAUSES: dict[str, tuple[str, ...]] = {
 BARE = ("{noun}", "the {noun}", "the {noun}")
 
 
-def draw_sentence(draws: Draws, scene: Scene, meant: int) -> str | None:
-    """A sentence that fits person number `meant` only; None where there is none."""
-    chosen = _choose(draws, scene, meant)
+def draw_sentence(draws: Draws, scene: Scene, meant: int, unsaid: Container[str] = ()) -> str | None:
+    """A sentence that fits person number `meant` only, without attributes of the kinds `unsaid`; None where there is none."""
+    chosen = _choose(draws, scene, meant, unsaid)
     return None if chosen is None else _say(draws, scene.people[meant], chosen)
 
 
@@ -79,9 +79,9 @@ def attributes_of(scene: Scene, index: int) -> list[Attribute]:
     return [attribute for attribute, shows in asked if shows and truth(scene, index, attribute)]
 
 
-def _choose(draws: Draws, scene: Scene, meant: int) -> list[Attribute] | None:
+def _choose(draws: Draws, scene: Scene, meant: int, unsaid: Container[str]) -> list[Attribute] | None:
     """Attributes that together leave nobody else: as few as will do, now and then one more."""
-    true = attributes_of(scene, meant)
+    true = [each for each in attributes_of(scene, meant) if each[0] not in unsaid]
     others = [index for index in range(len(scene.people)) if index != meant]
     rules_out = {each: frozenset(index for index in others if truth(scene, index, each) is False) for each in true}
     fits: list[tuple[Attribute, ...]] = []

@@ -1,5 +1,6 @@
 """A head start for everything before the transformer: it learns to say in which cell each keypoint of the meant person lies.
 
+In procedural pictures of several people everybody is asked about (`questions.py`); elsewhere a picture has the question it comes with.
 What comes out is shared by all architectures of a study, so that they start from the same features and differ in the transformer alone.
 It is generous: much of finding keypoints is learned here. A small convolutional head reads the levels, all enlarged to the finest, and is
 thrown away.
@@ -10,7 +11,7 @@ Shapes: B pictures, C width, K keypoints, (h, w) the finest level.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from humar_bench.data.people import ProceduralPeople
 from humar_bench.data.targets import TargetBatch
-from humar_bench.training.batches import Steps, prompt_of, tokens_of, training_batches, training_source
+from humar_bench.training.batches import Steps, Tokens, prompt_of, tokens_of, training_batches, training_source
 from humar_bench.training.optim import build_optimizer, build_schedule, clip_gradients
 from humar_bench.training.options import OptimArgs
+from humar_bench.training.questions import Questions, question_batches
 from humar_bench.training.run_folder import as_safetensors, write_atomically
 from humar_bench.training.similarity import oks
 from humar_bench.training.step import build_model, front_end_of, load_front_end, stream
@@ -83,9 +86,7 @@ def warm_start(
     """
     if options.threads:
         torch.set_num_threads(options.threads)
-    source, tokens = training_source(options), tokens_of(options)
-    order = Steps(source, optim.batch_size, options.data_seed)
-    steps = (options.pictures or len(source)) // optim.batch_size
+    of_steps, steps = _steps(dataclasses.replace(options, optim=optim, accumulate=1), tokens_of(options))
     model = build_model(options).train()
     if options.front_end:
         load_front_end(model, options.front_end)
@@ -96,11 +97,10 @@ def warm_start(
         optimizer = build_optimizer(trained, optim)
         schedule = build_schedule(optimizer, dataclasses.replace(optim, epochs=1), steps)
         mean_loss = mean_oks = 0.0
-        with_batch = dataclasses.replace(options, optim=optim, accumulate=1)
-        for step, batch in enumerate(training_batches(with_batch, source, tokens, order, 0, steps)):
+        for step, (batch, first, of) in enumerate(of_steps):
             torch.manual_seed(stream(options.seed, OF_WARM_START, step))
             kind, point = prompt_of(options, step)
-            maps = model.backbone[0](batch.images)
+            maps = [each[of] for each in model.backbone[0](batch.images[first])]
             levels = model.fused(maps, batch.padding, batch.prompt(kind, point))[1]
             logits, size = trained["head"](levels), tuple(levels[0].shape[2:])
             loss = cell_loss(logits, batch.targets, size)
@@ -115,6 +115,18 @@ def warm_start(
             tell({"step": step + 1, "steps": steps, "loss": mean_loss, "oks": mean_oks})
     write_atomically(Path(path), as_safetensors({name: value.clone() for name, value in front_end_of(model).items()}))
     return WarmStart(Path(path), steps * optim.batch_size, mean_loss, mean_oks)
+
+
+def _steps(options: TrainArgs, tokens: Tokens | None) -> tuple[Iterator[Questions], int]:
+    """What every step sees, and how many steps there are."""
+    asks = options.level and not options.augment
+    source = training_source(dataclasses.replace(options, rendered="") if asks else options)
+    batch = options.optim.batch_size
+    steps, order = (options.pictures or len(source)) // batch, Steps(source, batch, options.data_seed)
+    if asks and isinstance(source, ProceduralPeople):
+        return question_batches(options, source, tokens, order, steps), steps
+    each = torch.arange(batch)
+    return (Questions(asked, each, each) for asked in training_batches(options, source, tokens, order, 0, steps)), steps
 
 
 def _front_end_modules(model: UniPHD) -> list[tuple[str, nn.Module]]:

@@ -7,11 +7,13 @@ import dataclasses
 import pytest
 import torch
 
+import humar_bench.training.warm_start as warm
 from humar_bench.data.targets import Target, TargetBatch
 from humar_bench.errors import UsageError
 from humar_bench.training.run_folder import read_tensors
 from humar_bench.training.step import FRONT_END, build_model, load_front_end
 from humar_bench.training.warm_start import WARM_OPTIM, CellHead, cell_loss, warm_start
+from humar_bench.uniphd.backbones.small import SmallConvBackbone
 from tests.training.small_runs import tiny
 
 
@@ -58,6 +60,28 @@ def test_a_warm_start_learns_and_is_shared_by_architectures(tmp_path):
     further = dataclasses.replace(options, front_end=str(made.path), pictures=8)
     warm_start(further, tmp_path / "further.safetensors", optim=optim, tell=lambda event: told.append(event["loss"]))
     assert told[0] < begun - 0.3  # it goes on from there
+
+
+def test_everybody_in_a_picture_of_several_is_asked_about_and_looked_at_once(tmp_path, monkeypatch):
+    """Level 1, and not level 0, whose pictures have one question; the drawn pictures of other runs are not wanted."""
+    looked, asked = [], []
+    forward, loss = SmallConvBackbone.forward, cell_loss
+    monkeypatch.setattr(SmallConvBackbone, "forward", lambda self, images: looked.append(len(images)) or forward(self, images))
+    monkeypatch.setattr(warm, "cell_loss", lambda logits, *rest: asked.append(len(logits)) or loss(logits, *rest))
+    options = tiny(pictures=32, size=64, rendered=str(tmp_path / "drawn"))
+    optim = dataclasses.replace(WARM_OPTIM, warmup_steps=2)
+    warm_start(options, tmp_path / "one.safetensors", optim=optim)
+    assert looked == asked == [8] * 4 and (tmp_path / "drawn").exists()
+    looked.clear(), asked.clear()
+    several = dataclasses.replace(options, data="procedural:1", rendered=str(tmp_path / "unused"))
+    made = warm_start(several, tmp_path / "several.safetensors", optim=optim)
+    assert looked == [8] * 4 and min(asked) >= 3 * 8 and not (tmp_path / "unused").exists()
+    again = warm_start(several, tmp_path / "again.safetensors", optim=optim)
+    assert made.oks == again.oks and made.pictures == 32
+    asked.clear()
+    warm_start(dataclasses.replace(several, data="procedural:0-1"), tmp_path / "easy-first.safetensors", optim=optim)
+    warm_start(dataclasses.replace(several, augment=True, pictures=8), tmp_path / "augmented.safetensors", optim=optim)
+    assert asked == [8] * 5
 
 
 def test_another_models_front_end_is_refused(tmp_path):

@@ -59,7 +59,8 @@ def _plan(options: AccuracyOptions, plans: object) -> object:
         raise UsageError(f"--preset is {options.preset!r}; choose one of {', '.join(plans.PRESETS)}.")
     asked = plans.Asked(
         arch=options.arch, reference=options.reference, level=options.level, data=options.data, ring=options.ring, seeds=options.seeds,
-        pictures=options.pictures, evaluation_pictures=options.val, rates=parse_rates(options.rates), size=options.size, warm=options.warm,
+        pictures=options.pictures, evaluation_pictures=options.val, rates=parse_rates(options.rates),
+        front_share=options.front_share, size=options.size, warm=options.warm,
         keeps=options.keeps, at_once=options.at_once, taught=options.taught,
     )
     return plans.plan_of(plans.PRESETS[options.preset], asked)

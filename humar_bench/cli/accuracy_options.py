@@ -36,6 +36,9 @@ class AccuracyOptions:
     seeds: int | None = option("Runs of each architecture; the control has as many again.", metavar="N")
     warm: int | None = option("Pictures that what stands before the transformer is trained on ahead, once for all runs.", metavar="N")
     rates: str | None = option("Learning rates to choose from, the same for all: at least three.", metavar="X,X,X")
+    front_share: float | None = option(
+        "What multiplies the learning rates of what was trained ahead, so that runs keep what it knows; 0: it stays as it is.", metavar="X"
+    )
     keeps: float = option("The share of the reference's accuracy that has to be kept.", default=0.95)
     ring: str | None = option(
         "The original's first sampling points on small maps: published, scaled, both, or better: of both the one that scores more on the "

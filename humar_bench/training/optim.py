@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from humar_bench.errors import UsageError
-from humar_bench.training.options import OptimArgs
+from humar_bench.training.options import FRONT_END, OptimArgs
 
 TEXT_ENCODER = "text_encoder"
 GROUPS = (("adjacent_matrix", "lr_adjacent_matrix"), ("backbone", "lr_backbone"), ("", "lr"))  # the first part that a name contains
@@ -25,15 +25,17 @@ def parameter_groups(model: nn.Module, args: OptimArgs) -> list[dict]:
 
     Raises UsageError when nothing is left to train.
     """
-    groups: dict[tuple[str, bool], dict] = {}
+    groups: dict[tuple[str, bool, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part, rate = next((part, rate) for part, rate in GROUPS if part in name)
         decays = args.decay_norms or parameter.ndim > 1
-        label = (part or "rest") + ("" if decays else ", no decay")
-        group = {"name": label, "params": [], "lr": getattr(args, rate), "weight_decay": args.weight_decay if decays else 0.0}
-        groups.setdefault((rate, decays), group)["params"].append(parameter)
+        slowed = args.front_end_share != 1 and name.removeprefix("model.").partition(".")[0] in FRONT_END  # of a `TrainingStep` too
+        label = (part or "rest") + ("" if decays else ", no decay") + (", before the transformer" if slowed else "")
+        lr = getattr(args, rate) * (args.front_end_share if slowed else 1)
+        group = {"name": label, "params": [], "lr": lr, "weight_decay": args.weight_decay if decays else 0.0}
+        groups.setdefault((rate, decays, slowed), group)["params"].append(parameter)
     if not groups:
         raise UsageError("no parameter of the model is trainable; freeze less of it.")
     return list(groups.values())

@@ -45,6 +45,10 @@ class LossArgs:
 
 
 SCHEDULES = ("step", "cosine")
+# What stands before the transformer, by the first part of a parameter's name in the whole model.
+FRONT_END = (
+    "backbone", "text_encoder", "text_proj", "sentence_proj", "prompt_proj", "glob_prompt_proj", "fusion_module", "input_proj",
+)
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ class OptimArgs:
     """AdamW, its learning rates, their schedule, clipping and averaging; the defaults are what UniPHD publishes. Raises UsageError.
 
     A learning rate belongs to the parameters whose name contains `adjacent_matrix`, else `backbone` (also the text encoder's, whose
-    names have it: `text_encoder.text_backbone`), else to the rest.
+    names have it: `text_encoder.text_backbone`), else to the rest. Below 1, `front_end_share` slows all that stands before the
+    transformer, where that was trained ahead.
     """
 
     lr: float = _option(1e-4, "Learning rate.", low=0)
     lr_backbone: float = _option(1e-5, "Learning rate of the backbone and the text encoder.", low=0)
     lr_adjacent_matrix: float = _option(1e-4, "Learning rate of the graph biases.", low=0)
+    front_end_share: float = _option(1.0, "What multiplies the learning rates of all that stands before the transformer.", low=0)
     weight_decay: float = _option(1e-4, "Weight decay.", low=0)
     decay_norms: bool = _option(True, "Weight decay also on vectors: norms and biases.")
     batch_size: int = _option(4, "Pictures per step.", low=1)

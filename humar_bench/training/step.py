@@ -17,14 +17,11 @@ from humar_bench.subjects.registry import load_builder, parse_architecture
 from humar_bench.training.batches import Batch
 from humar_bench.training.losses import Criterion, Losses
 from humar_bench.training.matcher import Match
+from humar_bench.training.options import FRONT_END
 from humar_bench.training.train_args import TrainArgs
 from humar_bench.uniphd import Captions, Points, Scribbles, UniPHD, build_uniphd
 
 OF_THE_TRANSFORMER, AROUND_IT = 1, 2  # what is drawn from a seed
-# What stands before the transformer, by the first part of a parameter's name.
-FRONT_END = (
-    "backbone", "text_encoder", "text_proj", "sentence_proj", "prompt_proj", "glob_prompt_proj", "fusion_module", "input_proj",
-)
 
 
 def build_model(options: TrainArgs) -> UniPHD:

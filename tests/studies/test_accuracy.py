@@ -115,6 +115,7 @@ def test_weights_from_before_the_replacement_had_a_field_are_still_the_studys_ow
     measured(Made(), tmp_path)
     told = json.loads((tmp_path / "front_end.json").read_text())
     told["options"]["model"] |= {"efficient_gone": 3, "efficient_nheads": 7}
+    told["options"]["optim"] = {"front_end_share": 0.5}  # of the runs: training ahead has an optimiser of its own
     (tmp_path / "front_end.json").write_text(json.dumps(told))
     measured(made := Made(), tmp_path)
     assert "warm" not in roles(made)

@@ -50,6 +50,8 @@ CPU = PRESETS["cpu"]
     ({"evaluation_pictures": 5}, "--val is 5; at least 20"),
     ({"at_once": -1}, "--at-once is -1"),
     ({"warm": -1}, "--warm is -1"),
+    ({"front_share": -0.1}, r"--front-share is -0.1; it must be from 0 \(what was trained ahead stays as it is\) to 1"),
+    ({"front_share": 1.5}, "--front-share is 1.5"),
     ({"size": 7}, "size is 7; it must be at least 32"),
     ({"arch": ("original", "nothing.at.all:build")}, "there is no module 'nothing.at.all'"),
 ])
@@ -87,6 +89,14 @@ def test_the_seed_of_learning_rates_and_of_the_runs_are_different():
     assert rate_seeds == {0} and run_seeds == {1, 2, 3, 4, 5, 6}
     again = [job for job in made.run_jobs({"original": 1e-3, "efficient": 1e-3}) if job.name == made.again]
     assert {job.options.seed for job in again} == {4, 5, 6} and {job.options.arch for job in again} == {"original"}
+
+
+def test_what_was_trained_ahead_learns_by_the_share_that_is_asked_for():
+    for asked, share in ((None, CPU.base.optim.front_end_share), (0.02, 0.02), (0.0, 0.0)):
+        made = plan(front_share=asked)
+        jobs = [*made.rate_jobs(made.rates), *made.run_jobs({"original": 1e-3, "efficient": 1e-3})]
+        assert {job.options.optim.front_end_share for job in jobs} == {share}
+        assert {job.options.optim.lr for job in jobs} == {*made.rates, 1e-3}
 
 
 def test_evaluations_come_at_every_fifth_of_the_schedule():

@@ -10,9 +10,12 @@ from torch import nn
 
 from baselines.transformer import build_transformer
 from humar_bench.errors import UsageError
+from humar_bench.training.losses import Criterion
 from humar_bench.training.optim import build_ema, build_optimizer, build_schedule, clip_gradients, parameter_groups
 from humar_bench.training.options import PRESETS, LossArgs, OptimArgs
+from humar_bench.training.step import TrainingStep, build_model, front_end_of
 from tests.tolerance import assert_close
+from tests.training.small_runs import tiny
 
 
 class Whole(nn.Module):
@@ -43,6 +46,20 @@ def test_published_rates_by_name(tiny_args):
     assert sorted(names) == ["adjacent_matrix", "backbone", "rest"]
     apart = rates(model, parameter_groups(model, OptimArgs(lr_adjacent_matrix=0.5)))
     assert {name for name, (lr, _) in apart.items() if lr == 0.5} == {name for name in found if "adjacent_matrix" in name}
+
+
+def test_what_was_trained_ahead_can_be_slowed_and_nothing_else_is():
+    options = tiny("original")
+    model = build_model(options)
+    for built, prefix in ((model, ""), (TrainingStep(model, Criterion(options.loss)), "model.")):
+        plain, slowed = (rates(built, parameter_groups(built, OptimArgs(front_end_share=share))) for share in (1.0, 0.1))
+        shares = {name.removeprefix(prefix): slowed[name][0] / plain[name][0] for name in plain}
+        ahead = {name for name, share in shares.items() if share == pytest.approx(0.1)}
+        assert ahead == {name for name in shares if name in front_end_of(model)} and len(ahead) > 30
+        assert all(share == 1 for name, share in shares.items() if name not in ahead)
+        assert {name: decay for name, (_, decay) in slowed.items()} == {name: decay for name, (_, decay) in plain.items()}
+    still = parameter_groups(model, OptimArgs(front_end_share=0.0))
+    assert {group["lr"] for group in still if "before the transformer" in group["name"]} == {0.0}
 
 
 def test_small_preset_spares_norms_and_biases(tiny_args):

@@ -274,6 +274,7 @@ class Asked:
     pictures: int | None = None
     evaluation_pictures: int | None = None
     rates: tuple[float, ...] | None = None
+    front_share: float | None = None
     size: int | None = None
     warm: int | None = None
     keeps: float = MARGIN
@@ -321,6 +322,10 @@ def _base(preset: Preset, asked: Asked) -> TrainArgs:
         raise UsageError(f"the data is {base.data}, whose length is not known before it is read; say with --pictures how many a run sees.")
     if base.evaluation_pictures and base.evaluation_pictures < 20:
         raise UsageError(f"--val is {base.evaluation_pictures}; at least 20 pictures are needed to draw any from.")
+    if asked.front_share is not None:
+        if not 0 <= asked.front_share <= 1:
+            raise UsageError(f"--front-share is {asked.front_share:g}; it must be from 0 (what was trained ahead stays as it is) to 1.")
+        base = dataclasses.replace(base, optim=dataclasses.replace(base.optim, front_end_share=asked.front_share))
     return dataclasses.replace(base, pictures=_whole_steps(base, base.pictures))
 
 

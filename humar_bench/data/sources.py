@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from typing import Protocol
 
 from humar_bench.args import Size, shown
 from humar_bench.data.example import Example
+from humar_bench.data.levels import levels_of
 from humar_bench.data.people import SIZE, ProceduralPeople
 from humar_bench.data.refhuman import RefHuman
 from humar_bench.errors import UsageError
@@ -38,16 +38,6 @@ class Curriculum:
                 return part[rest]
             rest -= length
         raise IndexError(index)
-
-
-def levels_of(data: str) -> range | None:
-    """`procedural:1` -> 1, `procedural:0-1` -> 0, 1, in this order; None for what is not procedural. Raises UsageError."""
-    if not data.startswith("procedural"):
-        return None
-    match = re.fullmatch(r"procedural:([0-9]{1,9})(?:-([0-9]{1,9}))?", data)
-    if not match or (match[2] and int(match[2]) <= int(match[1])):
-        raise UsageError(f"the data is {shown(data)}; write procedural:LEVEL, such as procedural:1, or procedural:0-1 for level 0 first.")
-    return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
 def open_source(

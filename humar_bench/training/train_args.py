@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from humar_bench.args import EXACT_INT, SMALL_BACKBONES, SMALL_TEXT_ENCODERS, ModelArgs, UniphdArgs, _check_fields, _option, shown
+from humar_bench.data.levels import levels_of
 from humar_bench.errors import UsageError
 from humar_bench.options import parse_value
 from humar_bench.training.options import LossArgs, OptimArgs
@@ -82,9 +82,9 @@ class TrainArgs:
 
     @property
     def level(self) -> int | None:
-        """Of procedural data, the one that is evaluated on; None for a folder."""
-        found = re.fullmatch(r"procedural:(?:[0-9]{1,9}-)?([0-9]{1,9})", self.data)
-        return int(found[1]) if found else None
+        """Of procedural data, the one that is evaluated on; None for a folder. Raises UsageError for a level that cannot be read."""
+        levels = levels_of(self.data)
+        return levels[-1] if levels else None
 
     @classmethod
     def small(cls, arch: str = "original", data: str = "procedural:0", **changes: Any) -> TrainArgs:

@@ -39,6 +39,7 @@ CPU = PRESETS["cpu"]
     ({"keeps": 0.0}, "--keeps is 0; it must be a share above 0"),
     ({"keeps": 1.5}, "--keeps is 1.5"),
     ({"level": 7}, "--level is 7; choose 0"),
+    ({"level": -1}, "--level is -1; choose 0"),
     ({"level": None, "data": "procedural:1-0"}, "the data is 'procedural:1-0'; write procedural:LEVEL"),
     ({"arch": ("original", "a.b=efficient", "a-b=efficient")}, "two rows would be 'a.b' and 'a-b', whose runs have one folder; give one"),
     ({"arch": ("original", "original (again)=efficient")}, r"two rows would be 'original \(again\)' and 'original \(again\)'"),

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, UniphdArgs
-from humar_bench.data.sources import levels_of
 from humar_bench.errors import UsageError
 from humar_bench.judging.retention import MARGIN
 from humar_bench.records.record import AGAIN, TRAINING, Record
@@ -315,9 +314,10 @@ def _base(preset: Preset, asked: Asked) -> TrainArgs:
         raise UsageError("the preset refhuman needs the folder with RefHuman_train.json and images; name it with --data.")
     given = {"data": data, "size": asked.size, "pictures": asked.pictures, "evaluation_pictures": asked.evaluation_pictures}
     base = dataclasses.replace(base, **{name: value for name, value in given.items() if value is not None})
-    if base.is_procedural and base.level not in (0, 1, 2):
-        raise UsageError(f"--level is {base.data.partition(':')[2]}; choose 0 (one person), 1 (several) or 2 (everything).")
-    levels_of(base.data)
+    if base.is_procedural:
+        level = base.level if asked.level is None else asked.level
+        if level not in (0, 1, 2):
+            raise UsageError(f"--level is {level}; choose 0 (one person), 1 (several) or 2 (everything).")
     if not base.is_procedural and not base.pictures:
         raise UsageError(f"the data is {base.data}, whose length is not known before it is read; say with --pictures how many a run sees.")
     if base.evaluation_pictures and base.evaluation_pictures < 20:

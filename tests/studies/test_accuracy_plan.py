@@ -100,6 +100,11 @@ def test_what_was_trained_ahead_learns_by_the_share_that_is_asked_for():
         assert {job.options.optim.lr for job in jobs} == {*made.rates, 1e-3}
 
 
+def test_another_core_draws_for_the_training_ahead():
+    assert [plan(warm=warm).warm_options.workers for warm in (None, 80)] == [1, 1] and plan(warm=0).warm_options is None
+    assert {job.options.workers for job in plan().rate_jobs((1e-3,))} == {0}  # as many runs as cores stand side by side
+
+
 def test_evaluations_come_at_every_fifth_of_the_schedule():
     for asked in (400, 1003, 8000):
         made = plan(pictures=asked)

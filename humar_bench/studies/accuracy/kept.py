@@ -111,7 +111,7 @@ def remove_rendered(folder: Path) -> None:
 
 
 def _decisive(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that decide the weights: all but paths of this machine, the runs' optimiser, and the transformer, which is built behind
-    them and not used; the replacement's own fields, of which a later version has more, are of no other."""
+    """The options that decide the weights: all but paths of this machine, the runs' optimiser, who draws, and the transformer, which is
+    built behind them and not used; the replacement's own fields, of which a later version has more, are of no other."""
     model = {name: value for name, value in options["model"].items() if not name.startswith(EFFICIENT_PREFIX)}
-    return {name: value for name, value in options.items() if name not in ("rendered", "arch", "optim")} | {"model": model}
+    return {name: value for name, value in options.items() if name not in ("rendered", "arch", "optim", "workers")} | {"model": model}

@@ -234,9 +234,11 @@ class AccuracyPlan:
 
     @property
     def warm_options(self) -> TrainArgs | None:
-        """Of the training ahead of what stands before the transformer; None where there is none."""
-        pictures = self.preset.warm_pictures
-        return dataclasses.replace(self.base, arch=self.reference.architecture.spec, pictures=pictures) if pictures else None
+        """Of the training ahead of what stands before the transformer; None where there is none. Nothing runs beside it, so that another
+        core may draw."""
+        base, pictures = self.base, self.preset.warm_pictures
+        ahead = dataclasses.replace(base, arch=self.reference.architecture.spec, pictures=pictures, workers=max(base.workers, 1))
+        return ahead if pictures else None
 
     def _job(self, role: str, name: str, arm: Arm, rate: float, seed: int, base: TrainArgs) -> Job:
         options = dataclasses.replace(base, arch=arm.architecture.spec, seed=seed, data_seed=seed, optim=base.optim.with_lr(rate))

@@ -58,6 +58,13 @@ def test_every_architecture_is_trained_alike(tmp_path):
     assert {each["evaluation_seed"] for each in runs} == {0}
 
 
+def test_how_fast_learns_what_was_trained_ahead_is_said(tmp_path):
+    for share, said in ((None, None), (0.03, "learns with 0.03 of the learning rate."), (0.0, "stays as it was trained ahead.")):
+        lines = measured(Made(), tmp_path / str(share), plan(front_share=share)).own_conditions
+        slowed = [line.removeprefix("What stands before the transformer ") for line in lines if "trained ahead once" not in line]
+        assert [line for line in slowed if line.startswith(("learns", "stays"))] == ([said] if said else [])
+
+
 def test_learning_rates_are_chosen_from_one_grid_on_a_seed_that_is_not_used_again(tmp_path):
     found = measured(made := Made(best={EFFICIENT: 1e-3}), tmp_path)
     tried = [each["options"] for each in made.asked if each["role"] == RATE]

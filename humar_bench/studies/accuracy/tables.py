@@ -401,7 +401,8 @@ def _conditions(study: Accuracy) -> Iterable[str]:
             "every run at its start: what another one would do is not in the interval."
         )
     if (share := optim.get("front_end_share", 1)) != 1:
-        yield f"What stands before the transformer has {share:g} of the learning rate." if share else "What stands before stays as it is."
+        said = f"learns with {share:g} of the learning rate" if share else "stays as it was trained ahead"
+        yield f"What stands before the transformer {said}."
     for name, plain in study.taught.items():
         weights = joined([f"{work[f'teacher_{each}']:g}" for each in TEACHES])
         yield (

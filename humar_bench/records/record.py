@@ -55,6 +55,7 @@ BEFORE_ASKED = {  # and a field of ModelArgs
     "efficient_across_tokens": "instance", "efficient_decoder_mlp_ratio": 0,
     "efficient_rank": 0, "efficient_decoder": "own", "efficient_skeleton_hops": 0, "efficient_window": 0, "efficient_exit_below": 0.0,
 }
+BEFORE_OPTIM = {"front_end_share": 1.0}  # and a field of OptimArgs, in what a training run's workload says of its optimiser
 WAS_DEFAULT, SINCE = {"efficient_cross_tokens": "instance"}, "efficient_look_mlp"  # of a field whose default changed when that one came
 # Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.
 ORIGINALS, RINGS = ("", "original", "original-fused"), "humar_bench.studies.accuracy.rings:"
@@ -129,7 +130,10 @@ class Record:
         asked = BEFORE_ASKED | self.asked
         if self.spec in ORIGINALS or self.spec.startswith(RINGS):
             asked = {name: value for name, value in asked.items() if not name.startswith(EFFICIENT_PREFIX)}
-        parts = (self.measure, self.architecture, self.spec, self.process, asked, self.workload, run)
+        workload = self.workload
+        if isinstance(optim := workload.get("optim"), dict):
+            workload = workload | {"optim": BEFORE_OPTIM | optim}
+        parts = (self.measure, self.architecture, self.spec, self.process, asked, workload, run)
         return json.dumps(parts, sort_keys=True)
 
     def asked_run(self, name: str) -> Any:

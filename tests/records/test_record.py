@@ -229,6 +229,14 @@ def test_a_record_from_before_an_argument_was_there_is_of_what_was_done_then():
     assert earlier.key == now.key != a_record("efficient", spec="efficient", asked=asked | {"efficient_sample_heads": 8}).key
 
 
+def test_a_training_from_before_what_was_trained_ahead_could_be_slowed_is_one_in_which_it_was_not():
+    earlier, now, slowed = (a_record(workload={"optim": {"lr": 5e-4, **more}}) for more in (
+        {}, {"front_end_share": 1.0}, {"front_end_share": 0.1},
+    ))
+    assert earlier.key == now.key != slowed.key
+    assert a_record(workload={"optim": [1]}).key != now.key
+
+
 @pytest.mark.parametrize("spec", ["original", "original-fused", "humar_bench.studies.accuracy.rings:ring_0_17"])
 def test_another_default_of_the_replacement_is_no_other_measurement_of_the_original(spec):
     asked = dataclasses.asdict(ModelArgs())

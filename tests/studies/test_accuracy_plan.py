@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +15,20 @@ from humar_bench.data.people import ProceduralPeople
 from humar_bench.errors import UsageError
 from humar_bench.records.audit import faults
 from humar_bench.records.contradictions import contradictions
+from humar_bench.records.record import TRAINING, load
 from humar_bench.studies.accuracy import rings
-from humar_bench.studies.accuracy.plan import EVALUATIONS, PRESETS, Asked, plan_of
+from humar_bench.studies.accuracy.plan import EVALUATIONS, PRESETS, Asked, Job, plan_of
 from humar_bench.studies.accuracy.scores import Scores
 from humar_bench.studies.accuracy.worker import can_go_on, mean_pose, mean_pose_scores, of_pictures, placed
-from humar_bench.subjects.registry import load_builder, parse_architecture
+from humar_bench.subjects.registry import Architecture, load_builder, parse_architecture
 from humar_bench.training.average_precision import BEST_ROWS, COCO_ROWS
 from humar_bench.training.picture_statistics import PictureStatistics, draws
 from humar_bench.training.run_folder import as_safetensors
+from humar_bench.training.train_args import TrainArgs
 from tests.studies.made_up_study import ENVIRONMENT, Made, plan
 
 CPU = PRESETS["cpu"]
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 # Asked ----------------------------------------------------------------------------------------------------------------------------
@@ -281,6 +285,15 @@ def test_values_that_no_run_has_are_refused():
 
 
 # Going on -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in RESULTS.glob("*accuracy*/records.jsonl")))
+def test_an_option_that_came_later_makes_no_other_run_of_a_published_one(folder):
+    for run in load(RESULTS / folder).select(measure=TRAINING):
+        options = TrainArgs.of_json({**run.workload, **run.run, "model": run.asked})
+        own = Architecture(run.architecture, run.spec, run.foreign)
+        work = Job(run.workload["role"], run.architecture, own, options).work
+        assert dataclasses.replace(run, workload=work, id="").key == run.key
 
 
 def test_a_run_goes_on_only_where_it_is_the_same_run(tmp_path):

@@ -176,7 +176,7 @@ class _Run:
     def _step(self, step: int, batches: Iterator) -> None:
         """Step `step`, counted from 0, and what is due after it."""
         torch.manual_seed(stream(self.options.seed, OF_THE_STEPS, step, self.rank))
-        rate = self.schedule.get_last_lr()[-1]
+        rate = self.options.optim.lr * self.schedule.lr_lambdas[0](step)  # groups have shares of it, or rates of their own
         losses, norm = self._learn(step, batches)
         done, pictures = step + 1, (step + 1) * self.step_pictures
         ends = done == self.steps

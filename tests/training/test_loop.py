@@ -76,6 +76,20 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(run, tmp_path, step):
         read_evaluation(folder, 3).values().tolist(), nan_ok=True, rel=0)
 
 
+def test_a_run_may_leave_what_was_trained_ahead_as_it_is_and_logs_its_own_learning_rate(run, tmp_path):
+    options, folder, _ = run
+    optim = dataclasses.replace(options.optim, front_end_share=0.0, lr_backbone=1e-5)
+    still = dataclasses.replace(options, optim=optim)
+    with pytest.raises(Killed):
+        train(still, tmp_path / "cut", tell=killed_at(3))
+    train(still, tmp_path / "cut", resume=True)
+    rates = [[line["lr"] for line in read_log(each) if line["kind"] == "step"] for each in (folder, tmp_path / "cut")]
+    assert rates[0] == rates[1] and max(rates[0]) > 1e-4
+    left, begun = tensors_of(tmp_path / "cut"), build_model(still).state_dict()
+    moved = {name.partition(".")[0] for name in begun if f"model.{name}" in left and not torch.equal(left[f"model.{name}"], begun[name])}
+    assert not moved & {*FRONT_END} and "transformer" in moved
+
+
 def test_a_kill_between_weights_and_checkpoint_leaves_the_one_before(run, tmp_path, monkeypatch):
     options, folder, _ = run
     write = run_folder.write_atomically

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from humar_bench.data.people import ProceduralPeople
 from humar_bench.data.targets import TargetBatch
 from humar_bench.training.batches import Steps, Tokens, prompt_of, tokens_of, training_batches, training_source
 from humar_bench.training.optim import build_optimizer, build_schedule, clip_gradients
@@ -119,11 +118,11 @@ def warm_start(
 
 def _steps(options: TrainArgs, tokens: Tokens | None) -> tuple[Iterator[Questions], int]:
     """What every step sees, and how many steps there are."""
-    asks = options.level and not options.augment
+    asks = options.level and "-" not in options.data and not options.augment  # of a curriculum each picture has its one question
     source = training_source(dataclasses.replace(options, rendered="") if asks else options)
     batch = options.optim.batch_size
     steps, order = (options.pictures or len(source)) // batch, Steps(source, batch, options.data_seed)
-    if asks and isinstance(source, ProceduralPeople):
+    if asks:
         return question_batches(options, source, tokens, order, steps), steps
     each = torch.arange(batch)
     return (Questions(asked, each, each) for asked in training_batches(options, source, tokens, order, 0, steps)), steps

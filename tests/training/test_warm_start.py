@@ -79,9 +79,10 @@ def test_everybody_in_a_picture_of_several_is_asked_about_and_looked_at_once(tmp
     again = warm_start(dataclasses.replace(several, workers=1), tmp_path / "again.safetensors", optim=optim)
     assert made.oks == again.oks and made.pictures == 32
     asked.clear()
-    warm_start(dataclasses.replace(several, data="procedural:0-1"), tmp_path / "easy-first.safetensors", optim=optim)
+    easy_first = dataclasses.replace(several, data="procedural:0-1", rendered=str(tmp_path / "both"))
+    warm_start(easy_first, tmp_path / "easy-first.safetensors", optim=optim)
     warm_start(dataclasses.replace(several, augment=True, pictures=8), tmp_path / "augmented.safetensors", optim=optim)
-    assert asked == [8] * 5
+    assert asked == [8] * 5 and (tmp_path / "both").exists()
 
 
 def test_another_models_front_end_is_refused(tmp_path):

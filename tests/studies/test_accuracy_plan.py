@@ -57,6 +57,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
     ({"warm": -1}, "--warm is -1"),
     ({"front_share": -0.1}, r"--front-share is -0.1; it must be from 0 \(what was trained ahead stays as it is\) to 1"),
     ({"front_share": 1.5}, "--front-share is 1.5"),
+    ({"front_share": 0.0, "warm": 0}, "--front-share is 0 and nothing is trained ahead; say on how many pictures with --warm"),
     ({"size": 7}, "size is 7; it must be at least 32"),
     ({"arch": ("original", "nothing.at.all:build")}, "there is no module 'nothing.at.all'"),
 ])

@@ -300,6 +300,8 @@ def plan_of(preset: Preset, asked: Asked) -> AccuracyPlan:
         if asked.warm < 0:
             raise UsageError(f"--warm is {asked.warm}; it must be a number of pictures, or 0 for no training ahead.")
         preset = dataclasses.replace(preset, warm_pictures=asked.warm)
+    if asked.front_share is not None and not preset.warm_pictures:
+        raise UsageError(f"--front-share is {asked.front_share:g} and nothing is trained ahead; say on how many pictures with --warm.")
     if asked.at_once is not None:
         if not 0 <= asked.at_once <= 1024:
             raise UsageError(f"--at-once is {asked.at_once}; it must be from 1 to 1024, or 0 for one run a core.")

@@ -31,6 +31,7 @@ PROGRAM = [sys.executable, "-c", "import sys; from humar_bench.cli import main; 
     (("--seeds", "1"), "--seeds is 1; it must be from 2 to 1000"),
     (("--preset", "refhuman"), "name it with --data"),
     (("--arch", "original"), "name at least two"),
+    (("--front-share", "2", "--seeds", "1"), "--front-share is 2; it must be from 0"),
 ])
 def test_what_cannot_be_is_one_sentence(typed, said, capsys):
     assert main(["accuracy", *typed]) == EXIT_USAGE

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from humar_bench.data.people import ProceduralPeople
+from humar_bench.data.people import LEAST_AREA, LEAST_SEEN, ProceduralPeople
 from tests.data.sentence_reader import whom
 
 PLACES = re.compile("left|right|middle|centre|between")
@@ -17,14 +17,15 @@ PLACES = re.compile("left|right|middle|centre|between")
 @pytest.mark.parametrize("unsaid", ((), ("place",)), ids=("all", "no places"))
 def test_a_question_is_about_the_person_whose_labels_it_has(level, unsaid):
     people, places = ProceduralPeople("test", level, seed=3, size=64), 0
-    for index in range(60):
+    for index in (*range(60), 185):  # somebody of 185 at level 2 is hardly seen
         scene = people.drawn(people.draws(index))[0].scene
         for asked in people.questions(index, 2, unsaid):
             fits = whom(asked.caption, scene)
             assert fits[0] == fits[1] and len(fits[0]) == 1, asked.caption
             own = 64 * np.array(scene.people[fits[0][0]].keypoints)
             assert np.abs(asked.keypoints[0, :, :2] - own)[asked.keypoints[0, :, 2] > 0].max() < 1.0
-            assert asked.area[0] == np.count_nonzero(asked.masks[0]) > 0
+            assert asked.area[0] == np.count_nonzero(asked.masks[0]) >= LEAST_AREA * 64 * 64
+            assert np.count_nonzero(asked.keypoints[0, :, 2] == 2) >= LEAST_SEEN
             places += PLACES.search(asked.caption) is not None
     assert places == 0 if unsaid else places > 50
 

@@ -166,6 +166,7 @@ def test_options_that_cannot_work_are_refused():
     for make, sentence in (
         (lambda: OptimArgs(ema_decay=1.0), "ema_decay is 1.0; it must be below 1"),
         (lambda: OptimArgs(lr=-1.0), "lr is -1.0; it must be at least 0"),
+        (lambda: OptimArgs(front_end_share=-0.1), "front_end_share is -0.1; it must be at least 0"),
         (lambda: OptimArgs(lr=0.0), "lr is 0; it must be above 0"),
         (lambda: OptimArgs(schedule="linear"), "schedule is 'linear'; choose one of step, cosine"),
         (lambda: OptimArgs.preset("large"), "the preset 'large' is not known; choose one of published, small"),

@@ -17,7 +17,7 @@ from humar_bench.cli.shared import check_paths, say_whose_code, write_and_show
 from humar_bench.errors import EXIT_DONE, UsageError
 from humar_bench.options import STANDARD_OUTPUT, Output, option
 from humar_bench.subjects.registry import parse_architecture
-from humar_bench.training.options import PRESETS
+from humar_bench.training.options import PRESETS, OptimArgs
 from humar_bench.training.train_args import NUMBER_TYPES, TrainArgs, with_settings
 
 NOT_OF_A_TABLE = ("records", "resume")  # options of `Output` that only records have
@@ -126,14 +126,18 @@ def warm_start(options: WarmStartOptions, learn: LearnOptions) -> int:
       humar-bench train --data procedural:0 --front-end front.safetensors -o run
     """
     from humar_bench.report.files import check_writable, refuse_stream, refuse_within
+    from humar_bench.training.warm_start import WARM_OPTIM
     from humar_bench.training.warm_start import warm_start as run
 
     refuse_stream(options.out, "--out")
     refuse_within(options.out, "--out", learn.data, "--data")
     check_writable(options.out, "--out")
+    args = train_args(learn, optim=WARM_OPTIM)
     with shown_bar(sys.stderr, quiet=learn.quiet, doing="training") as bar:
         show = bar or (lambda share, text: None)
-        found = run(train_args(learn), options.out, tell=lambda event: show(event["step"] / event["steps"], f"OKS {event['oks']:.3f}"))
+        found = run(
+            args, options.out, optim=args.optim, tell=lambda event: show(event["step"] / event["steps"], f"OKS {event['oks']:.3f}")
+        )
     if not learn.quiet:
         tell(f"{found.path}: {found.pictures:,} pictures, OKS of the best cells {found.oks:.3f}.")
     return EXIT_DONE
@@ -225,8 +229,8 @@ def evaluate(options: EvaluateOptions, output: Output) -> int:
     return EXIT_DONE
 
 
-def train_args(learn: LearnOptions, options: TrainOptions | None = None) -> TrainArgs:
-    """What was typed on top of a preset. Raises UsageError."""
+def train_args(learn: LearnOptions, options: TrainOptions | None = None, optim: OptimArgs | None = None) -> TrainArgs:
+    """What was typed on top of a preset, whose optimiser may be another one. Raises UsageError."""
     data = learn.data or "procedural:0"
     preset = learn.preset or ("small" if data.startswith("procedural") else "published")
     arch = options.arch if options is not None and options.arch else "original"
@@ -242,7 +246,8 @@ def train_args(learn: LearnOptions, options: TrainOptions | None = None) -> Trai
         changes |= _given(**{name: getattr(options, name) for name in own})
         own = ("evaluate_every", "evaluation_pictures", "accumulate", "device", "dtype")
         changes |= _given(**{name: getattr(options, name) for name in own})
-    optim = args.optim if learn.lr is None else args.optim.with_lr(learn.lr)
+    optim = args.optim if optim is None else optim
+    optim = optim if learn.lr is None else optim.with_lr(learn.lr)
     optim = optim if learn.batch_size is None else dataclasses.replace(optim, batch_size=learn.batch_size)
     return with_settings(dataclasses.replace(args, **changes, optim=optim), learn.set)
 

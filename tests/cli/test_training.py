@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 
 from humar_bench import cli
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from humar_bench.training import warm_start
+from humar_bench.training.warm_start import WarmStart
 
 SMALL = (
     "--pictures", "8", "--size", "64", "--batch-size", "2", "--threads", "1", "--set", "hidden_dim=32", "--set", "enc_layers=1", "--set",
@@ -61,6 +64,18 @@ def test_a_front_end_is_made_and_used(capsys, tmp_path):
     assert (code, err) == (EXIT_DONE, "") and out.startswith(f"{front}: 8 pictures, OKS of the best cells ")
     code, *_ = ends(capsys, "train", "-q", "-o", str(tmp_path / "run"), "--front-end", front, "--evaluation-pictures", "2", *SMALL)
     assert code == EXIT_DONE
+
+
+def test_a_warm_start_learns_as_it_is_told(capsys, tmp_path, monkeypatch):
+    """By an optimiser of its own, of which every option can be said."""
+    took = []
+    made = WarmStart(tmp_path / "front.safetensors", 8, 1.0, 0.1)
+    monkeypatch.setattr(warm_start, "warm_start", lambda options, path, *, optim, tell: took.append(optim) or made)
+    told = ("--lr", "2e-3", "--batch-size", "4", "--set", "weight_decay=0.5")
+    for argv in ((), told):
+        assert ends(capsys, "warm-start", "-o", str(made.path), "--pictures", "8", *argv)[0] == EXIT_DONE
+    assert took[0] == warm_start.WARM_OPTIM
+    assert took[1] == dataclasses.replace(warm_start.WARM_OPTIM.with_lr(2e-3), batch_size=4, weight_decay=0.5)
 
 
 def test_divergence_ends_with_1(capsys, tmp_path):

@@ -62,6 +62,7 @@ def test_a_curriculum_has_its_easy_pictures_first_each_part_once_and_is_evaluate
     ({"length": 7}, "the data is procedural:0-1, easy pictures first, and 14 pictures of 7 different ones would come back to the easy"),
     ({"length": 28}, "and 14 pictures of 28 different ones would end before the last level is whole; leave length out."),
     ({"length": 14, "pictures": 0}, "easy pictures first; say how many with pictures, and leave length out."),
+    ({"data": "procedural:1-1"}, "the data is 'procedural:1-1'; write procedural:LEVEL, such as procedural:1, or procedural:0-1"),
     ({"data": "procedural:1-0"}, "the data is 'procedural:1-0'; write procedural:LEVEL, such as procedural:1, or procedural:0-1"),
     ({"data": "procedural:0-999999999"}, "the data is 'procedural:0-999999999' and 14 pictures are asked for; ask for 1,000,000,000"),
     ({"data": "procedural:0-3"}, "the level is 3; choose one of 0, 1, 2."),

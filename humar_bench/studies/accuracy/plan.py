@@ -321,7 +321,8 @@ def _base(preset: Preset, asked: Asked) -> TrainArgs:
     if base.is_procedural:
         level = base.level if asked.level is None else asked.level
         if level not in (0, 1, 2):
-            raise UsageError(f"--level is {level}; choose 0 (one person), 1 (several) or 2 (everything).")
+            said = f"--data is {data}" if asked.level is None else f"--level is {level}"
+            raise UsageError(f"{said}; choose level 0 (one person), 1 (several) or 2 (everything).")
     if not base.is_procedural and not base.pictures:
         raise UsageError(f"the data is {base.data}, whose length is not known before it is read; say with --pictures how many a run sees.")
     if base.evaluation_pictures and base.evaluation_pictures < 20:

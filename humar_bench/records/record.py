@@ -11,7 +11,7 @@ import json
 import math
 import operator
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +64,12 @@ HOST_FACTS = ("cpu", "cores", "system", "machine", "python", "torch")
 FACTS = ("device", "device_label", "threads", "driver", "cuda", "cudnn", *HOST_FACTS)
 NEWLINE = b"\n"
 BEGINS = b'{"measure": "'  # every record that was ever written
+
+
+def workload_now(workload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A workload as a record of today says it."""
+    optim = workload.get("optim")
+    return {**workload, "optim": BEFORE_OPTIM | optim} if isinstance(optim, dict) else workload
 
 
 def measures_with(backend: str) -> tuple[str, ...]:
@@ -130,10 +136,7 @@ class Record:
         asked = BEFORE_ASKED | self.asked
         if self.spec in ORIGINALS or self.spec.startswith(RINGS):
             asked = {name: value for name, value in asked.items() if not name.startswith(EFFICIENT_PREFIX)}
-        workload = self.workload
-        if isinstance(optim := workload.get("optim"), dict):
-            workload = workload | {"optim": BEFORE_OPTIM | optim}
-        parts = (self.measure, self.architecture, self.spec, self.process, asked, workload, run)
+        parts = (self.measure, self.architecture, self.spec, self.process, asked, workload_now(self.workload), run)
         return json.dumps(parts, sort_keys=True)
 
     def asked_run(self, name: str) -> Any:

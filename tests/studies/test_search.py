@@ -20,7 +20,7 @@ from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.cli import main
 from humar_bench.errors import EXIT_DONE, EXIT_USAGE, MeasurementError, UsageError
 from humar_bench.judging.early import MORE
-from humar_bench.records.record import load
+from humar_bench.records.record import BEFORE_OPTIM, TRAINING, Run, load
 from humar_bench.records.writer import RecordWriter
 from humar_bench.report.study import read_study, study_json, study_markdown, study_texts, write_study
 from humar_bench.running.children import Outcome
@@ -368,6 +368,15 @@ def test_trainings_halve_until_two_are_left_and_the_default_is_in_every_rung(loo
     assert "AP is of the longest" in study_markdown(found)
 
 
+def as_written_before_an_option_came(run: Run) -> Run:
+    """The records of trainings without what `BEFORE_OPTIM` fills in."""
+    def earlier(record):
+        optim = {name: value for name, value in record.workload["optim"].items() if name not in BEFORE_OPTIM}
+        return dataclasses.replace(record, workload=record.workload | {"optim": optim}, id="")
+
+    return Run(tuple(earlier(each) if each.measure == TRAINING else each for each in run.records))
+
+
 def test_what_was_trained_stays_chosen_when_times_come_out_otherwise(looked_at, tmp_path):
     shutil.copy(looked_at, tmp_path)
 
@@ -377,7 +386,7 @@ def test_what_was_trained_stays_chosen_when_times_come_out_otherwise(looked_at, 
     fresh = search(tmp_path, Wide(world=made.world, front_end=lambda options: ""), exact=costly_otherwise, **given)
     assert [set(each["designs"]) for each in fresh.settings["rungs"]] != [set(each["designs"]) for each in first.settings["rungs"]]
     again = Wide(world=made.world, front_end=lambda options: "")
-    resumed = search(tmp_path, again, exact=costly_otherwise, done=first.run, **given)
+    resumed = search(tmp_path, again, exact=costly_otherwise, done=as_written_before_an_option_came(first.run), **given)
     assert [each["role"] for each in again.asked] == [] and resumed.settings["missing"] == 0
     assert [set(each["designs"]) for each in resumed.settings["rungs"]] == [set(each["designs"]) for each in first.settings["rungs"]]
 

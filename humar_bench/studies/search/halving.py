@@ -15,7 +15,7 @@ from pathlib import Path
 
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import UsageError
-from humar_bench.records.record import TRAINING, Record
+from humar_bench.records.record import TRAINING, Record, workload_now
 from humar_bench.studies.accuracy.plan import FLOOR, MEAN_POSE, RUN, Asked, Job, Preset, plan_of, steps_of
 from humar_bench.studies.accuracy.pool import Front
 from humar_bench.studies.search.front import rungs
@@ -76,7 +76,7 @@ class Trainings:
         """Whether a record is of a run as these are: all is alike but its model, its length and its seed."""
         if record.measure != TRAINING:
             return False
-        own, theirs = self.floor_job.work, record.workload
+        own, theirs = self.floor_job.work, workload_now(record.workload)
         return own.keys() == theirs.keys() and all(theirs[name] == value for name, value in own.items() if name not in _OF_A_RUN)
 
     def front(self, folder: Path, job: Job) -> Front:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -171,7 +171,7 @@ def training_batches(options: TrainArgs, source: Source, tokens: Tokens | None, 
     """The batches of process `rank` from step `first` to before `last`: `accumulate` of them a step."""
     share = _Share(steps, first, last, batch=options.optim.batch_size, accumulate=options.accumulate, rank=rank)
     dataset = _Numbered(TrainingSet(source, seed=options.data_seed, augment=options.augment))
-    return iter(_loader(options, dataset, share, Collate(tokens, options.loss.masks)))
+    return iter(loader(options, dataset, share, Collate(tokens, options.loss.masks)))
 
 
 def evaluation_batches(options: TrainArgs, source: Source, tokens: Tokens | None, *, masks: bool, rank: int = 0, of: int = 1
@@ -179,7 +179,7 @@ def evaluation_batches(options: TrainArgs, source: Source, tokens: Tokens | None
     """Every `of`-th entry, from entry `rank` on."""
     size, entries = options.evaluation_batch, range(rank, evaluated(options, source), of)
     dataset = EvaluationSet(source, resized=not options.is_procedural)
-    return iter(_loader(options, dataset, [list(entries[at : at + size]) for at in range(0, len(entries), size)], Collate(tokens, masks)))
+    return iter(loader(options, dataset, [list(entries[at : at + size]) for at in range(0, len(entries), size)], Collate(tokens, masks)))
 
 
 def evaluated(options: TrainArgs, source: Source) -> int:
@@ -187,7 +187,8 @@ def evaluated(options: TrainArgs, source: Source) -> int:
     return min(options.evaluation_pictures or len(source), len(source))
 
 
-def _loader(options: TrainArgs, dataset: Dataset, numbers: Iterable, collate: Collate) -> DataLoader:
+def loader(options: TrainArgs, dataset: Dataset, numbers: Iterable, collate: Callable[[Sequence], Any]) -> DataLoader:
+    """The batches that `collate` makes of a dataset's samples: `numbers` has those of each batch."""
     return DataLoader(dataset, batch_sampler=numbers, collate_fn=collate, num_workers=options.workers)
 
 

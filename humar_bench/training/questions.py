@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from humar_bench.data.people import ProceduralPeople
 from humar_bench.data.targets import Target
 from humar_bench.data.transforms import to_target
-from humar_bench.training.batches import Batch, Collate, Steps, Tokens
+from humar_bench.training.batches import Batch, Collate, Steps, Tokens, loader
 from humar_bench.training.train_args import TrainArgs
 
 EACH = 2  # sentences a person
@@ -63,5 +63,4 @@ class _Collate:
 def question_batches(options: TrainArgs, people: ProceduralPeople, tokens: Tokens | None, order: Steps, steps: int) -> Iterator[Questions]:
     """The questions of every step, of the pictures that `order` gives it."""
     numbers = [[(entry, step >= PLACELESS * steps) for _, entry in order.of(step)] for step in range(steps)]
-    collate = _Collate(Collate(tokens, masks=False))
-    return iter(DataLoader(_Asked(people), batch_sampler=numbers, collate_fn=collate, num_workers=options.workers))
+    return iter(loader(options, _Asked(people), numbers, _Collate(Collate(tokens, masks=False))))

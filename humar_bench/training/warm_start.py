@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from humar_bench.data.levels import levels_of
 from humar_bench.data.targets import TargetBatch
 from humar_bench.training.batches import Steps, Tokens, prompt_of, tokens_of, training_batches, training_source
 from humar_bench.training.optim import build_optimizer, build_schedule, clip_gradients
@@ -118,7 +119,8 @@ def warm_start(
 
 def _steps(options: TrainArgs, tokens: Tokens | None) -> tuple[Iterator[Questions], int]:
     """What every step sees, and how many steps there are."""
-    asks = options.level and "-" not in options.data and not options.augment  # of a curriculum each picture has its one question
+    levels = levels_of(options.data) or ()
+    asks = len(levels) == 1 and levels[0] > 0 and not options.augment  # of a curriculum each picture has its one question
     source = training_source(dataclasses.replace(options, rendered="") if asks else options)
     batch = options.optim.batch_size
     steps, order = (options.pictures or len(source)) // batch, Steps(source, batch, options.data_seed)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
+from benchmarks.whom import named_in
 from humar_bench.data.people import LEAST_AREA, LEAST_SEEN, ProceduralPeople
 from tests.data.sentence_reader import whom
-
-PLACES = re.compile("left|right|middle|centre|between")
 
 
 @pytest.mark.parametrize("level", (1, 2))
@@ -26,7 +23,7 @@ def test_a_question_is_about_the_person_whose_labels_it_has(level, unsaid):
             assert np.abs(asked.keypoints[0, :, :2] - own)[asked.keypoints[0, :, 2] > 0].max() < 1.0
             assert asked.area[0] == np.count_nonzero(asked.masks[0]) >= LEAST_AREA * 64 * 64
             assert np.count_nonzero(asked.keypoints[0, :, 2] == 2) >= LEAST_SEEN
-            places += PLACES.search(asked.caption) is not None
+            places += "place" in named_in(asked.caption)
     assert places == 0 if unsaid else places > 50
 
 

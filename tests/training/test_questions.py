@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import pytest
 import torch
 
+from benchmarks.whom import named_in
 from humar_bench.data.people import ProceduralPeople
 from humar_bench.training.batches import Steps, tokens_of
 from humar_bench.training.questions import EACH, question_batches
 from tests.training.small_runs import tiny
 
-PLACES = re.compile("left|right|middle|centre|between")
 OPTIONS = tiny(data="procedural:1", pictures=20)
 PEOPLE = ProceduralPeople("train", 1, length=20, size=64)
 
@@ -37,7 +36,7 @@ def test_places_are_named_in_the_last_two_fifths(monkeypatch):
     said = []
     monkeypatch.setattr("humar_bench.training.batches.Captions", lambda *tokens: said.append(tokens))
     list(question_batches(OPTIONS, PEOPLE, lambda captions: captions, Steps(PEOPLE, 2, 0), 10))
-    named = [any(PLACES.search(caption) for caption in captions) for captions in said]
+    named = [any("place" in named_in(caption) for caption in captions) for captions in said]
     assert named == [False] * 6 + [True] * 4
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from humar_bench.cli.accuracy_options import AccuracyOptions, parse_rates
 from humar_bench.cli.app import command, command_text, say
 from humar_bench.cli.shared import (
@@ -19,6 +21,9 @@ from humar_bench.options import Output
 from humar_bench.studies import files_of
 from humar_bench.training.extra import check_extra
 
+if TYPE_CHECKING:
+    from humar_bench.studies.accuracy.plan import AccuracyPlan
+
 
 @command("accuracy", AccuracyOptions, Output)
 def accuracy(options: AccuracyOptions, output: Output) -> int:
@@ -31,11 +36,10 @@ def accuracy(options: AccuracyOptions, output: Output) -> int:
       humar-bench accuracy --preset cpu --level 0 -o results/accuracy
       humar-bench accuracy --resume results/accuracy --level 0
     """
-    from humar_bench.studies.accuracy import plan as plans
     from humar_bench.studies.accuracy.accuracy import measure_accuracy
     from humar_bench.studies.accuracy.kept import PLACES
 
-    plan = _plan(options, plans)
+    plan = _plan(options)
     check_extra()
     architectures = [arm.architecture for arm in plan.arms]
     check_device(plan.base.device)
@@ -54,13 +58,15 @@ def accuracy(options: AccuracyOptions, output: Output) -> int:
     return found.exit_code
 
 
-def _plan(options: AccuracyOptions, plans: object) -> object:
-    if options.preset not in plans.PRESETS:
-        raise UsageError(f"--preset is {options.preset!r}; choose one of {', '.join(plans.PRESETS)}.")
-    asked = plans.Asked(
+def _plan(options: AccuracyOptions) -> AccuracyPlan:
+    from humar_bench.studies.accuracy.plan import Asked, plan_of
+    from humar_bench.studies.accuracy.presets import PRESETS
+
+    if options.preset not in PRESETS:
+        raise UsageError(f"--preset is {options.preset!r}; choose one of {', '.join(PRESETS)}.")
+    asked = Asked(
         arch=options.arch, reference=options.reference, level=options.level, data=options.data, ring=options.ring, seeds=options.seeds,
-        pictures=options.pictures, evaluation_pictures=options.val, rates=parse_rates(options.rates),
-        front_share=options.front_share, size=options.size, warm=options.warm,
-        keeps=options.keeps, at_once=options.at_once, taught=options.taught,
+        pictures=options.pictures, evaluation_pictures=options.val, rates=parse_rates(options.rates), front_share=options.front_share,
+        size=options.size, warm=options.warm, keeps=options.keeps, at_once=options.at_once, taught=options.taught,
     )
-    return plans.plan_of(plans.PRESETS[options.preset], asked)
+    return plan_of(PRESETS[options.preset], asked)

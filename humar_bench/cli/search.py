@@ -116,7 +116,8 @@ def _plan(selection: Selection, options: SearchOptions, run: RunArgs) -> SearchP
 
 
 def _trainings(options: SearchOptions) -> Any:
-    from humar_bench.studies.accuracy.plan import PRESETS, Asked
+    from humar_bench.studies.accuracy.plan import Asked
+    from humar_bench.studies.accuracy.presets import PRESETS
     from humar_bench.studies.search.halving import trainings_of
 
     asked = Asked(

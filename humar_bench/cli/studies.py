@@ -151,7 +151,8 @@ def ablate(selection: Selection, study: StudyOptions, early: EarlyOptions, run: 
 
 def _early_plan(early: EarlyOptions, plan: Plan) -> Any:
     """What the rows' trainings are. Raises UsageError."""
-    from humar_bench.studies.accuracy.plan import PRESETS, Asked
+    from humar_bench.studies.accuracy.plan import Asked
+    from humar_bench.studies.accuracy.presets import PRESETS
     from humar_bench.studies.early_accuracy import plan_of_rows
     from humar_bench.studies.switches import switches_of
 

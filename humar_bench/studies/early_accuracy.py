@@ -13,7 +13,8 @@ from typing import Any
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.judging.early import Early, judge_early
-from humar_bench.studies.accuracy.plan import AccuracyPlan, Asked, Preset, plan_of
+from humar_bench.studies.accuracy.plan import AccuracyPlan, Asked, plan_of
+from humar_bench.studies.accuracy.presets import Preset
 from humar_bench.studies.accuracy.tables import Accuracy
 from humar_bench.studies.switches import COMBINED, DEFAULT, DESIGN, Switch, other_values
 from humar_bench.table import Column, Table

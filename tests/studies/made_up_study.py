@@ -15,7 +15,8 @@ from humar_bench.running.children import Child, Outcome
 from humar_bench.studies.accuracy import accuracy as study
 from humar_bench.studies.accuracy import worker
 from humar_bench.studies.accuracy.made_up import World
-from humar_bench.studies.accuracy.plan import PRESETS, AccuracyPlan, Asked, plan_of
+from humar_bench.studies.accuracy.plan import AccuracyPlan, Asked, plan_of
+from humar_bench.studies.accuracy.presets import PRESETS
 from humar_bench.studies.accuracy.scores import Scores
 from humar_bench.training.train_args import TrainArgs
 

@@ -17,7 +17,8 @@ from humar_bench.records.audit import faults
 from humar_bench.records.contradictions import contradictions
 from humar_bench.records.record import TRAINING, load
 from humar_bench.studies.accuracy import rings
-from humar_bench.studies.accuracy.plan import EVALUATIONS, PRESETS, Asked, Job, plan_of
+from humar_bench.studies.accuracy.plan import EVALUATIONS, Asked, Job, plan_of
+from humar_bench.studies.accuracy.presets import PRESETS
 from humar_bench.studies.accuracy.scores import Scores
 from humar_bench.studies.accuracy.worker import can_go_on, mean_pose, mean_pose_scores, of_pictures, placed
 from humar_bench.subjects.registry import Architecture, load_builder, parse_architecture

@@ -23,7 +23,8 @@ from humar_bench.studies.ablate import Ablation, measure_ablation
 from humar_bench.studies.accuracy import accuracy as trainings
 from humar_bench.studies.accuracy.kept import PLACES
 from humar_bench.studies.accuracy.made_up import World
-from humar_bench.studies.accuracy.plan import PRESETS, RATE, RUN, Asked
+from humar_bench.studies.accuracy.plan import RATE, RUN, Asked
+from humar_bench.studies.accuracy.presets import PRESETS
 from humar_bench.studies.early_accuracy import changes_in, in_small, plan_of_rows
 from humar_bench.studies.switches import DEFAULT, switches_of
 from humar_bench.subjects.registry import Architecture, build

@@ -29,7 +29,8 @@ from humar_bench.running.plan import Plan, parse_settings
 from humar_bench.saved.verify import verify
 from humar_bench.studies import MAKERS, files_of
 from humar_bench.studies.accuracy.made_up import World
-from humar_bench.studies.accuracy.plan import PRESETS, Asked
+from humar_bench.studies.accuracy.plan import Asked
+from humar_bench.studies.accuracy.presets import PRESETS
 from humar_bench.studies.search.explore import explore
 from humar_bench.studies.search.fitted import settings_in
 from humar_bench.studies.search.front import better_half, on_front, ranks, rungs, spread

@@ -15,7 +15,8 @@ from humar_bench.records.writer import RecordWriter
 from humar_bench.report.study import study_texts, write_study
 from humar_bench.saved.verify import verify
 from humar_bench.studies.accuracy.made_up import World
-from humar_bench.studies.accuracy.plan import PRESETS, RATE, RUN, Asked, plan_of
+from humar_bench.studies.accuracy.plan import RATE, RUN, Asked, plan_of
+from humar_bench.studies.accuracy.presets import PRESETS
 from tests.studies.made_up_study import PICTURES, Made, measured, plan
 
 TAUGHT = "efficient, taught"

@@ -1,4 +1,4 @@
-"""What a study of accuracy trains: presets, architectures, learning rates, seeds, and the list of runs that follows. No torch.
+"""What a study of accuracy trains: architectures, learning rates, seeds, and the list of runs that follows. No torch.
 
 Seeds: learning rates are chosen on seed 0, which no other run has; reference and candidates are trained with 1 ... S, the control (the
 reference again) with S + 1 ... 2S. A seed decides initial weights, pictures and their order, alike for every architecture. What stands
@@ -13,16 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from humar_bench.args import EFFICIENT_PREFIX, ModelArgs, UniphdArgs
+from humar_bench.args import EFFICIENT_PREFIX
 from humar_bench.errors import UsageError
 from humar_bench.judging.retention import MARGIN
 from humar_bench.records.record import AGAIN, TRAINING, Record
 from humar_bench.running.plan import parse_settings
+from humar_bench.studies.accuracy.presets import Preset
 from humar_bench.studies.accuracy.rings import LEAST_SIDE, ORIGINAL, ring_of, ring_spec
 from humar_bench.studies.accuracy.scores import DRAWS
 from humar_bench.studies.switches import DESIGN, Switch
 from humar_bench.subjects.registry import Architecture, check_architecture, parse_architectures
-from humar_bench.training.options import LossArgs, OptimArgs
 from humar_bench.training.train_args import TrainArgs
 
 RATE, RUN, FLOOR = "rate", "run", "floor"  # what a run is for: choosing a learning rate, the comparison, the mean pose
@@ -32,52 +32,6 @@ RATE_SEED = 0
 EVALUATIONS = 5  # of a run: one each fifth of its schedule
 RINGS = ("better", "both", "published", "scaled")
 WIDER = 2  # times the grid of learning rates may be widened by one where the reference's best lies at its edge
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A size of study. `title` is how its results are called wherever they are shown."""
-
-    name: str
-    title: str
-    base: TrainArgs
-    rates: tuple[float, ...]  # the grid of learning rates, rising by about one factor
-    rate_share: float  # of a run's pictures that a run for the learning rate sees
-    warm_pictures: int
-    seeds: int
-    minutes: float  # what it takes on the machine it is made for
-    machine: str
-    at_once: int = 0  # runs side by side; 0: as many as there are cores
-
-
-_SMALL = TrainArgs.small(
-    "original", evaluation_pictures=1000, evaluate_every=1, checkpoint_every=250, log_every=50, device="cpu", threads=1,
-)
-PRESETS = {
-    each.name: each
-    for each in (
-        Preset(
-            "cpu", "early accuracy on small models", dataclasses.replace(_SMALL, size=96, pictures=14_400), (2.5e-4, 5e-4, 1e-3, 2e-3), 0.3,
-            16_000, 3, 60, "2 cores",
-        ),
-        Preset(
-            "gpu", "accuracy at full width, 256 px, procedural people",
-            TrainArgs.small(
-                "original", pictures=60_000, size=256, model=ModelArgs(num_feature_levels=3),
-                whole=UniphdArgs(backbone="small_conv", text_encoder_type="tiny", train_trigger=frozenset({"text"}), no_mask=True),
-                optim=OptimArgs.preset("small", batch_size=16), evaluation_pictures=2000, evaluate_every=1, device="cuda",
-                dtype="bfloat16", workers=4,
-            ),
-            (1e-4, 2e-4, 4e-4), 0.25, 20_000, 3, 20, "one H100", at_once=3,
-        ),
-        Preset(
-            "refhuman", "accuracy on RefHuman",
-            TrainArgs(data="RefHuman", augment=True, evaluation_pictures=0, evaluate_every=1, device="cuda", workers=4,
-                      loss=LossArgs(masks=True)),
-            (5e-5, 1e-4, 2e-4), 0.1, 0, 3, 60 * 24 * 14, "one H100", at_once=1,
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -286,6 +240,16 @@ class Asked:
 def plan_of(preset: Preset, asked: Asked) -> AccuracyPlan:
     """Raises UsageError with one sentence for what cannot be."""
     base = _base(preset, asked)
+    if asked.warm is not None:
+        if asked.warm < 0:
+            raise UsageError(f"--warm is {asked.warm}; it must be a number of pictures, or 0 for no training ahead.")
+        preset = dataclasses.replace(preset, warm_pictures=asked.warm)
+    if asked.front_share is not None:
+        if not 0 <= asked.front_share <= 1:
+            raise UsageError(f"--front-share is {asked.front_share:g}; it must be from 0 (what was trained ahead stays as it is) to 1.")
+        if not preset.warm_pictures:
+            raise UsageError(f"--front-share is {asked.front_share:g} and nothing is trained ahead; say on how many pictures with --warm.")
+        base = dataclasses.replace(base, optim=dataclasses.replace(base.optim, front_end_share=asked.front_share))
     rates = tuple(sorted(asked.rates or preset.rates))
     if len(rates) < 3 or len(set(rates)) < len(rates):
         raise UsageError(f"--rates names {', '.join(f'{each:g}' for each in rates)}; name at least three different learning rates.")
@@ -296,12 +260,6 @@ def plan_of(preset: Preset, asked: Asked) -> AccuracyPlan:
         raise UsageError(f"--seeds is {seeds}; it must be from 2 to 1000, since one run says nothing about another seed.")
     if not 0 < asked.keeps <= 1:
         raise UsageError(f"--keeps is {asked.keeps:g}; it must be a share above 0 and at most 1, such as 0.95.")
-    if asked.warm is not None:
-        if asked.warm < 0:
-            raise UsageError(f"--warm is {asked.warm}; it must be a number of pictures, or 0 for no training ahead.")
-        preset = dataclasses.replace(preset, warm_pictures=asked.warm)
-    if asked.front_share is not None and not preset.warm_pictures:
-        raise UsageError(f"--front-share is {asked.front_share:g} and nothing is trained ahead; say on how many pictures with --warm.")
     if asked.at_once is not None:
         if not 0 <= asked.at_once <= 1024:
             raise UsageError(f"--at-once is {asked.at_once}; it must be from 1 to 1024, or 0 for one run a core.")
@@ -327,10 +285,6 @@ def _base(preset: Preset, asked: Asked) -> TrainArgs:
         raise UsageError(f"the data is {base.data}, whose length is not known before it is read; say with --pictures how many a run sees.")
     if base.evaluation_pictures and base.evaluation_pictures < 20:
         raise UsageError(f"--val is {base.evaluation_pictures}; at least 20 pictures are needed to draw any from.")
-    if asked.front_share is not None:
-        if not 0 <= asked.front_share <= 1:
-            raise UsageError(f"--front-share is {asked.front_share:g}; it must be from 0 (what was trained ahead stays as it is) to 1.")
-        base = dataclasses.replace(base, optim=dataclasses.replace(base.optim, front_end_share=asked.front_share))
     return dataclasses.replace(base, pictures=_whole_steps(base, base.pictures))
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.records.record import TRAINING, Record, workload_now
-from humar_bench.studies.accuracy.plan import FLOOR, MEAN_POSE, RUN, Asked, Job, Preset, plan_of, steps_of
+from humar_bench.studies.accuracy.plan import FLOOR, MEAN_POSE, RUN, Asked, Job, plan_of, steps_of
 from humar_bench.studies.accuracy.pool import Front
+from humar_bench.studies.accuracy.presets import Preset
 from humar_bench.studies.search.front import rungs
 from humar_bench.studies.search.space import SHARED
 from humar_bench.studies.switches import DESIGN

@@ -73,6 +73,19 @@ class Canvas:
         corners, sizes = told[:-2].view(2, -1, 2)
         return corners, sizes, told[-2:]
 
+    def cell_centres(self, valid_ratios: Tensor) -> Tensor:
+        """The middle of each cell, 0 to 1 over the valid part of its level, more in padding; 0 between the levels.
+
+        valid_ratios [B, L, 2] -> [B, h, w, 2], (x, y).
+        """
+        centres = valid_ratios.new_zeros(len(valid_ratios), self.h, self.w, 2)
+        for (height, width), (rows, columns), ratio in zip(self.shapes, self.cell_slots, valid_ratios.unbind(1), strict=True):
+            for axis, (cells, side) in enumerate(((columns, width), (rows, height))):
+                along = torch.arange(0.5, cells.stop - cells.start, device=ratio.device, dtype=ratio.dtype) * (self.stride / side)
+                along = along / ratio[:, axis, None]
+                centres[:, rows, columns, axis] = along[:, None] if axis == 0 else along[:, :, None]
+        return centres
+
     def _mean(self, canvas: Tensor) -> Tensor:
         return F.avg_pool2d(canvas.permute(0, 3, 1, 2), self.stride).permute(0, 2, 3, 1)
 

@@ -2,8 +2,8 @@
 
 Source: the published Conv+Attention description of HuMAR; layers and their papers in `efficient.layers`.
 Changed on purpose, each a switch of `ModelArgs`: weights are tied (5 M parameters do not hold 10 untied blocks of width 256), the encoder
-blocks work on cells of 2x2 tokens beside a full-resolution path, every token samples the memory around its reference point instead of
-attending to all of it, the first half of the iterations moves the instance token alone, and a second MLP follows the look into the image.
+blocks work on cells of 2x2 tokens beside a full-resolution path, a cell samples every level around itself before them, every token of the
+decoder samples the memory around its reference point instead of attending to all of it, the first half of the iterations moves the instance token alone, and a second MLP follows the look into the image.
 
 Shapes: B batch, L levels, S memory tokens, C width, Q queries, K keypoints, N = K + 1 tokens of an instance (0 is the instance token),
 (H, W) the canvas in tokens, (h, w) in cells.
@@ -12,7 +12,6 @@ Shapes: B batch, L levels, S memory tokens, C width, Q queries, K keypoints, N =
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +22,6 @@ from efficient.canvas import Canvas
 from efficient.depth import may_ask, still
 from efficient.layers import (
     NO_WEIGHT,
-    RING,
     CrossAttention,
     DepthwiseConv,
     DepthwiseSeparableConv,
@@ -32,6 +30,7 @@ from efficient.layers import (
     FeedForward,
 )
 from efficient.original_decoder import original_decoder, original_hidden
+from efficient.samples import Ground, OffsetSamples
 from efficient.windows import Windows, windows_of
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.skeleton.layers import LOGIT_EPS
@@ -69,14 +68,20 @@ class EncoderBlock(nn.Module):
 
 
 class EfficientEncoder(nn.Module):
-    """Local convolutions on every token, attention blocks on cells of tokens, both summed."""
+    """Local convolutions on every token, attention blocks on cells of tokens, both summed.
+
+    Before the blocks each cell samples all levels around itself: convolutions stay within a level, and linear attention tells hardly
+    where something is, so nothing else says what the other levels hold at the same place.
+    """
 
     def __init__(
-        self, sets: list[EncoderBlock], *, channels: int, blocks: int, stride: int, local_conv: bool, window: int
+        self, sets: list[EncoderBlock], *, channels: int, blocks: int, stride: int, local_conv: bool, window: int,
+        samples: OffsetSamples | None,
     ) -> None:
         super().__init__()
         self.blocks, self.stride, self.window = blocks, stride, window
         self.local = LocalConv(channels) if local_conv else None
+        self.samples = samples
         self.sets = nn.ModuleList(sets)
         self.smooth = DepthwiseConv(channels) if stride > 1 else None  # takes the steps out of the spread cells
         self.norm = nn.LayerNorm(channels)
@@ -96,6 +101,8 @@ class EfficientEncoder(nn.Module):
             x = self.local(x, valid)
         cells, cell_valid = canvas.pool(x * valid, valid)
         size = cells.shape[1:3]
+        if self.samples is not None:
+            cells = cells + self._around(cells, cell_valid, canvas, valid_ratios)
         tokens, counts = cells.flatten(1, 2), cell_valid.flatten(1, 2).to(valid_ratios.dtype).clamp(min=NO_WEIGHT)
         windows = windows_of(canvas, cell_valid, self.window) if self.window else None
         for i in range(self.blocks):
@@ -104,18 +111,11 @@ class EfficientEncoder(nn.Module):
         x = cells if self.smooth is None else x + self.smooth(canvas.spread(cells) * valid)
         return self.norm(canvas.gather(x))
 
-
-class Ground(NamedTuple):
-    """Where each level's valid part lies on the canvas, which spans -1 to 1."""
-
-    corners: Tensor  # [L, 2], where a reference point of 0 lies
-    extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
-    token: Tensor  # [2], a token's width and height
-    most: Tensor  # [B, 1, 1, 1, L, 1, 2], where a reference point of 1 lies
-
-    @classmethod
-    def of(cls, corners: Tensor, extents: Tensor, token: Tensor) -> Ground:
-        return cls(corners, extents, token, (corners + extents)[:, None, None, None, :, None])
+    def _around(self, cells: Tensor, valid: Tensor, canvas: Canvas, valid_ratios: Tensor) -> Tensor:
+        """What cells [B, h, w, C], valid [B, h, w, 1], take from those of every level around them -> [B, h, w, C]."""
+        ground = Ground.on(canvas, valid_ratios, unit=self.stride)
+        values = self.samples.sampled(self.samples.value(cells) * valid)
+        return self.samples(cells, canvas.cell_centres(valid_ratios), values, ground)
 
 
 class Look(NamedTuple):
@@ -142,14 +142,12 @@ class EfficientDecoderLayer(nn.Module):
         heads: int,
         ratio: int,
         rank: int,
-        levels: int,
         tokens: int,
         dropout: float,
         graph_bias: bool,
         hops: int,
         cross_tokens: str,
-        sample_heads: int,
-        sample_points: int,
+        samples: OffsetSamples | None,
         look_mlp: bool,
         across_tokens: str,
     ) -> None:
@@ -161,7 +159,7 @@ class EfficientDecoderLayer(nn.Module):
         else:
             self.across = EfficientLinearAttention(channels, heads=heads, value_conv=False, rank=rank)
         self.cross = CrossAttention(channels, heads=heads, rank=rank) if cross_tokens != "none" else None
-        self.samples = OffsetSamples(channels, levels=levels, heads=sample_heads, points=sample_points) if sample_heads else None
+        self.samples = samples
         self.look_mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank) if look_mlp else None
         self.within = EfficientGraphAttention(channels, heads=heads, tokens=tokens, bias=graph_bias, rank=rank, hops=hops)
         self.mlp = FeedForward(channels, ratio=ratio, dropout=dropout, rank=rank)
@@ -196,7 +194,7 @@ class EfficientDecoderLayer(nn.Module):
         alone = [] if self.across_all else [self._heard(x[:, :, :1])]
         if self.cross is not None and not self.cross_all:
             alone.append(self.cross(x[:, :, 0], *look.keys_values, look.bias).unsqueeze(2))
-        whole = [] if self.samples is None else [self.samples(x, points, look)]
+        whole = [] if self.samples is None else [self.samples(x, points, look.canvas, look.ground)]
         if self.cross_all:
             whole.append(self.cross(x.flatten(1, 2), *look.keys_values, look.bias).view_as(x))
         if not whole:
@@ -212,51 +210,9 @@ def _add_first(update: Tensor, more: Tensor) -> Tensor:
     return torch.cat((first + more, rest), dim=2)
 
 
-class OffsetSamples(nn.Module):
-    """Bilinear samples of every level for each head, at learned offsets from the token's reference point, weighed by the token.
-
-    Deformable attention (Zhu et al. 2021, equation 2), by default with one point a head and level. Each head reads its share of the
-    channels, so any number of heads costs about the same. Offsets are in tokens of the level and begin as a small ring around the point,
-    one ring a point; a sample never leaves the valid part of its level. Shape: P samples a head, those of all levels.
-    """
-
-    def __init__(self, channels: int, *, levels: int, heads: int, points: int = 1) -> None:
-        super().__init__()
-        self.levels, self.heads, self.points = levels, heads, points
-        self.value = nn.Linear(channels, channels)
-        self.offsets = nn.Linear(channels, heads * levels * points * 2)
-        self.level_weights = nn.Linear(channels, heads * levels * points)
-        self.out = nn.Linear(channels, channels)
-
-    def reset_own_parameters(self) -> None:
-        """Offsets that do not depend on the token at first: point p of head m looks p `RING` of a token away in direction m of M."""
-        angles = torch.arange(self.heads, dtype=torch.float64) * (2 * math.pi / self.heads)
-        radii = RING * torch.arange(1, self.points + 1, dtype=torch.float64)
-        ring = torch.stack((angles.cos(), angles.sin()), dim=-1)[:, None, None] * radii[:, None]
-        ring = ring.expand(-1, self.levels, -1, -1)
-        nn.init.zeros_(self.offsets.weight)
-        with torch.no_grad():
-            self.offsets.bias.copy_(ring.flatten())
-
-    def values(self, tokens: Tensor, padding: Tensor, layout: Canvas) -> Tensor:
-        """Memory [B, S, C], padding [B, S, 1] -> what the heads sample, [B * M, D, H, W]."""
-        canvas = layout.place_tokens(self.value(tokens).masked_fill(padding, 0)).permute(0, 3, 1, 2)
-        return canvas.unflatten(1, (self.heads, -1)).flatten(0, 1)
-
-    def forward(self, x: Tensor, points: Tensor, look: Look) -> Tensor:
-        """x [B, Q, N, C] at points [B, Q, N, 2] -> [B, Q, N, C]."""
-        shape = (self.heads, self.levels, self.points)
-        ground = look.ground
-        places = torch.addcmul(ground.corners, points[:, :, :, None], ground.extents[:, None, None])[:, :, :, None, :, None]
-        places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * ground.token  # [B, Q, N, M, L, points, 2]
-        places = torch.minimum(torch.maximum(places, ground.corners[:, None]), ground.most).flatten(4, 5)
-        places = places.permute(0, 3, 1, 2, 4, 5).flatten(0, 1).flatten(2, 3)  # [B*M, Q, N*P, 2]
-        samples = F.grid_sample(look.canvas.to(places.dtype), places, align_corners=False)  # [B*M, D, Q, N*P]
-        weights = self.level_weights(x).unflatten(-1, (self.heads, -1)).softmax(-1).permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]
-        samples = samples.unflatten(-1, (x.shape[2], -1))
-        samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # large at many queries
-        taken = samples.sum(-1).unflatten(0, (-1, self.heads)).flatten(1, 2)  # [B, C, Q, N]
-        return self.out(taken.permute(0, 2, 3, 1).contiguous().to(x.dtype))
+def _seen_values(samples: OffsetSamples, tokens: Tensor, padding: Tensor, layout: Canvas) -> Tensor:
+    """Memory [B, S, C], padding [B, S, 1] -> what the heads sample, [B * M, D, H, W]."""
+    return samples.sampled(layout.place_tokens(samples.value(tokens).masked_fill(padding, 0)))
 
 
 class EfficientDecoder(PoseDecoder):
@@ -288,13 +244,12 @@ class EfficientDecoder(PoseDecoder):
             canvas = layout.place_tokens(memory.tokens.masked_fill(padding, 0))
             pooled, valid = layout.pool(canvas, layout.place_tokens((~padding).to(canvas.dtype)))
             cells, bias = pooled.flatten(1, 2), ((valid.flatten(1) - 1) * (torch.finfo(canvas.dtype).max / 2))[:, None, None]
-        corners, sizes, token = layout.slots_in_unit_square(like=memory.valid_ratios)
-        ground = Ground.of(corners, memory.valid_ratios * sizes, token)
+        ground = Ground.on(layout, memory.valid_ratios)
         return [
             Look(
                 keys_values=None if cells is None else each.cross.keys_values(cells),
                 bias=bias,
-                canvas=None if each.samples is None else each.samples.values(memory.tokens, padding, layout),
+                canvas=None if each.samples is None else _seen_values(each.samples, memory.tokens, padding, layout),
                 ground=ground,
             )
             for each in self.sets
@@ -330,6 +285,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         stride=args.efficient_encoder_stride,
         local_conv=args.efficient_local_conv,
         window=args.efficient_window,
+        samples=_samples(args) if args.efficient_cell_samples else None,
     )
     original = args.efficient_decoder == "original"
     used = (
@@ -358,6 +314,11 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
     return model
 
 
+def _samples(args: ModelArgs) -> OffsetSamples:
+    heads = args.efficient_sample_heads or args.nheads
+    return OffsetSamples(args.hidden_dim, levels=args.num_feature_levels, heads=heads, points=args.efficient_sample_points)
+
+
 def _own_decoder(args: ModelArgs) -> EfficientDecoder:
     channels, early = args.hidden_dim, min(args.efficient_instance_iterations, args.dec_layers // 2)
     sets = [
@@ -367,13 +328,11 @@ def _own_decoder(args: ModelArgs) -> EfficientDecoder:
             ratio=args.efficient_decoder_mlp_ratio or args.efficient_mlp_ratio,
             rank=args.efficient_rank,
             dropout=args.dropout,
-            levels=args.num_feature_levels,
             tokens=args.num_body_points + 1,
             graph_bias=args.efficient_graph_bias,
             hops=args.efficient_skeleton_hops,
             cross_tokens=args.efficient_cross_tokens,
-            sample_heads=(args.efficient_sample_heads or args.nheads) if args.efficient_point_samples else 0,
-            sample_points=args.efficient_sample_points,
+            samples=_samples(args) if args.efficient_point_samples else None,
             look_mlp=args.efficient_look_mlp,
             across_tokens=args.efficient_across_tokens,
         )

@@ -136,6 +136,7 @@ class ModelArgs:
         0, "Side in cells of local windows whose tokens attend to each other, beside each linear attention of the encoder; 0: none.", low=0,
         high=1_024,
     )
+    efficient_cell_samples: bool = _option(True, "Bilinear samples of every level around each cell, ahead of the encoder blocks.")
     efficient_point_samples: bool = _option(True, "Bilinear samples of the memory around each token's reference point.")
     efficient_sample_heads: int = _option(
         0, "Heads that each take a sample of every level at a learned offset from the reference point; 0: as many as nheads.", low=0,
@@ -169,8 +170,10 @@ class ModelArgs:
         if self.efficient_sample_heads and self.hidden_dim % self.efficient_sample_heads:
             raise UsageError(f"efficient_sample_heads {self.efficient_sample_heads} does not divide hidden_dim {self.hidden_dim}; it must.")
         for name, without in (("efficient_sample_heads", 0), ("efficient_sample_points", 1)):
-            if getattr(self, name) != without and not self.efficient_point_samples:
-                raise UsageError(f"{name} is {getattr(self, name)} and efficient_point_samples is off; turn it on.")
+            if getattr(self, name) != without and not (self.efficient_point_samples or self.efficient_cell_samples):
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}, and efficient_point_samples and efficient_cell_samples are off; turn one on."
+                )
         if self.efficient_skeleton_hops and self.num_body_points != COCO_KEYPOINTS:
             raise UsageError(
                 f"efficient_skeleton_hops is {self.efficient_skeleton_hops} and num_body_points {self.num_body_points}; the skeleton is of "

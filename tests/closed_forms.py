@@ -104,11 +104,14 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
         windows = sum(-(-height // (stride * window)) * -(-width // (stride * window)) for height, width in sizes)
         block += attention(B * windows, window**2, window**2, C)
     smooth = depthwise3x3(sites, C) if stride > 1 else 0
+    sample_heads, samples_a_head = args["efficient_sample_heads"] or args["nheads"], args["efficient_sample_points"]
+    places = linear(1, C, 3 * L * samples_a_head * sample_heads)  # of one token or cell
+    around = B * tokens * (places + linear(1, C, C) + linear(1, C, C)) if args["efficient_cell_samples"] else 0
 
     seen_h, seen_w = canvas(sizes, args["efficient_memory_stride"])
     seen = seen_h * seen_w
-    iterations, sample_heads = args["dec_layers"], args["efficient_sample_heads"] or args["nheads"]
-    samples_a_head, early = args["efficient_sample_points"], min(args["efficient_instance_iterations"], iterations // 2)
+    iterations = args["dec_layers"]
+    early = min(args["efficient_instance_iterations"], iterations // 2)
     memory = projected(B * seen, C, 2 * C) if args["efficient_cross_tokens"] != "none" else 0
     memory += linear(B * S, C, C) if args["efficient_point_samples"] else 0
 
@@ -121,7 +124,7 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
         across = projected(B * Q * asking, C, 3 * C) + mixed + projected(B * Q * asking, C, C)
         looking = {"none": 0, "instance": Q, "all": Q * tokens}[args["efficient_cross_tokens"]]
         cross = projected(B * looking, C, C) + attention(B, looking, seen, C) + projected(B * looking, C, C)
-        samples = linear(rows, C, 3 * L * samples_a_head * sample_heads) + linear(rows, C, C) if args["efficient_point_samples"] else 0
+        samples = rows * places + linear(rows, C, C) if args["efficient_point_samples"] else 0
         mlp = projected(rows, C, wide_after, C) if args["efficient_look_mlp"] else 0
         return linear(rows, C, C, C) + across + cross + samples + mlp
 
@@ -134,7 +137,7 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     poses = linear(B * Q, C, 2 * C, 2 * C, 2 * C, 2 * K)  # of the chosen tokens
     return {
         "local convolution": local,
-        "encoder": args["efficient_enc_layers"] * block + smooth,
+        "encoder": args["efficient_enc_layers"] * block + smooth + around,
         "proposals": linear(B * S, C, C),
         "decoder": decoder if args["efficient_decoder"] == "own" else theirs["decoder"] - again * linear(B * S, C, C),
         "heads": linear(B * S, C, classes) + poses + args["dec_layers"] * linear(B * Q * K, C, C, C, 2),

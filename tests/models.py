@@ -35,6 +35,8 @@ SWITCHES = [
     {"efficient_value_conv": False},
     {"efficient_window": 2},
     {"efficient_window": 3, "efficient_encoder_stride": 1, "efficient_value_conv": False},
+    {"efficient_cell_samples": False},
+    {"efficient_cell_samples": False, "efficient_encoder_stride": 1},
     {"efficient_point_samples": False},
     {"efficient_point_samples": False, "efficient_cross_tokens": "instance"},
     {"efficient_look_mlp": False},

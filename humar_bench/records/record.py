@@ -54,6 +54,7 @@ BEFORE_ASKED = {  # and a field of ModelArgs
     "efficient_sample_heads": 0, "efficient_look_mlp": False, "efficient_instance_iterations": 0, "efficient_sample_points": 1,
     "efficient_across_tokens": "instance", "efficient_decoder_mlp_ratio": 0,
     "efficient_rank": 0, "efficient_decoder": "own", "efficient_skeleton_hops": 0, "efficient_window": 0, "efficient_exit_below": 0.0,
+    "efficient_cell_samples": False,
 }
 BEFORE_OPTIM = {"front_end_share": 1.0}  # and a field of OptimArgs, in what a training run's workload says of its optimiser
 WAS_DEFAULT, SINCE = {"efficient_cross_tokens": "instance"}, "efficient_look_mlp"  # of a field whose default changed when that one came

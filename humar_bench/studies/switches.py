@@ -46,7 +46,7 @@ COMBINED: dict[str, Callable[[ModelArgs], dict[str, Any]]] = {
     # The published description word for word: own weights in every block, every token at full resolution, every token attends.
     "literal description": lambda args: {
         **COMBINED["untied"](args), "efficient_encoder_stride": 1, "efficient_memory_stride": 1, "efficient_cross_tokens": "all",
-        "efficient_point_samples": False, "efficient_look_mlp": False, "efficient_instance_iterations": 0,
+        "efficient_cell_samples": False, "efficient_point_samples": False, "efficient_look_mlp": False, "efficient_instance_iterations": 0,
     },
 }
 

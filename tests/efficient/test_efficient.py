@@ -155,7 +155,7 @@ def test_a_cell_is_the_mean_of_its_valid_tokens():
 def test_a_token_samples_the_memory_at_its_reference_point(each):
     """Two levels, no padding, one token to the right for the last sample a level and no weight for others: it equals `grid_sample` of the
     plain map of the level that the token asks for."""
-    from efficient.transformer import Ground, Look, OffsetSamples
+    from efficient.samples import Ground, OffsetSamples
 
     torch.manual_seed(0)
     size = (6, 9)
@@ -166,7 +166,6 @@ def test_a_token_samples_the_memory_at_its_reference_point(each):
     points = points * (1 - 1 / 6) + 0.5 / 6  # not beyond the centres of the outermost tokens
     canvas = Canvas([size, (2, 2)], 2)
     tokens = torch.cat((memory.flatten(2).transpose(1, 2), torch.zeros(1, 4, 4, dtype=torch.float64)), dim=1)
-    corners, sizes, token = canvas.slots_in_unit_square(like=memory)
     samples = OffsetSamples(4, levels=2, heads=2, points=each).double()
     for layer in (samples.offsets, samples.level_weights):
         torch.nn.init.zeros_(layer.weight)
@@ -178,11 +177,10 @@ def test_a_token_samples_the_memory_at_its_reference_point(each):
     asked = torch.zeros(2, 2, each, dtype=torch.float64)  # the first level's last sample alone
     asked[:, 0, -1] = 50
     samples.level_weights.bias.data = asked.flatten()
-    seen = samples.values(tokens, torch.zeros(1, len(tokens[0]), 1, dtype=torch.bool), canvas)
-    look = Look(None, None, seen, Ground.of(corners, sizes.unsqueeze(0), token))
+    seen, ground = samples.sampled(canvas.place_tokens(samples.value(tokens))), Ground.on(canvas, memory.new_ones(1, 2, 2))
     beside = points + torch.tensor([right, 0], dtype=torch.float64)
     expected = torch.nn.functional.grid_sample(memory, 2 * beside - 1, align_corners=False).permute(0, 2, 3, 1)
-    assert_close(samples(x, points, look), samples.out(expected), scale=max(size) * largest(memory), terms=4 * 4)
+    assert_close(samples(x, points, seen, ground), samples.out(expected), scale=max(size) * largest(memory), terms=4 * 4)
 
 
 def test_all_tokens_or_the_instance_token_hear_of_other_instances(tiny_args, tiny_workload):

@@ -52,9 +52,10 @@ class Space:
         early = self._at_most(got, "efficient_instance_iterations", got["dec_layers"] // 2)
         self._at_most(got, "efficient_encoder_sets", got["efficient_enc_layers"])
         self._at_most(got, "efficient_decoder_sets", got["dec_layers"] - early)
-        if not got["efficient_point_samples"] or got["efficient_sample_heads"] == got["nheads"]:
+        sampled = got["efficient_point_samples"] or got["efficient_cell_samples"]
+        if not sampled or got["efficient_sample_heads"] == got["nheads"]:
             got["efficient_sample_heads"] = 0
-        if not got["efficient_point_samples"]:
+        if not sampled:
             got["efficient_sample_points"] = 1
         if got["efficient_decoder_mlp_ratio"] == got["efficient_mlp_ratio"]:
             got["efficient_decoder_mlp_ratio"] = 0

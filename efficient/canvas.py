@@ -73,16 +73,15 @@ class Canvas:
         corners, sizes = told[:-2].view(2, -1, 2)
         return corners, sizes, told[-2:]
 
-    def cell_centres(self, valid_ratios: Tensor) -> Tensor:
-        """The middle of each cell, 0 to 1 over the valid part of its level, more in padding; 0 between the levels.
+    def centres(self, valid_ratios: Tensor) -> Tensor:
+        """The middle of each token, 0 to 1 over the valid part of its level, more in padding; 0 between the levels.
 
-        valid_ratios [B, L, 2] -> [B, h, w, 2], (x, y).
+        valid_ratios [B, L, 2] -> [B, H, W, 2], (x, y).
         """
-        centres = valid_ratios.new_zeros(len(valid_ratios), self.h, self.w, 2)
-        for (height, width), (rows, columns), ratio in zip(self.shapes, self.cell_slots, valid_ratios.unbind(1), strict=True):
-            for axis, (cells, side) in enumerate(((columns, width), (rows, height))):
-                along = torch.arange(0.5, cells.stop - cells.start, device=ratio.device, dtype=ratio.dtype) * (self.stride / side)
-                along = along / ratio[:, axis, None]
+        centres = valid_ratios.new_zeros(len(valid_ratios), self.h * self.stride, self.w * self.stride, 2)
+        for (height, width), (rows, columns), ratio in zip(self.shapes, self.slots, valid_ratios.unbind(1), strict=True):
+            for axis, side in enumerate((width, height)):
+                along = torch.arange(0.5, side, device=ratio.device, dtype=ratio.dtype) / (side * ratio[:, axis, None])
                 centres[:, rows, columns, axis] = along[:, None] if axis == 0 else along[:, :, None]
         return centres
 

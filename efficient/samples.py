@@ -1,4 +1,4 @@
-"""Bilinear samples of all levels at learned offsets: how a decoder's token looks into the memory, and an encoder's cell at other levels.
+"""Bilinear samples of all levels at learned offsets: how a token of the decoder looks into the memory, one of the encoder at other levels.
 
 Source: deformable attention, Zhu et al. 2021, equation 2, with one `grid_sample` for all levels, which lie on one canvas.
 
@@ -23,7 +23,7 @@ class Ground(NamedTuple):
 
     corners: Tensor  # [L, 2], where a reference point of 0 lies
     extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
-    token: Tensor  # [2], what an offset counts: a token's width and height, or a cell's
+    token: Tensor  # [2], a token's width and height
     most: Tensor  # [B, 1, 1, 1, L, 1, 2], where a reference point of 1 lies
 
     @classmethod
@@ -31,10 +31,10 @@ class Ground(NamedTuple):
         return cls(corners, extents, token, (corners + extents)[:, None, None, None, :, None])
 
     @classmethod
-    def on(cls, canvas: Canvas, valid_ratios: Tensor, *, unit: int = 1) -> Ground:
-        """Of a canvas whose levels are valid so far, valid_ratios [B, L, 2]; offsets count `unit` tokens each."""
+    def on(cls, canvas: Canvas, valid_ratios: Tensor) -> Ground:
+        """Of a canvas whose levels are valid so far, valid_ratios [B, L, 2]."""
         corners, sizes, token = canvas.slots_in_unit_square(like=valid_ratios)
-        return cls.of(corners, valid_ratios * sizes, token if unit == 1 else token * unit)
+        return cls.of(corners, valid_ratios * sizes, token)
 
 
 class OffsetSamples(nn.Module):
@@ -45,13 +45,14 @@ class OffsetSamples(nn.Module):
     one ring a point; a sample never leaves the valid part of its level. Shape: P samples a head, those of all levels.
     """
 
-    def __init__(self, channels: int, *, levels: int, heads: int, points: int = 1) -> None:
+    def __init__(self, channels: int, *, levels: int, heads: int, points: int = 1, width: int | None = None) -> None:
+        """`width` of what is sampled, all heads together; None: as wide as the tokens."""
         super().__init__()
         self.levels, self.heads, self.points = levels, heads, points
-        self.value = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, width or channels)
         self.offsets = nn.Linear(channels, heads * levels * points * 2)
         self.level_weights = nn.Linear(channels, heads * levels * points)
-        self.out = nn.Linear(channels, channels)
+        self.out = nn.Linear(width or channels, channels)
 
     def reset_own_parameters(self) -> None:
         """Offsets that do not depend on the token at first: point p of head m looks p `RING` of a token away in direction m of M."""
@@ -69,14 +70,34 @@ class OffsetSamples(nn.Module):
 
     def forward(self, x: Tensor, points: Tensor, canvas: Tensor, ground: Ground) -> Tensor:
         """x [B, Q, N, C] at points [B, Q, N, 2], `sampled` canvas and its ground -> [B, Q, N, C]."""
+        places, weights = self._asked(x, points, ground)
+        samples = F.grid_sample(canvas.to(places.dtype), places.flatten(2, 3), align_corners=False).unflatten(-1, places.shape[2:4])
+        samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # [B*M, D, Q, N, P], large at many queries
+        return self._joined(samples.sum(-1), x.dtype)
+
+    def _asked(self, x: Tensor, points: Tensor, ground: Ground) -> tuple[Tensor, Tensor]:
+        """Where x [B, Q, N, C] at points [B, Q, N, 2] samples, [B * M, Q, N, P, 2], and what each sample counts, [B * M, 1, Q, N, P]."""
         shape = (self.heads, self.levels, self.points)
         places = torch.addcmul(ground.corners, points[:, :, :, None], ground.extents[:, None, None])[:, :, :, None, :, None]
         places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * ground.token  # [B, Q, N, M, L, points, 2]
         places = torch.minimum(torch.maximum(places, ground.corners[:, None]), ground.most).flatten(4, 5)
-        places = places.permute(0, 3, 1, 2, 4, 5).flatten(0, 1).flatten(2, 3)  # [B*M, Q, N*P, 2]
-        samples = F.grid_sample(canvas.to(places.dtype), places, align_corners=False)  # [B*M, D, Q, N*P]
-        weights = self.level_weights(x).unflatten(-1, (self.heads, -1)).softmax(-1).permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]
-        samples = samples.unflatten(-1, (x.shape[2], -1))
-        samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # large at many queries
-        taken = samples.sum(-1).unflatten(0, (-1, self.heads)).flatten(1, 2)  # [B, C, Q, N]
-        return self.out(taken.permute(0, 2, 3, 1).contiguous().to(x.dtype))
+        weights = self.level_weights(x).unflatten(-1, (self.heads, -1)).softmax(-1)
+        return places.permute(0, 3, 1, 2, 4, 5).flatten(0, 1), weights.permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]
+
+    def _joined(self, taken: Tensor, dtype: torch.dtype) -> Tensor:
+        """What each head takes, [B * M, D, Q, N] -> [B, Q, N, C]."""
+        return self.out(taken.unflatten(0, (-1, self.heads)).flatten(1, 2).permute(0, 2, 3, 1).contiguous().to(dtype))
+
+
+class SamplesInTurn(OffsetSamples):
+    """The same, one sample of all tokens after the other: where the tokens are a whole canvas, all at once are P canvases."""
+
+    def forward(self, x: Tensor, points: Tensor, canvas: Tensor, ground: Ground) -> Tensor:
+        places, weights = self._asked(x, points, ground)
+        del x, points
+        canvas, taken = canvas.to(places.dtype), None
+        for where, weight in zip(places.unbind(3), weights.unbind(4), strict=True):
+            sample = F.grid_sample(canvas, where, align_corners=False)
+            taken = sample * weight if taken is None else taken.addcmul_(sample, weight)
+            del sample  # before the next one is there
+        return self._joined(taken, self.out.weight.dtype)

@@ -2,8 +2,9 @@
 
 Source: the published Conv+Attention description of HuMAR; layers and their papers in `efficient.layers`.
 Changed on purpose, each a switch of `ModelArgs`: weights are tied (5 M parameters do not hold 10 untied blocks of width 256), the encoder
-blocks work on cells of 2x2 tokens beside a full-resolution path, a cell samples every level around itself before them, every token of the
-decoder samples the memory around its reference point instead of attending to all of it, the first half of the iterations moves the instance token alone, and a second MLP follows the look into the image.
+blocks work on cells of 2x2 tokens beside a full-resolution path, whose tokens sample every level around themselves before, every token of
+the decoder samples the memory around its reference point instead of attending to all of it, the first half of the iterations moves the
+instance token alone, and a second MLP follows the look into the image.
 
 Shapes: B batch, L levels, S memory tokens, C width, Q queries, K keypoints, N = K + 1 tokens of an instance (0 is the instance token),
 (H, W) the canvas in tokens, (h, w) in cells.
@@ -30,7 +31,7 @@ from efficient.layers import (
     FeedForward,
 )
 from efficient.original_decoder import original_decoder, original_hidden
-from efficient.samples import Ground, OffsetSamples
+from efficient.samples import Ground, OffsetSamples, SamplesInTurn
 from efficient.windows import Windows, windows_of
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
 from humar_bench.skeleton.layers import LOGIT_EPS
@@ -70,7 +71,7 @@ class EncoderBlock(nn.Module):
 class EfficientEncoder(nn.Module):
     """Local convolutions on every token, attention blocks on cells of tokens, both summed.
 
-    Before the blocks each cell samples all levels around itself: convolutions stay within a level, and linear attention tells hardly
+    Before the blocks each token samples all levels around itself: convolutions stay within a level, and linear attention tells hardly
     where something is, so nothing else says what the other levels hold at the same place.
     """
 
@@ -99,10 +100,10 @@ class EfficientEncoder(nn.Module):
         del levels
         if self.local is not None:
             x = self.local(x, valid)
+        if self.samples is not None:
+            x = x + self._around(x, valid, canvas, valid_ratios)
         cells, cell_valid = canvas.pool(x * valid, valid)
         size = cells.shape[1:3]
-        if self.samples is not None:
-            cells = cells + self._around(cells, cell_valid, canvas, valid_ratios)
         tokens, counts = cells.flatten(1, 2), cell_valid.flatten(1, 2).to(valid_ratios.dtype).clamp(min=NO_WEIGHT)
         windows = windows_of(canvas, cell_valid, self.window) if self.window else None
         for i in range(self.blocks):
@@ -111,11 +112,10 @@ class EfficientEncoder(nn.Module):
         x = cells if self.smooth is None else x + self.smooth(canvas.spread(cells) * valid)
         return self.norm(canvas.gather(x))
 
-    def _around(self, cells: Tensor, valid: Tensor, canvas: Canvas, valid_ratios: Tensor) -> Tensor:
-        """What cells [B, h, w, C], valid [B, h, w, 1], take from those of every level around them -> [B, h, w, C]."""
-        ground = Ground.on(canvas, valid_ratios, unit=self.stride)
-        values = self.samples.sampled(self.samples.value(cells) * valid)
-        return self.samples(cells, canvas.cell_centres(valid_ratios), values, ground)
+    def _around(self, x: Tensor, valid: Tensor, canvas: Canvas, valid_ratios: Tensor) -> Tensor:
+        """What tokens x [B, H, W, C], valid [B, H, W, 1], take from those of every level around them -> [B, H, W, C]."""
+        values = self.samples.sampled(self.samples.value(x) * valid)
+        return self.samples(x, canvas.centres(valid_ratios), values, Ground.on(canvas, valid_ratios))
 
 
 class Look(NamedTuple):
@@ -285,7 +285,7 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
         stride=args.efficient_encoder_stride,
         local_conv=args.efficient_local_conv,
         window=args.efficient_window,
-        samples=_samples(args) if args.efficient_cell_samples else None,
+        samples=_samples(args, SamplesInTurn, width=args.hidden_dim // 2) if args.efficient_encoder_samples else None,
     )
     original = args.efficient_decoder == "original"
     used = (
@@ -314,9 +314,13 @@ def build_efficient_conv_attention_transformer(args: Any) -> PoseTransformer:
     return model
 
 
-def _samples(args: ModelArgs) -> OffsetSamples:
+def _samples(args: ModelArgs, kind: type[OffsetSamples], *, width: int) -> OffsetSamples:
+    """Samples of that width, or of the whole one where the heads do not divide it."""
     heads = args.efficient_sample_heads or args.nheads
-    return OffsetSamples(args.hidden_dim, levels=args.num_feature_levels, heads=heads, points=args.efficient_sample_points)
+    return kind(
+        args.hidden_dim, levels=args.num_feature_levels, heads=heads, points=args.efficient_sample_points,
+        width=args.hidden_dim if width % heads else width,
+    )
 
 
 def _own_decoder(args: ModelArgs) -> EfficientDecoder:
@@ -332,7 +336,7 @@ def _own_decoder(args: ModelArgs) -> EfficientDecoder:
             graph_bias=args.efficient_graph_bias,
             hops=args.efficient_skeleton_hops,
             cross_tokens=args.efficient_cross_tokens,
-            samples=_samples(args) if args.efficient_point_samples else None,
+            samples=_samples(args, OffsetSamples, width=args.hidden_dim) if args.efficient_point_samples else None,
             look_mlp=args.efficient_look_mlp,
             across_tokens=args.efficient_across_tokens,
         )

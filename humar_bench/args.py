@@ -110,7 +110,7 @@ class ModelArgs:
     pose_guide_trigger: bool = _option(False, "Upstream's name; accepted, changes nothing.")
     late_within_attn_trigger: bool = _option(True, "Upstream's name; accepted, changes nothing.")
     efficient_nheads: int = _option(4, "Attention heads of the replacement.", low=1, high=4_096)
-    efficient_enc_layers: int = _option(4, "Encoder blocks of the replacement.", low=1, high=1_024)
+    efficient_enc_layers: int = _option(2, "Encoder blocks of the replacement.", low=1, high=1_024)
     efficient_mlp_ratio: int = _option(2, "Hidden width of the replacement's MLPs, in multiples of C.", low=1, high=1_024)
     efficient_decoder_mlp_ratio: int = _option(
         0, "The same of the decoder's MLPs alone; 0: as all, in the original's decoder as dim_feedforward.", low=0, high=1_024
@@ -119,7 +119,7 @@ class ModelArgs:
         0, "Inner width of the replacement's projections in attention and MLPs, each a product of two matrices; 0: one matrix.", low=0,
         high=65_536,
     )
-    efficient_encoder_sets: int = _option(2, "Encoder weight sets, used in turn; as many as blocks means untied.", low=1)
+    efficient_encoder_sets: int = _option(1, "Encoder weight sets, used in turn; as many as blocks means untied.", low=1)
     efficient_decoder_sets: int = _option(1, "Decoder weight sets, used in turn; as many as dec_layers means untied.", low=1)
     efficient_decoder: str = _option(
         "own", "The decoder behind the replacement's encoder: its own, or the original's with the original's arguments.",
@@ -136,7 +136,7 @@ class ModelArgs:
         0, "Side in cells of local windows whose tokens attend to each other, beside each linear attention of the encoder; 0: none.", low=0,
         high=1_024,
     )
-    efficient_cell_samples: bool = _option(True, "Bilinear samples of every level around each cell, ahead of the encoder blocks.")
+    efficient_encoder_samples: bool = _option(True, "Bilinear samples of every level around each token, ahead of the encoder blocks.")
     efficient_point_samples: bool = _option(True, "Bilinear samples of the memory around each token's reference point.")
     efficient_sample_heads: int = _option(
         0, "Heads that each take a sample of every level at a learned offset from the reference point; 0: as many as nheads.", low=0,
@@ -170,9 +170,9 @@ class ModelArgs:
         if self.efficient_sample_heads and self.hidden_dim % self.efficient_sample_heads:
             raise UsageError(f"efficient_sample_heads {self.efficient_sample_heads} does not divide hidden_dim {self.hidden_dim}; it must.")
         for name, without in (("efficient_sample_heads", 0), ("efficient_sample_points", 1)):
-            if getattr(self, name) != without and not (self.efficient_point_samples or self.efficient_cell_samples):
+            if getattr(self, name) != without and not (self.efficient_point_samples or self.efficient_encoder_samples):
                 raise UsageError(
-                    f"{name} is {getattr(self, name)}, and efficient_point_samples and efficient_cell_samples are off; turn one on."
+                    f"{name} is {getattr(self, name)}, and efficient_point_samples and efficient_encoder_samples are off; turn one on."
                 )
         if self.efficient_skeleton_hops and self.num_body_points != COCO_KEYPOINTS:
             raise UsageError(

@@ -106,7 +106,8 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
     smooth = depthwise3x3(sites, C) if stride > 1 else 0
     sample_heads, samples_a_head = args["efficient_sample_heads"] or args["nheads"], args["efficient_sample_points"]
     places = linear(1, C, 3 * L * samples_a_head * sample_heads)  # of one token or cell
-    around = B * tokens * (places + linear(1, C, C) + linear(1, C, C)) if args["efficient_cell_samples"] else 0
+    narrow = C if C // 2 % sample_heads else C // 2
+    around = sites * (places + linear(1, C, narrow, C)) if args["efficient_encoder_samples"] else 0
 
     seen_h, seen_w = canvas(sizes, args["efficient_memory_stride"])
     seen = seen_h * seen_w

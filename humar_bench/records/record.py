@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from humar_bench.args import EAGER, EFFICIENT_PREFIX
+from humar_bench.args import EAGER, EFFICIENT_PREFIX, ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.reading import MOST_LINE, parse_json, read_bytes
 from humar_bench.table import is_unseen, well_formed
@@ -54,10 +54,13 @@ BEFORE_ASKED = {  # and a field of ModelArgs
     "efficient_sample_heads": 0, "efficient_look_mlp": False, "efficient_instance_iterations": 0, "efficient_sample_points": 1,
     "efficient_across_tokens": "instance", "efficient_decoder_mlp_ratio": 0,
     "efficient_rank": 0, "efficient_decoder": "own", "efficient_skeleton_hops": 0, "efficient_window": 0, "efficient_exit_below": 0.0,
-    "efficient_cell_samples": False,
+    "efficient_encoder_samples": False,
 }
 BEFORE_OPTIM = {"front_end_share": 1.0}  # and a field of OptimArgs, in what a training run's workload says of its optimiser
-WAS_DEFAULT, SINCE = {"efficient_cross_tokens": "instance"}, "efficient_look_mlp"  # of a field whose default changed when that one came
+WAS_DEFAULT = {  # what fields had as defaults, oldest first, until the named field came
+    "efficient_look_mlp": {"efficient_cross_tokens": "instance"},
+    "efficient_encoder_samples": {"efficient_enc_layers": 4, "efficient_encoder_sets": 2},
+}
 # Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.
 ORIGINALS, RINGS = ("", "original", "original-fused"), "humar_bench.studies.accuracy.rings:"
 # What has to be equal for two records to be of the same machine and versions.
@@ -71,6 +74,15 @@ def workload_now(workload: Mapping[str, Any]) -> Mapping[str, Any]:
     """A workload as a record of today says it."""
     optim = workload.get("optim")
     return {**workload, "optim": BEFORE_OPTIM | optim} if isinstance(optim, dict) else workload
+
+
+def defaults_then(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of ModelArgs when a record asked for this."""
+    defaults = dataclasses.asdict(ModelArgs())
+    for since, was in reversed(WAS_DEFAULT.items()):
+        if since not in asked:
+            defaults |= was
+    return defaults
 
 
 def measures_with(backend: str) -> tuple[str, ...]:

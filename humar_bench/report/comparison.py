@@ -12,7 +12,7 @@ from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, FREE, WORKLOADS, ModelArgs
+from humar_bench.args import BEST_FORMS, BUILT_IN, EFFICIENT_PREFIX, FREE, WORKLOADS
 from humar_bench.errors import UsageError
 from humar_bench.judging.oddities import busy_share
 from humar_bench.judging.speeds import Speeds, read_speeds, reason_of
@@ -20,11 +20,10 @@ from humar_bench.records.record import (
     ALL_MEASURES,
     COMPONENT_TIME,
     END_TO_END,
-    SINCE,
     TRAINING,
-    WAS_DEFAULT,
     Record,
     Run,
+    defaults_then,
     other_machine,
 )
 from humar_bench.report.breakdown import Reasons, Sides
@@ -358,7 +357,7 @@ def asked_lines(work: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
 
 def asked_text(asked: Mapping[str, Any]) -> str:
     """The arguments that are not defaults, or were none when they were asked."""
-    defaults = dataclasses.asdict(ModelArgs()) | ({} if SINCE in asked else WAS_DEFAULT)
+    defaults = defaults_then(asked)
     changed = [f"{name}={value}" for name, value in asked.items() if defaults.get(name) != value]
     return f"{', '.join(changed)}, all else default" if changed else DEFAULTS
 

@@ -75,10 +75,13 @@ def test_sampling_heads_cost_few_parameters(say):
 
     more = count() - count(efficient_sample_heads=1)
     say(f"8 sampling heads instead of one: {more:,} parameters more")
-    assert more == 2 * 257 * 3 * 7 * 4 and count() == count(efficient_sample_heads=8)  # of the encoder's cells and of the decoder's tokens
+    assert more == 2 * 257 * 3 * 7 * 4 and count() == count(efficient_sample_heads=8)  # of the encoder's tokens and of the decoder's
 
 
-@pytest.mark.parametrize("changes", [{"efficient_sample_heads": 3}, {"efficient_sample_heads": 4, "efficient_point_samples": False, "efficient_cell_samples": False}])
+@pytest.mark.parametrize("changes", [
+    {"efficient_sample_heads": 3},
+    {"efficient_sample_heads": 4, "efficient_point_samples": False, "efficient_encoder_samples": False},
+])
 def test_heads_that_cannot_be_are_refused(changes):
     with pytest.raises(UsageError, match="efficient_sample_heads"):
         ModelArgs(**changes)

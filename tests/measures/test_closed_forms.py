@@ -29,9 +29,9 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
     sizes = tuple((draw.randint(1, 9), draw.randint(1, 9)) for _ in range(levels))
     if sum(height * width for height, width in sizes) < queries:
         sizes = ((3, 2), *sizes[1:])
-    samples, cell_samples = draw.random() < 0.5, draw.random() < 0.5
+    samples, of_encoder = draw.random() < 0.5, draw.random() < 0.5
     keypoints = draw.choice([1, 2, 5, 8, 17])
-    sample_heads = draw.choice([0, 1, 3, 4]) if samples or cell_samples else 0  # 0: as many as nheads
+    sample_heads = draw.choice([0, 1, 3, 4]) if samples or of_encoder else 0  # 0: as many as nheads
     args = ModelArgs(
         hidden_dim=12 * draw.randint(1, 3), nheads=heads, dim_feedforward=draw.randint(1, 40), enc_layers=draw.randint(1, 3),
         dec_layers=dec_layers, enc_n_points=draw.randint(1, 5), dec_n_points=draw.randint(1, 5), num_feature_levels=levels,
@@ -44,8 +44,10 @@ def configuration(seed: int) -> tuple[ModelArgs, Workload]:
         efficient_memory_stride=draw.randint(1, 4), efficient_cross_tokens=draw.choice(["none", "instance", "all"]),
         efficient_look_mlp=draw.random() < 0.5, efficient_instance_iterations=draw.randint(0, 3),
         efficient_window=draw.choice([0, 0, 2, 3]), efficient_local_conv=draw.random() < 0.5, efficient_value_conv=draw.random() < 0.5,
-        efficient_cell_samples=cell_samples, efficient_point_samples=samples, efficient_graph_bias=draw.random() < 0.5, efficient_sample_heads=sample_heads,
-        efficient_sample_points=draw.randint(1, 4) if samples or cell_samples else 1, efficient_across_tokens=draw.choice(["instance", "all"]),
+        efficient_encoder_samples=of_encoder, efficient_point_samples=samples, efficient_graph_bias=draw.random() < 0.5,
+        efficient_sample_heads=sample_heads,
+        efficient_sample_points=draw.randint(1, 4) if samples or of_encoder else 1,
+        efficient_across_tokens=draw.choice(["instance", "all"]),
         efficient_decoder=draw.choice(["own", "own", "own", "original"]),
         efficient_exit_below=draw.choice([0.0, 0.5]),  # counted without values: every iteration
         efficient_skeleton_hops=draw.randint(0, 3) if keypoints == 17 else 0,

@@ -66,9 +66,11 @@ def test_the_usual_space_has_every_switch_the_width_and_the_layers():
 def test_a_point_that_says_the_same_twice_is_one_design():
     point = {"hidden_dim": 32, "dec_layers": 2, "efficient_graph_bias": True, "efficient_decoder_sets": 3, "efficient_memory_stride": 1,
              "efficient_sample_heads": 2, "efficient_point_samples": False}
-    design = SPACE.design(point)
+    assert SPACE.design(point).efficient_sample_heads == 2  # the encoder's have heads too
+    space = space_of(dataclasses.replace(ARGS, efficient_encoder_samples=False), OVER)
+    design = space.design(point)
     assert design.efficient_decoder_sets == 1 and design.efficient_sample_heads == 0  # of two iterations one is of the instance token alone
-    assert SPACE.design({**point, "efficient_decoder_sets": 2, "efficient_sample_heads": 0}) == design
+    assert space.design({**point, "efficient_decoder_sets": 2, "efficient_sample_heads": 0}) == design
     usual = space_of(ModelArgs())
     design = usual.design({**usual.start, "dec_layers": 4, "efficient_sample_heads": 4})
     for same in ({"efficient_instance_iterations": 2}, {"efficient_instance_iterations": 3}):

@@ -52,7 +52,7 @@ class Space:
         early = self._at_most(got, "efficient_instance_iterations", got["dec_layers"] // 2)
         self._at_most(got, "efficient_encoder_sets", got["efficient_enc_layers"])
         self._at_most(got, "efficient_decoder_sets", got["dec_layers"] - early)
-        sampled = got["efficient_point_samples"] or got["efficient_cell_samples"]
+        sampled = got["efficient_point_samples"] or got["efficient_encoder_samples"]
         if not sampled or got["efficient_sample_heads"] == got["nheads"]:
             got["efficient_sample_heads"] = 0
         if not sampled:

@@ -36,4 +36,4 @@ def test_every_softmax_attention_is_one_fused_call(changes, calls, tiny_args, ti
     model = build_efficient_conv_attention_transformer(dataclasses.replace(tiny_args, **changes)).eval()
     with torch.no_grad(), Named() as seen:
         model(*make_inputs(tiny_args, tiny_workload))
-    assert (seen.calls[FUSED], seen.calls["_softmax"]) == (calls, 3 + 1)  # and the weights of samples, once an iteration and once in the encoder
+    assert (seen.calls[FUSED], seen.calls["_softmax"]) == (calls, 3 + 1)  # and the weights of samples, each iteration's and the encoder's

@@ -50,7 +50,8 @@ def test_the_rows_of_the_issue_are_there():
     rows = {row.name: row.changes for row in switches_of(ModelArgs())}
     assert next(iter(rows)) == DEFAULT and rows[DEFAULT] == {}
     assert {"nheads 8", "enc_layers 4", "mlp_ratio 4", "encoder_sets 2", "decoder_sets 6", "encoder_stride 1", "memory_stride 1",
-            "memory_stride 4", "cross_tokens all", "encoder_samples off", "point_samples off", "local_conv off", "value_conv off", "graph_bias off",
+            "memory_stride 4", "cross_tokens all", "encoder_samples off", "point_samples off", "local_conv off", "value_conv off",
+            "graph_bias off",
             "sample_heads 1", "sample_points 4", "across_tokens all", "decoder_mlp_ratio 4", "rank 64", "look_mlp off",
             "instance_iterations 0", "skeleton_hops 2", "window 7",
             "exit_below 0.01"} <= set(rows)

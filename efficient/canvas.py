@@ -69,21 +69,11 @@ class Canvas:
         high, wide = self.h * self.stride, self.w * self.stride
         corners = [side for y, x in self.slots for side in (2 * x.start / wide - 1, 2 * y.start / high - 1)]
         sizes = [side for y, x in self.slots for side in (2 * (x.stop - x.start) / wide, 2 * (y.stop - y.start) / high)]
-        told = torch.stack([like.new_full((), side) for side in (*corners, *sizes, 2 / wide, 2 / high)])
+        sides = (*corners, *sizes, 2 / wide, 2 / high)
+        filled = {side: like.new_full((), side) for side in dict.fromkeys(sides)}  # many are equal, and each is an operator
+        told = torch.stack([filled[side] for side in sides])
         corners, sizes = told[:-2].view(2, -1, 2)
         return corners, sizes, told[-2:]
-
-    def centres(self, valid_ratios: Tensor) -> Tensor:
-        """The middle of each token, 0 to 1 over the valid part of its level, more in padding; 0 between the levels.
-
-        valid_ratios [B, L, 2] -> [B, H, W, 2], (x, y).
-        """
-        centres = valid_ratios.new_zeros(len(valid_ratios), self.h * self.stride, self.w * self.stride, 2)
-        for (height, width), (rows, columns), ratio in zip(self.shapes, self.slots, valid_ratios.unbind(1), strict=True):
-            for axis, side in enumerate((width, height)):
-                along = torch.arange(0.5, side, device=ratio.device, dtype=ratio.dtype) / (side * ratio[:, axis, None])
-                centres[:, rows, columns, axis] = along[:, None] if axis == 0 else along[:, :, None]
-        return centres
 
     def _mean(self, canvas: Tensor) -> Tensor:
         return F.avg_pool2d(canvas.permute(0, 3, 1, 2), self.stride).permute(0, 2, 3, 1)

@@ -36,6 +36,16 @@ class Ground(NamedTuple):
         corners, sizes, token = canvas.slots_in_unit_square(like=valid_ratios)
         return cls.of(corners, valid_ratios * sizes, token)
 
+    def centres(self, canvas: Canvas) -> Tensor:
+        """The middle of each token of the canvas as a reference point: [B, H, W, 2], beyond 1 in padding, 0 between the levels."""
+        high, wide = canvas.h * canvas.stride, canvas.w * canvas.stride
+        y, x = (torch.arange(0.5, side, device=self.token.device, dtype=self.token.dtype) for side in (high, wide))
+        middle = torch.stack((x.expand(high, wide), y.unsqueeze(1).expand(high, wide)), dim=-1) * self.token - 1
+        points = middle.new_zeros(len(self.extents), high, wide, 2)
+        for slot, corner, extent in zip(canvas.slots, self.corners, self.extents.unbind(1), strict=True):
+            points[:, *slot] = (middle[slot] - corner) / extent[:, None, None]
+        return points
+
 
 class OffsetSamples(nn.Module):
     """Bilinear samples of every level for each head, at learned offsets from the token's reference point, weighed by the token.

@@ -114,8 +114,8 @@ class EfficientEncoder(nn.Module):
 
     def _around(self, x: Tensor, valid: Tensor, canvas: Canvas, valid_ratios: Tensor) -> Tensor:
         """What tokens x [B, H, W, C], valid [B, H, W, 1], take from those of every level around them -> [B, H, W, C]."""
-        values = self.samples.sampled(self.samples.value(x) * valid)
-        return self.samples(x, canvas.centres(valid_ratios), values, Ground.on(canvas, valid_ratios))
+        ground = Ground.on(canvas, valid_ratios)
+        return self.samples(x, ground.centres(canvas), self.samples.sampled(self.samples.value(x) * valid), ground)
 
 
 class Look(NamedTuple):

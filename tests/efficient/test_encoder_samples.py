@@ -38,12 +38,12 @@ def ratios(ratio: float) -> torch.Tensor:
 def test_the_middle_of_a_token_is_told_in_shares_of_the_valid_part():
     canvas = Canvas([(5, 3), (2, 3)], 2)
     shares = torch.tensor([[[1, 1], [1, 1]], [[0.5, 1], [1, 0.5]]], dtype=torch.float64)
-    centres = canvas.centres(shares)
+    centres = Ground.on(canvas, shares).centres(canvas)
     (rows, columns), (rows2, columns2) = canvas.slots
-    assert_close(centres[0, rows, columns, 0], torch.tensor([1, 3, 5], dtype=torch.float64).expand(5, 3) / 6, terms=4)
-    assert_close(centres[0, rows, columns, 1].T, torch.tensor([1, 3, 5, 7, 9], dtype=torch.float64).expand(3, 5) / 10, terms=4)
-    assert_close(centres[1, rows, columns, 0], centres[0, rows, columns, 0] * 2, terms=4)
-    assert_close(centres[1, rows2, columns2, 1], centres[0, rows2, columns2, 1] * 2, terms=4)
+    assert_close(centres[0, rows, columns, 0], torch.tensor([1, 3, 5], dtype=torch.float64).expand(5, 3) / 6, scale=1, terms=16)
+    assert_close(centres[0, rows, columns, 1].T, torch.tensor([1, 3, 5, 7, 9], dtype=torch.float64).expand(3, 5) / 10, scale=1, terms=16)
+    assert_close(centres[1, rows, columns, 0], centres[0, rows, columns, 0] * 2, scale=1, terms=16)
+    assert_close(centres[1, rows2, columns2, 1], centres[0, rows2, columns2, 1] * 2, scale=1, terms=16)
     between = torch.ones(centres.shape[1:3], dtype=torch.bool)
     between[rows, columns] = between[rows2, columns2] = False
     assert between.any() and not centres[:, between].any()

@@ -18,7 +18,7 @@ from humar_bench.training.options import LossArgs, OptimArgs
 NUMBER_TYPES = ("float32", "bfloat16", "float16")
 # What two cores can train: the same parts as the published model, each narrower.
 SMALL_MODEL = ModelArgs(
-    hidden_dim=64, dim_feedforward=256, enc_layers=3, dec_layers=3, num_feature_levels=3, num_queries=4, efficient_enc_layers=1,
+    hidden_dim=64, dim_feedforward=256, enc_layers=3, dec_layers=3, num_feature_levels=3, num_queries=4, efficient_enc_layers=2,
 )
 SMALL_WHOLE = UniphdArgs(
     backbone=SMALL_BACKBONES[0], text_encoder_type=SMALL_TEXT_ENCODERS[0], train_trigger=frozenset({"text"}), no_mask=True

@@ -244,7 +244,7 @@ def test_every_switch_changes_what_is_computed_or_built(tiny_args, tiny_workload
 def test_what_was_built_says_what_the_shared_arguments_became():
     with torch.device("meta"):
         built = build_efficient_conv_attention_transformer(ModelArgs()).built
-    assert (built["nheads"], built["enc_layers"], built["dim_feedforward"]) == (4, 2, 512)
+    assert (built["nheads"], built["enc_layers"], built["dim_feedforward"]) == (4, 3, 512)
     assert "enc_n_points" not in built and built["dec_layers"] == 6
 
 

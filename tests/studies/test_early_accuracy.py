@@ -69,11 +69,11 @@ def climbing(**more) -> Made:
 def test_every_row_is_trained_as_the_small_model_can_have_it():
     plan = early_plan()
     rows = switches_of(ModelArgs())
-    has_not = "encoder_sets 2"  # of its single block
-    assert [arm.name for arm in plan.arms] == [row.name for row in rows if row.name != has_not] and plan.reference.name == DEFAULT
+    assert [arm.name for arm in plan.arms] == [row.name for row in rows] and plan.reference.name == DEFAULT
     specs = {arm.name: arm.architecture.spec.partition(":")[2] for arm in plan.arms}
-    assert specs["decoder_sets 6"] == specs["untied"] == "efficient_decoder_sets__3"
-    assert specs["enc_layers 4"] == "efficient_enc_layers__2"
+    assert specs["decoder_sets 6"] == "efficient_decoder_sets__3" and specs["encoder_sets 3"] == "efficient_encoder_sets__2"
+    assert specs["untied"] == "efficient_encoder_sets__2__and__efficient_decoder_sets__3"
+    assert specs["enc_layers 6"] == "efficient_enc_layers__4"
     assert specs["graph_bias off"] == "efficient_graph_bias__false" and specs["memory_stride 4"] == "efficient_memory_stride__4"
     for arm in plan.arms:
         build(arm.architecture, plan.base.model, device="meta")
@@ -106,15 +106,15 @@ def test_accuracy_stands_beside_cost_and_both_are_against_the_default(tmp_path):
     worse = rows["point_samples off"]
     assert worse["ap_verdict"] == LESS and worse["ap_ratio"] == pytest.approx(0.6, abs=0.04) and worse["ap_ratio_high"] < 0.75
     assert worse["ap_low"] < worse["ap"] < worse["ap_high"] and worse["matmul_flops_ratio"] > 1
-    others = [row["ap_verdict"] for name, row in rows.items() if name not in (DEFAULT, "point_samples off", "encoder_sets 2")]
+    others = [row["ap_verdict"] for name, row in rows.items() if name not in (DEFAULT, "point_samples off")]
     assert set(others) == {UNDECIDED} and rows[DEFAULT]["ap_ratio"] is None and rows[DEFAULT]["ap_runs"] == 4
-    assert rows["untied"]["trained_as"] == "efficient_decoder_sets=3"
+    assert rows["untied"]["trained_as"] == "efficient_encoder_sets=2, efficient_decoder_sets=3"
     text = study_markdown(study)
-    assert "Each design switch alone: early accuracy on small models, procedural:0" in text and "untied as efficient_decoder_sets=3" in text
+    assert "Each design switch alone: early accuracy on small models, procedural:0" in text and "untied as efficient_encoder_sets=2" in text
     assert study_csv(study).splitlines()[0].endswith("ap_runs,ap,ap_low,ap_high,ap_ratio,ap_ratio_low,ap_ratio_high,ap_verdict")
     assert {each["options"]["arch"] for each in made.asked if each["role"] == RATE} == {"efficient"}
     rates = {each["options"]["optim"]["lr"] for each in made.asked if each["role"] == RUN}
-    assert rates == {5e-4} and sum(each["role"] == RUN for each in made.asked) == 2 * len(rows)  # one row is not had, one is again
+    assert rates == {5e-4} and sum(each["role"] == RUN for each in made.asked) == 2 * (len(rows) + 1)
 
 
 def test_the_folder_is_proved_made_again_and_gone_on_with(in_process, tmp_path, few_rows):

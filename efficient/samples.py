@@ -19,16 +19,18 @@ from efficient.layers import RING
 
 
 class Ground(NamedTuple):
-    """Where each level's valid part lies on the canvas, which spans -1 to 1."""
+    """Where each level's valid part lies on the canvas, which spans -1 to 1; fits places [B, M, L, points, Q, N, 2]."""
 
-    corners: Tensor  # [L, 2], where a reference point of 0 lies
-    extents: Tensor  # [B, L, 2], how far from there a reference point of 1 lies
+    corners: Tensor  # [L, 1, 1, 1, 2], where a reference point of 0 lies
+    extents: Tensor  # [B, 1, L, 1, 1, 1, 2], how far from there a reference point of 1 lies
     token: Tensor  # [2], a token's width and height
-    most: Tensor  # [B, 1, 1, 1, L, 1, 2], where a reference point of 1 lies
+    most: Tensor  # [B, 1, L, 1, 1, 1, 2], where a reference point of 1 lies
 
     @classmethod
     def of(cls, corners: Tensor, extents: Tensor, token: Tensor) -> Ground:
-        return cls(corners, extents, token, (corners + extents)[:, None, None, None, :, None])
+        """corners [L, 2], extents [B, L, 2], token [2]."""
+        corners, extents = corners[:, None, None, None], extents[:, None, :, None, None, None]
+        return cls(corners, extents, token, corners + extents)
 
     @classmethod
     def on(cls, canvas: Canvas, valid_ratios: Tensor) -> Ground:
@@ -42,8 +44,8 @@ class Ground(NamedTuple):
         y, x = (torch.arange(0.5, side, device=self.token.device, dtype=self.token.dtype) for side in (high, wide))
         middle = torch.stack((x.expand(high, wide), y.unsqueeze(1).expand(high, wide)), dim=-1) * self.token - 1
         points = middle.new_zeros(len(self.extents), high, wide, 2)
-        for slot, corner, extent in zip(canvas.slots, self.corners, self.extents.unbind(1), strict=True):
-            points[:, *slot] = (middle[slot] - corner) / extent[:, None, None]
+        for slot, corner, extent in zip(canvas.slots, self.corners, self.extents.unbind(2), strict=True):
+            points[:, *slot] = (middle[slot] - corner[0]) / extent[:, 0, 0]
         return points
 
 
@@ -81,18 +83,22 @@ class OffsetSamples(nn.Module):
     def forward(self, x: Tensor, points: Tensor, canvas: Tensor, ground: Ground) -> Tensor:
         """x [B, Q, N, C] at points [B, Q, N, 2], `sampled` canvas and its ground -> [B, Q, N, C]."""
         places, weights = self._asked(x, points, ground)
-        samples = F.grid_sample(canvas.to(places.dtype), places.flatten(2, 3), align_corners=False).unflatten(-1, places.shape[2:4])
-        samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # [B*M, D, Q, N, P], large at many queries
-        return self._joined(samples.sum(-1), x.dtype)
+        samples = F.grid_sample(canvas.to(places.dtype), places.flatten(1, 2), align_corners=False).unflatten(2, places.shape[1:3])
+        samples = samples * weights if torch.is_grad_enabled() else samples.mul_(weights)  # [B*M, D, P, Q, N], large at many queries
+        return self._joined(samples.sum(2), x.dtype)
 
     def _asked(self, x: Tensor, points: Tensor, ground: Ground) -> tuple[Tensor, Tensor]:
-        """Where x [B, Q, N, C] at points [B, Q, N, 2] samples, [B * M, Q, N, P, 2], and what each sample counts, [B * M, 1, Q, N, P]."""
+        """Where x [B, Q, N, C] at points [B, Q, N, 2] samples, [B * M, P, Q, N, 2], and what each sample counts, [B * M, 1, P, Q, N].
+
+        The tokens lie last, so that what is done for each sample runs along them: a head has as few as three samples.
+        """
         shape = (self.heads, self.levels, self.points)
-        places = torch.addcmul(ground.corners, points[:, :, :, None], ground.extents[:, None, None])[:, :, :, None, :, None]
-        places = places + self.offsets(x).unflatten(-1, (*shape, 2)).to(places.dtype) * ground.token  # [B, Q, N, M, L, points, 2]
-        places = torch.minimum(torch.maximum(places, ground.corners[:, None]), ground.most).flatten(4, 5)
-        weights = self.level_weights(x).unflatten(-1, (self.heads, -1)).softmax(-1)
-        return places.permute(0, 3, 1, 2, 4, 5).flatten(0, 1), weights.permute(0, 3, 1, 2, 4).flatten(0, 1)[:, None]
+        offsets = self.offsets(x).unflatten(-1, (*shape, 2)).permute(0, 3, 4, 5, 1, 2, 6).contiguous().to(points.dtype)
+        places = torch.addcmul(ground.corners, points[:, None, None, None], ground.extents)  # [B, 1, L, 1, Q, N, 2]
+        places = torch.addcmul(places, offsets, ground.token)
+        places = torch.minimum(torch.maximum(places, ground.corners), ground.most).flatten(2, 3).flatten(0, 1)
+        weights = self.level_weights(x).unflatten(-1, (self.heads, -1)).permute(0, 3, 4, 1, 2).contiguous().softmax(2)
+        return places, weights.flatten(0, 1)[:, None]
 
     def _joined(self, taken: Tensor, dtype: torch.dtype) -> Tensor:
         """What each head takes, [B * M, D, Q, N] -> [B, Q, N, C]."""
@@ -104,9 +110,8 @@ class SamplesInTurn(OffsetSamples):
 
     def forward(self, x: Tensor, points: Tensor, canvas: Tensor, ground: Ground) -> Tensor:
         places, weights = self._asked(x, points, ground)
-        del x, points
         canvas, taken = canvas.to(places.dtype), None
-        for where, weight in zip(places.unbind(3), weights.unbind(4), strict=True):
+        for where, weight in zip(places.unbind(1), weights.unbind(2), strict=True):
             sample = F.grid_sample(canvas, where, align_corners=False)
             taken = sample * weight if taken is None else taken.addcmul_(sample, weight)
             del sample  # before the next one is there

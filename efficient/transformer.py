@@ -69,10 +69,10 @@ class EncoderBlock(nn.Module):
 
 
 class EfficientEncoder(nn.Module):
-    """Local convolutions on every token, attention blocks on cells of tokens, both summed.
+    """Local convolutions and samples on every token, attention blocks on cells of tokens, both summed.
 
-    Before the blocks each token samples all levels around itself: convolutions stay within a level, and linear attention tells hardly
-    where something is, so nothing else says what the other levels hold at the same place.
+    Each token samples all levels around itself: convolutions stay within a level, and linear attention hardly tells where something is, so
+    nothing else says what the other levels hold at the same place.
     """
 
     def __init__(

@@ -110,7 +110,7 @@ class ModelArgs:
     pose_guide_trigger: bool = _option(False, "Upstream's name; accepted, changes nothing.")
     late_within_attn_trigger: bool = _option(True, "Upstream's name; accepted, changes nothing.")
     efficient_nheads: int = _option(4, "Attention heads of the replacement.", low=1, high=4_096)
-    efficient_enc_layers: int = _option(3, "Encoder blocks of the replacement.", low=1, high=1_024)
+    efficient_enc_layers: int = _option(4, "Encoder blocks of the replacement.", low=1, high=1_024)
     efficient_mlp_ratio: int = _option(2, "Hidden width of the replacement's MLPs, in multiples of C.", low=1, high=1_024)
     efficient_decoder_mlp_ratio: int = _option(
         0, "The same of the decoder's MLPs alone; 0: as all, in the original's decoder as dim_feedforward.", low=0, high=1_024

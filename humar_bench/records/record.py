@@ -59,7 +59,7 @@ BEFORE_ASKED = {  # and a field of ModelArgs
 BEFORE_OPTIM = {"front_end_share": 1.0}  # and a field of OptimArgs, in what a training run's workload says of its optimiser
 WAS_DEFAULT = {  # what fields had as defaults, oldest first, until the named field came
     "efficient_look_mlp": {"efficient_cross_tokens": "instance"},
-    "efficient_encoder_samples": {"efficient_enc_layers": 4, "efficient_encoder_sets": 2},
+    "efficient_encoder_samples": {"efficient_encoder_sets": 2},
 }
 # Specs of what reads none of the replacement's fields: for these, another default there is no other measurement.
 ORIGINALS, RINGS = ("", "original", "original-fused"), "humar_bench.studies.accuracy.rings:"

@@ -33,6 +33,7 @@ OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[float, ...]]] = {
     "efficient_sample_heads": lambda args: (1,),
     "efficient_sample_points": lambda args: (4,),
     "efficient_instance_iterations": lambda args: (0,),
+    "efficient_enc_layers": lambda args: (6,),
     "efficient_mlp_ratio": lambda args: (4,),
     "efficient_decoder_mlp_ratio": lambda args: (4,),
     "efficient_rank": lambda args: (max(1, args.hidden_dim // 4),),
@@ -42,13 +43,11 @@ OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[float, ...]]] = {
 }
 COMBINED: dict[str, Callable[[ModelArgs], dict[str, Any]]] = {
     "untied": lambda args: {"efficient_encoder_sets": args.efficient_enc_layers, "efficient_decoder_sets": args.dec_layers},
-    # The published description word for word: four blocks where the default has three, own weights in every block, every token at full
-    # resolution, every token attends.
+    # The published description word for word: own weights in every block, every token at full resolution, every token attends.
     "literal description": lambda args: {
-        "efficient_enc_layers": 4 * args.efficient_enc_layers // 3, "efficient_encoder_sets": 4 * args.efficient_enc_layers // 3,
-        "efficient_decoder_sets": args.dec_layers, "efficient_encoder_stride": 1, "efficient_memory_stride": 1,
-        "efficient_cross_tokens": "all", "efficient_encoder_samples": False, "efficient_point_samples": False,
-        "efficient_look_mlp": False, "efficient_instance_iterations": 0,
+        **COMBINED["untied"](args), "efficient_encoder_stride": 1, "efficient_memory_stride": 1, "efficient_cross_tokens": "all",
+        "efficient_encoder_samples": False, "efficient_point_samples": False, "efficient_look_mlp": False,
+        "efficient_instance_iterations": 0,
     },
 }
 

@@ -28,7 +28,7 @@ class WeighingCrossAttention(CrossAttention):
 def build(args):
     args = ModelArgs.of(args)
     model = build_efficient_conv_attention_transformer(dataclasses.replace(
-        args, efficient_enc_layers=4, efficient_encoder_sets=4, efficient_decoder_sets=args.dec_layers, efficient_encoder_stride=1,
+        args, efficient_encoder_sets=args.efficient_enc_layers, efficient_decoder_sets=args.dec_layers, efficient_encoder_stride=1,
         efficient_memory_stride=1, efficient_cross_tokens="all", efficient_encoder_samples=False, efficient_point_samples=False,
         efficient_value_conv=False, efficient_look_mlp=False, efficient_instance_iterations=0,
     ))

@@ -23,7 +23,7 @@ def count(**changes) -> int:
 
 
 LITERAL = {
-    "efficient_enc_layers": 4, "efficient_encoder_sets": 4, "efficient_decoder_sets": 6, "efficient_encoder_stride": 1,
+    "efficient_encoder_sets": 4, "efficient_decoder_sets": 6, "efficient_encoder_stride": 1,
     "efficient_memory_stride": 1, "efficient_cross_tokens": "all", "efficient_encoder_samples": False, "efficient_point_samples": False,
     "efficient_look_mlp": False, "efficient_instance_iterations": 0,
 }
@@ -244,7 +244,7 @@ def test_every_switch_changes_what_is_computed_or_built(tiny_args, tiny_workload
 def test_what_was_built_says_what_the_shared_arguments_became():
     with torch.device("meta"):
         built = build_efficient_conv_attention_transformer(ModelArgs()).built
-    assert (built["nheads"], built["enc_layers"], built["dim_feedforward"]) == (4, 3, 512)
+    assert (built["nheads"], built["enc_layers"], built["dim_feedforward"]) == (4, 4, 512)
     assert "enc_n_points" not in built and built["dec_layers"] == 6
 
 

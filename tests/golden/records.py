@@ -24,7 +24,7 @@ PEAKS = {
 SECONDS = {"original": 0.900, "efficient": 0.300}
 BUILT = {
     "original": {"nheads": 8, "enc_layers": 6, "dim_feedforward": 2048, "pre_norm": False, "num_queries": 20},
-    "efficient": {"nheads": 4, "enc_layers": 3, "dim_feedforward": 512, "num_queries": 20, "efficient_encoder_sets": 1},
+    "efficient": {"nheads": 4, "enc_layers": 4, "dim_feedforward": 512, "num_queries": 20, "efficient_encoder_sets": 1},
 }
 ENVIRONMENT = {
     "device": "cpu", "device_label": "Made-up CPU", "driver": None, "cpu": "Made-up CPU", "cores": 2, "threads": 2, "load_1min": 0.5,

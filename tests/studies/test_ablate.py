@@ -49,15 +49,15 @@ def test_a_switch_nobody_thought_of_yet_has_a_row_all_the_same():
 def test_the_rows_of_the_issue_are_there():
     rows = {row.name: row.changes for row in switches_of(ModelArgs())}
     assert next(iter(rows)) == DEFAULT and rows[DEFAULT] == {}
-    assert {"nheads 8", "enc_layers 6", "mlp_ratio 4", "encoder_sets 3", "decoder_sets 6", "encoder_stride 1", "memory_stride 1",
+    assert {"nheads 8", "enc_layers 6", "mlp_ratio 4", "encoder_sets 4", "decoder_sets 6", "encoder_stride 1", "memory_stride 1",
             "memory_stride 4", "cross_tokens all", "encoder_samples off", "point_samples off", "local_conv off", "value_conv off",
             "graph_bias off",
             "sample_heads 1", "sample_points 4", "across_tokens all", "decoder_mlp_ratio 4", "rank 64", "look_mlp off",
             "instance_iterations 0", "skeleton_hops 2", "window 7",
             "exit_below 0.01"} <= set(rows)
-    assert rows["untied"] == {"efficient_encoder_sets": 3, "efficient_decoder_sets": 6}
+    assert rows["untied"] == {"efficient_encoder_sets": 4, "efficient_decoder_sets": 6}
     assert rows["literal description"] == {
-        "efficient_enc_layers": 4, "efficient_encoder_sets": 4, "efficient_decoder_sets": 6, "efficient_encoder_stride": 1,
+        "efficient_encoder_sets": 4, "efficient_decoder_sets": 6, "efficient_encoder_stride": 1,
         "efficient_memory_stride": 1, "efficient_cross_tokens": "all", "efficient_encoder_samples": False, "efficient_point_samples": False,
         "efficient_look_mlp": False, "efficient_instance_iterations": 0,
     }
@@ -147,7 +147,7 @@ def test_ratios_are_multiples_of_the_default():
     rows = {row["switch"]: row for row in study.rows}
     assert [rows[DEFAULT][f"{key}_ratio"] for key in ("parameters", "matmul_flops", "operators", "peak_bytes")] == [1.0] * 4
     assert rows[study.names[1]]["matmul_flops_ratio"] == pytest.approx(1.1)
-    assert rows["untied"]["sets"] == "efficient_encoder_sets=3, efficient_decoder_sets=6"
+    assert rows["untied"]["sets"] == "efficient_encoder_sets=4, efficient_decoder_sets=6"
     check_golden("ablate.md", study_markdown(study))
     assert study_csv(study).startswith("switch,sets,parameters,parameters_ratio,matmul_flops,")
     assert "time_ratio" not in study_csv(study)

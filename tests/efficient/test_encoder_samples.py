@@ -90,6 +90,19 @@ def test_samples_in_turn_are_the_same_as_all_at_once():
     assert_close(*(torch.autograd.grad(each.square().sum(), x)[0] for each in (one, other)), terms=8 * 6 * 8)
 
 
+def test_what_is_taken_is_added_to_the_tokens(tiny_args):
+    """With a projection of zero the memory is what it is without samples, else another."""
+    encoder = shaken(encoder_of(tiny_args))
+    maps = [torch.randn(1, tiny_args.hidden_dim, *size, dtype=torch.float64) for size in SIZES]
+    inputs = (maps, [torch.zeros_like(each) for each in maps], None, torch.zeros(1, 8 * 12 + 4 * 6, dtype=torch.bool), ratios(1))
+    with_samples = encoder(*inputs)
+    with torch.no_grad():
+        encoder.samples.out.weight.zero_()
+        encoder.samples.out.bias.zero_()
+    with_zeros, encoder.samples = encoder(*inputs), None
+    assert torch.equal(with_zeros, encoder(*inputs)) and not torch.allclose(with_zeros, with_samples)
+
+
 def test_without_them_there_is_nothing_of_them(tiny_args):
     with_samples, without = encoder_of(tiny_args), encoder_of(tiny_args, efficient_encoder_samples=False)
     names = {name for name, _ in with_samples.named_parameters()} - {name for name, _ in without.named_parameters()}

@@ -229,6 +229,13 @@ def test_a_record_from_before_an_argument_was_there_is_of_what_was_done_then():
     assert earlier.key == now.key != a_record("efficient", spec="efficient", asked=asked | {"efficient_sample_heads": 8}).key
 
 
+def test_a_record_from_before_the_encoder_sampled_is_one_without_samples():
+    asked = dataclasses.asdict(ModelArgs())
+    without, now = (a_record("efficient", spec="efficient", asked=asked | {"efficient_encoder_samples": on}) for on in (False, True))
+    earlier = {name: value for name, value in asked.items() if name != "efficient_encoder_samples"}
+    assert a_record("efficient", spec="efficient", asked=earlier).key == without.key != now.key
+
+
 def test_a_training_from_before_what_was_trained_ahead_could_be_slowed_is_one_in_which_it_was_not():
     earlier, now, slowed = (a_record(workload={"optim": {"lr": 5e-4, **more}}) for more in (
         {}, {"front_end_share": 1.0}, {"front_end_share": 0.1},

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from humar_bench.args import ModelArgs
 from humar_bench.errors import UsageError
 from humar_bench.records.record import Run
 from humar_bench.report.comparison import asked_text, built_text, compare
@@ -225,6 +226,17 @@ def test_what_was_asked_and_what_was_built_are_told_apart():
     assert built_text(asked, {"nheads": 8, "enc_layers": 6, "pre_norm": False}) == "built as asked"
     assert built_text(asked, {}) == "does not say what it made of the arguments"
     assert asked_text({"enc_layers": 4, "nheads": 8}) == "enc_layers=4, all else default"
+
+
+@pytest.mark.parametrize(("since", "name", "was", "now"), [
+    ("efficient_look_mlp", "efficient_cross_tokens", "instance", "none"), ("efficient_encoder_samples", "efficient_encoder_sets", 2, 1),
+])
+def test_what_was_a_default_when_it_was_asked_is_not_said(since, name, was, now):
+    fields = {field: value for field, value in dataclasses.asdict(ModelArgs()).items() if field != since}
+    assert asked_text({**fields, name: was}) == "default arguments"
+    assert asked_text({**fields, name: now}) == f"{name}={now}, all else default"
+    assert asked_text({**fields, since: getattr(ModelArgs(), since), name: was}) == f"{name}={was}, all else default"
+    assert asked_text(dataclasses.asdict(ModelArgs())) == "default arguments"
 
 
 def test_pandas_gets_one_row_an_architecture():

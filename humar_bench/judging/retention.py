@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -211,13 +211,18 @@ def judge_study(
     return found
 
 
-def chosen_rate(accuracy: Mapping[float, float]) -> tuple[float, bool]:
-    """Of a grid, learning rate -> accuracy: the best rate (of equal ones the lowest), and whether it lies at the grid's edge.
+def chosen_rate(accuracy: Mapping[float, float], error: Callable[[float], float] = lambda rate: 0.0) -> tuple[float, bool]:
+    """Of a grid, learning rate -> accuracy: the rate to train with, and whether the best one lies at the grid's edge.
 
-    A run that scored no number counts as 0. Raises UsageError for an empty grid.
+    That is the lowest of the rates next to the best that are within one standard `error` of it (Breiman et al. 1984, section 3.4.3): a
+    difference that other pictures would turn over is no reason to train faster, and what is too fast shows late. A run that scored no
+    number counts as 0. Raises UsageError for an empty grid.
     """
     if not accuracy:
         raise UsageError("the grid of learning rates is empty; name at least three.")
-    rates = sorted(accuracy)
-    best = max(rates, key=lambda rate: (accuracy[rate] if math.isfinite(accuracy[rate]) else 0.0, -rate))
-    return best, best in (rates[0], rates[-1])
+    rates, scored = sorted(accuracy), {rate: each if math.isfinite(each) else 0.0 for rate, each in accuracy.items()}
+    at = best = max(range(len(rates)), key=lambda i: (scored[rates[i]], -rates[i]))
+    least = scored[rates[best]] - error(rates[best])
+    while at and scored[rates[at - 1]] >= least:
+        at -= 1
+    return rates[at], best in (0, len(rates) - 1)

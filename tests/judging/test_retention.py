@@ -208,6 +208,20 @@ def test_the_best_rate_of_a_grid(grid, chosen):
     assert chosen_rate(grid) == chosen
 
 
+@pytest.mark.parametrize(("error", "chosen"), [(0.004, 1e-3), (0.006, 5e-4), (0.06, 2.5e-4)])
+def test_of_rates_that_pictures_cannot_tell_apart_the_lowest_is_chosen(error, chosen):
+    """As far down from the best as each next one is within its error, and no further: 1e-4 is good, and 2.5e-4 lies between."""
+    grid = {2.5e-4: 0.275, 5e-4: 0.325, 1e-3: 0.330, 2e-3: 0.1}
+    assert chosen_rate(grid, lambda rate: {1e-3: error}[rate]) == (chosen, False)
+    assert chosen_rate({1e-4: 0.329, 2.5e-4: 0.1, **{rate: grid[rate] for rate in (5e-4, 1e-3)}}, lambda rate: 0.006)[0] == 5e-4
+
+
+def test_an_edge_is_where_the_best_lies_and_not_where_the_chosen_does():
+    grid = {2.5e-4: 0.329, 5e-4: 0.330, 1e-3: 0.1}
+    assert chosen_rate(grid, lambda rate: 0.01) == (2.5e-4, False)
+    assert chosen_rate({5e-4: 0.1, 1e-3: 0.329, 2e-3: 0.330}, lambda rate: 0.01) == (1e-3, True)
+
+
 def test_an_empty_grid_is_refused():
     with pytest.raises(UsageError, match="grid of learning rates is empty"):
         chosen_rate({})

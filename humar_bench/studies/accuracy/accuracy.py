@@ -19,7 +19,7 @@ from humar_bench.running.costs import Progress
 from humar_bench.studies.accuracy.kept import remove_rendered
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, WIDER, AccuracyPlan
 from humar_bench.studies.accuracy.pool import Children, Front, Pool
-from humar_bench.studies.accuracy.tables import Accuracy, rate_accuracy, settings_of
+from humar_bench.studies.accuracy.tables import Accuracy, chosen_of, rate_accuracy, settings_of
 
 
 def measure_accuracy(
@@ -45,7 +45,7 @@ def measure_accuracy(
         rates.append(beyond)
         pool.run(plan.rate_jobs([beyond]))
         plan = _settled(plan, pool)
-    chosen = plan.chosen({arm.name: chosen_rate(_rates_of(pool, arm.name))[0] for arm in plan.arms if _rates_of(pool, arm.name)})
+    chosen = plan.chosen({arm.name: found[0] for arm in plan.arms if (found := chosen_of(pool.kept, arm.name))})
     if len(chosen) == len(plan.arms):
         jobs = plan.run_jobs(chosen)
         students = [job for job in jobs if job.options.teacher]
@@ -64,7 +64,7 @@ def _beyond(plan: AccuracyPlan, pool: Pool, rates: Sequence[float]) -> float | N
     found = _rates_of(pool, plan.reference.name)
     if len(found) < len(rates) or not max(found.values()) > 0:
         return None
-    best, at_edge = chosen_rate(found)
+    best, at_edge = chosen_rate(found)  # the best itself: beyond it something better may lie
     return plan.wider(rates, lower=best == min(rates)) if at_edge else None
 
 

@@ -6,7 +6,7 @@ Everything is a function of the records and the settings, so that `verify` can m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -25,6 +25,7 @@ from humar_bench.table import Column, Table, joined, percent
 
 FORMAT = 1  # of the JSON document. 1: title, retention, runs, curves, rates, conditions, failures
 TEACHES = ("keypoints", "class", "tokens")  # what a student imitates: the weights teacher_... of `TrainArgs`
+RATE_DRAWS = 200  # of pictures, for the standard error of an accuracy
 EXITS = {INVALID: EXIT_INVALID, LOSES: EXIT_REGRESSION, KEEPS: EXIT_DONE}
 
 
@@ -46,6 +47,21 @@ def rate_accuracy(records: Iterable[Record], arm: str) -> dict[float, float]:
     """Learning rate -> accuracy of an arm on the seed for learning rates; 0 for a run that diverged."""
     own = [each for each in records if each.workload["role"] == RATE and each.architecture == arm]
     return {each.workload["optim"]["lr"]: Scores(each.measured).accuracy() if each.ok else 0.0 for each in own}
+
+
+def chosen_of(records: Sequence[Record], arm: str) -> tuple[float, bool] | None:
+    """The learning rate of an arm, and whether the best one lies at the edge of the grid; None where none was tried."""
+    found = rate_accuracy(records, arm)
+
+    def error(rate: float) -> float:
+        """Of the accuracy at a rate, over pictures."""
+        own = [each for each in records if each.workload["role"] == RATE and each.architecture == arm]
+        return max(
+            (float(Scores(each.measured).drawn(RATE_DRAWS).std()) for each in own if each.ok and each.workload["optim"]["lr"] == rate),
+            default=0.0,
+        )
+
+    return chosen_rate(found, error) if found else None
 
 
 @dataclass(frozen=True)
@@ -89,8 +105,8 @@ class Accuracy:
 
     @cached_property
     def chosen(self) -> dict[str, tuple[float, bool]]:
-        """Arm -> its learning rate, and whether that lies at the edge of the grid."""
-        return {arm: chosen_rate(found) for arm, found in self.rates.items() if found}
+        """Arm -> its learning rate, and whether the best one lies at the edge of the grid."""
+        return {arm: chosen for arm in self.rates if (chosen := chosen_of(self.run, arm)) is not None}
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
@@ -366,7 +382,10 @@ def _rates_table(study: Accuracy) -> Table:
     columns = (Column("architecture", text=True), *(Column(f"{rate:g}", text=True) for rate in rates))
     edge = [arm for arm, (_, at_edge) in study.chosen.items() if at_edge]
     share = next((each.workload["pictures"] for each in study.run if each.workload["role"] == RATE), 0)
-    feet = [f"AP after {share:,} pictures on a seed that no other run has; * is chosen."]
+    feet = [
+        f"AP after {share:,} pictures on a seed that no other run has; * is chosen: the lowest rate that is within one standard error over "
+        "pictures of the best."
+    ]
     feet += [f"{better} was better than {arm} here, so it is what is compared." for arm, better in study.settings["beaten"].items()]
     best = {arm: max(found.values()) for arm, found in study.rates.items() if found and arm in study.arms}
     if best.get(study.reference):

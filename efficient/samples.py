@@ -115,4 +115,4 @@ class SamplesInTurn(OffsetSamples):
             sample = F.grid_sample(canvas, where, align_corners=False)
             taken = sample * weight if taken is None else taken.addcmul_(sample, weight)
             del sample  # before the next one is there
-        return self._joined(taken, self.out.weight.dtype)
+        return self._joined(taken, x.dtype)

@@ -22,7 +22,7 @@ from humar_bench.subjects.transformer import make_inputs
 from tests.models import shaken
 
 ARGS = ModelArgs(
-    hidden_dim=16, nheads=2, dim_feedforward=24, enc_layers=1, dec_layers=2, num_feature_levels=2, num_queries=3, num_body_points=4,
+    hidden_dim=32, nheads=2, dim_feedforward=24, enc_layers=1, dec_layers=2, num_feature_levels=2, num_queries=3, num_body_points=4,
     efficient_nheads=2, efficient_enc_layers=1, efficient_encoder_sets=1,
 )
 WORK = Workload("backends", 2, 3, ((6, 5), (3, 2)), padded=True)

@@ -11,6 +11,8 @@ from efficient import build_efficient_conv_attention_transformer
 from efficient.canvas import Canvas
 from efficient.samples import Ground, OffsetSamples, SamplesInTurn
 from humar_bench.args import ModelArgs
+from humar_bench.backends import prepare
+from humar_bench.subjects.transformer import make_inputs
 from tests.models import shaken
 from tests.tolerance import assert_close
 
@@ -107,3 +109,11 @@ def test_without_them_there_is_nothing_of_them(tiny_args):
     with_samples, without = encoder_of(tiny_args), encoder_of(tiny_args, efficient_encoder_samples=False)
     names = {name for name, _ in with_samples.named_parameters()} - {name for name, _ in without.named_parameters()}
     assert names and all(name.startswith("samples.") for name in names) and without.samples is None
+
+
+def test_the_samples_run_with_quantised_linear_layers(tiny_args, tiny_workload):
+    """Their weight is a method, so nothing is asked of it."""
+    model, inputs = build_efficient_conv_attention_transformer(tiny_args).eval(), make_inputs(tiny_args, tiny_workload)
+    prepared = prepare("eager", model, inputs, dtype="int8")
+    with torch.inference_mode():
+        assert prepared.call(*inputs)[0][-1].isfinite().all()

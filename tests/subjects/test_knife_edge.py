@@ -75,8 +75,8 @@ def edgy(tiny_args) -> tuple:
     """A workload on the threshold on which letting cells in selects others."""
     import dataclasses
 
-    args = dataclasses.replace(tiny_args, num_feature_levels=1, num_queries=40)
-    workload = Workload("edge", 1, 40, ((50, 3),))
+    args = dataclasses.replace(tiny_args, num_feature_levels=1, num_queries=90)
+    workload = Workload("edge", 1, 90, ((50, 3),))
     model = build("efficient", args)
     inputs = make_inputs(args, workload)
     with torch.inference_mode():

@@ -75,7 +75,8 @@ def test_a_checkpoint_is_built_from_what_it_says_and_evaluated_on_refhuman(run, 
     found = evaluate_saved(tmp_path / "published.pth", data=str(refhuman), resamples=0)
     assert found.entries == 4 and found.options.arch == "efficient" and found.options.model == options.model
     straight = evaluate_saved(folder, data=str(refhuman), resamples=0, changes={"evaluation_batch": 1})
-    assert found.statistics.values().tolist() == pytest.approx(straight.statistics.values().tolist(), nan_ok=True)
+    values = straight.statistics.values().tolist()  # of one entry at a time: float32 sums in another order
+    assert found.statistics.values().tolist() == pytest.approx(values, rel=1e-4, nan_ok=True)
     assert found.estimates["best/mIoU"].value is not None and found.estimates["segm/AP"].value is not None
 
 

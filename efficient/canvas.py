@@ -33,11 +33,12 @@ class Canvas:
             self.cell_slots.append((slice(top, top + rows), slice(left, left + columns)))
             left, shelf = left + columns + 1, max(shelf, rows)
         self.h = top + shelf
+        self.size = self.h * stride, self.w * stride  # (H, W)
 
     def place(self, levels: list[Tensor]) -> Tensor:
         """L maps [B, H_l, W_l, D] -> canvas [B, H, W, D], zero between the levels."""
         first = levels[0]
-        canvas = first.new_zeros(len(first), self.h * self.stride, self.w * self.stride, first.shape[-1])
+        canvas = first.new_zeros(len(first), *self.size, first.shape[-1])
         for (rows, columns), level in zip(self.slots, levels, strict=True):
             canvas[:, rows, columns] = level
         return canvas
@@ -66,7 +67,7 @@ class Canvas:
 
         Filled on the device: a copy from the host would have to wait for it.
         """
-        high, wide = self.h * self.stride, self.w * self.stride
+        high, wide = self.size
         corners = [side for y, x in self.slots for side in (2 * x.start / wide - 1, 2 * y.start / high - 1)]
         sizes = [side for y, x in self.slots for side in (2 * (x.stop - x.start) / wide, 2 * (y.stop - y.start) / high)]
         sides = (*corners, *sizes, 2 / wide, 2 / high)

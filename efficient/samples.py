@@ -40,7 +40,7 @@ class Ground(NamedTuple):
 
     def centres(self, canvas: Canvas) -> Tensor:
         """The middle of each token of the canvas as a reference point: [B, H, W, 2], beyond 1 in padding, 0 between the levels."""
-        high, wide = canvas.h * canvas.stride, canvas.w * canvas.stride
+        high, wide = canvas.size
         y, x = (torch.arange(0.5, side, device=self.token.device, dtype=self.token.dtype) for side in (high, wide))
         middle = torch.stack((x.expand(high, wide), y.unsqueeze(1).expand(high, wide)), dim=-1) * self.token - 1
         points = middle.new_zeros(len(self.extents), high, wide, 2)

@@ -105,7 +105,7 @@ def efficient(args: dict[str, Any], batch: int, queries: int, sizes: list[tuple[
         block += attention(B * windows, window**2, window**2, C)
     smooth = depthwise3x3(sites, C) if stride > 1 else 0
     sample_heads, samples_a_head = args["efficient_sample_heads"] or args["nheads"], args["efficient_sample_points"]
-    places = linear(1, C, 3 * L * samples_a_head * sample_heads)  # of one token or cell
+    places = linear(1, C, 3 * L * samples_a_head * sample_heads)  # of one token
     narrow = C if C // 2 % sample_heads else C // 2
     around = sites * (places + linear(1, C, narrow, C)) if args["efficient_encoder_samples"] else 0
 

@@ -27,7 +27,7 @@ def encoder_of(args: ModelArgs, **changes):
 def some_tokens(canvas: Canvas, channels: int, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Random tokens of one picture on a canvas and which are valid: that share of each level's width."""
     torch.manual_seed(1)
-    valid = torch.zeros(1, canvas.h * canvas.stride, canvas.w * canvas.stride, 1, dtype=torch.float64)
+    valid = torch.zeros(1, *canvas.size, 1, dtype=torch.float64)
     for rows, columns in canvas.slots:
         valid[:, rows, columns.start : columns.start + round(ratio * (columns.stop - columns.start))] = 1
     return torch.randn(*valid.shape[:3], channels, dtype=torch.float64) * valid, valid
@@ -85,7 +85,7 @@ def test_samples_in_turn_are_the_same_as_all_at_once():
     at_once, in_turn = (kind(8, levels=2, heads=2, points=3).double() for kind in (OffsetSamples, SamplesInTurn))
     in_turn.load_state_dict(shaken(at_once).state_dict())
     canvas, x = Canvas(SIZES, 2), torch.randn(1, 5, 4, 8, dtype=torch.float64, requires_grad=True)
-    values = at_once.sampled(torch.randn(1, canvas.h * 2, canvas.w * 2, 8, dtype=torch.float64))
+    values = at_once.sampled(torch.randn(1, *canvas.size, 8, dtype=torch.float64))
     ground, points = Ground.on(canvas, ratios(0.5)), torch.rand(1, 5, 4, 2, dtype=torch.float64)
     one, other = (layer(x, points, values, ground) for layer in (at_once, in_turn))
     assert_close(one, other, terms=8 * 6)

@@ -19,7 +19,7 @@ from humar_bench.running.costs import Progress
 from humar_bench.studies.accuracy.kept import remove_rendered
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, WIDER, AccuracyPlan
 from humar_bench.studies.accuracy.pool import Children, Front, Pool
-from humar_bench.studies.accuracy.tables import Accuracy, chosen_of, rate_accuracy, settings_of
+from humar_bench.studies.accuracy.tables import Accuracy, chosen_of, rate_accuracy, rate_scores, settings_of
 
 
 def measure_accuracy(
@@ -45,7 +45,7 @@ def measure_accuracy(
         rates.append(beyond)
         pool.run(plan.rate_jobs([beyond]))
         plan = _settled(plan, pool)
-    chosen = plan.chosen({arm.name: found[0] for arm in plan.arms if (found := chosen_of(pool.kept, arm.name))})
+    chosen = plan.chosen({arm.name: chosen_of(scores)[0] for arm in plan.arms if (scores := rate_scores(pool.kept, arm.name))})
     if len(chosen) == len(plan.arms):
         jobs = plan.run_jobs(chosen)
         students = [job for job in jobs if job.options.teacher]
@@ -70,7 +70,7 @@ def _beyond(plan: AccuracyPlan, pool: Pool, rates: Sequence[float]) -> float | N
 
 def _rates_of(pool: Pool, arm: str) -> dict[float, float]:
     """Learning rate -> accuracy of an arm's runs on the seed for learning rates."""
-    return rate_accuracy(pool.kept, arm)
+    return rate_accuracy(rate_scores(pool.kept, arm))
 
 
 def _settled(plan: AccuracyPlan, pool: Pool) -> AccuracyPlan:

@@ -6,7 +6,7 @@ Everything is a function of the records and the settings, so that `verify` can m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -43,25 +43,20 @@ def settings_of(plan: AccuracyPlan) -> dict[str, Any]:
     }
 
 
-def rate_accuracy(records: Iterable[Record], arm: str) -> dict[float, float]:
-    """Learning rate -> accuracy of an arm on the seed for learning rates; 0 for a run that diverged."""
+def rate_scores(records: Iterable[Record], arm: str) -> dict[float, Scores | None]:
+    """Learning rate -> the evaluation of an arm on the seed for learning rates; None of a run that diverged."""
     own = [each for each in records if each.workload["role"] == RATE and each.architecture == arm]
-    return {each.workload["optim"]["lr"]: Scores(each.measured).accuracy() if each.ok else 0.0 for each in own}
+    return {each.workload["optim"]["lr"]: Scores(each.measured) if each.ok else None for each in own}
 
 
-def chosen_of(records: Sequence[Record], arm: str) -> tuple[float, bool] | None:
-    """The learning rate of an arm, and whether the best one lies at the edge of the grid; None where none was tried."""
-    found = rate_accuracy(records, arm)
+def rate_accuracy(scores: Mapping[float, Scores | None]) -> dict[float, float]:
+    """Learning rate -> accuracy, 0 for a run that diverged."""
+    return {rate: 0.0 if each is None else each.accuracy() for rate, each in scores.items()}
 
-    def error(rate: float) -> float:
-        """Of the accuracy at a rate, over pictures."""
-        own = [each for each in records if each.workload["role"] == RATE and each.architecture == arm]
-        return max(
-            (float(Scores(each.measured).drawn(RATE_DRAWS).std()) for each in own if each.ok and each.workload["optim"]["lr"] == rate),
-            default=0.0,
-        )
 
-    return chosen_rate(found, error) if found else None
+def chosen_of(scores: Mapping[float, Scores | None]) -> tuple[float, bool]:
+    """The learning rate of an arm by its `rate_scores`, and whether the best lies at the edge of the grid. Raises UsageError for none."""
+    return chosen_rate(rate_accuracy(scores), lambda rate: 0.0 if scores[rate] is None else float(scores[rate].drawn(RATE_DRAWS).std()))
 
 
 @dataclass(frozen=True)
@@ -100,13 +95,17 @@ class Accuracy:
         return found
 
     @cached_property
+    def rate_scores(self) -> dict[str, dict[float, Scores | None]]:
+        return {arm: rate_scores(self.run, arm) for arm in (*self.arms, *self.settings["beaten"])}
+
+    @cached_property
     def rates(self) -> dict[str, dict[float, float]]:
-        return {arm: rate_accuracy(self.run, arm) for arm in (*self.arms, *self.settings["beaten"])}
+        return {arm: rate_accuracy(scores) for arm, scores in self.rate_scores.items()}
 
     @cached_property
     def chosen(self) -> dict[str, tuple[float, bool]]:
         """Arm -> its learning rate, and whether the best one lies at the edge of the grid."""
-        return {arm: chosen for arm in self.rates if (chosen := chosen_of(self.run, arm)) is not None}
+        return {arm: chosen_of(scores) for arm, scores in self.rate_scores.items() if scores}
 
     @cached_property
     def scores(self) -> dict[str, Scores]:

@@ -29,6 +29,8 @@ from humar_bench.studies import MAKERS, files_of
 from humar_bench.studies.accuracy.kept import PLACES
 from humar_bench.studies.accuracy.made_up import World
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, RUN
+from humar_bench.studies.accuracy.scores import Scores
+from humar_bench.studies.accuracy.tables import chosen_of
 from tests.studies.made_up_study import VAL, Made, measured, plan
 
 ORIGINAL, EFFICIENT = "original", "efficient"
@@ -394,3 +396,14 @@ def test_of_two_rings_the_better_one_stands_for_the_original(tmp_path, scaled_ke
 def test_what_was_kept_at_the_shorter_budget_stands_below_the_learning_rates(tmp_path):
     found = measured(Made(retention={EFFICIENT: 0.8}), tmp_path)
     assert "what is kept depends on how long is trained" in study_texts(found)["accuracy.md"]
+
+
+def test_the_error_of_a_rate_is_that_of_its_own_pictures():
+    """.33 and .32 are apart where pictures hardly differ, and not where half are found and half are not."""
+    def of(oks):
+        return Scores({"score": [0.5] * 400, "oks": oks})
+
+    lower, alike, unlike = of([0.6] * 400), of([0.66] * 400), of([0.95] * 136 + [0.1] * 264)
+    assert chosen_of({1e-4: None, 5e-4: lower, 1e-3: alike, 2e-3: None}) == (1e-3, False)
+    near = of([0.95] * 130 + [0.1] * 270)
+    assert chosen_of({1e-4: None, 5e-4: near, 1e-3: unlike, 2e-3: None}) == (5e-4, False)

@@ -100,9 +100,12 @@ class _Numbered(Dataset[tuple[Tensor, Target]]):
 
 
 def open_data(options: TrainArgs, split: str, *, length: int, seed: int) -> Source:
-    """The examples that `options` name, procedural ones from the folder where they are kept drawn. Raises UsageError."""
+    """The examples that `options` name, procedural ones from the folder where they are kept drawn; those that are trained on only where
+    no workers draw them as they come. Raises UsageError."""
+    keeps = options.rendered and not (split == "train" and options.workers)
+
     def kept(people: ProceduralPeople) -> Source:
-        return rendered(people, options.rendered) if options.rendered else people
+        return rendered(people, options.rendered) if keeps else people
 
     return open_source(options.data, split, seed=seed, length=length, size=options.size, kept=kept)
 

@@ -17,6 +17,7 @@ from humar_bench.training.batches import evaluated, evaluation_prompt, evaluatio
 from humar_bench.training.evaluate import Evaluation
 from humar_bench.training.picture_statistics import Estimate, PictureStatistics
 from humar_bench.training.saved_model import load_published, load_run
+from humar_bench.training.step import device_of
 from humar_bench.training.train_args import TrainArgs
 
 CONFIDENCE = 0.95
@@ -90,7 +91,7 @@ def evaluate_saved(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        where = _device(device)
+        where = device_of(device)
         source = evaluation_source(options)
         number = evaluated(options, source)
         evaluation = Evaluation(options, source, tokens_of(options) if prompt == "text" else None)
@@ -99,9 +100,3 @@ def evaluate_saved(
         torch.set_num_threads(before)
     estimates = statistics.estimates(resamples=resamples, confidence=CONFIDENCE)
     return Evaluated(Path(model).name, options, prompt, number, resamples, statistics, estimates)
-
-
-def _device(name: str | None) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device is cuda and torch finds no CUDA device here; choose cpu or auto.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

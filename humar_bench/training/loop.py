@@ -28,7 +28,7 @@ from humar_bench.training.optim import build_ema, build_optimizer, build_schedul
 from humar_bench.training.run_folder import RunFolder, read_checkpoint, read_options, read_state
 from humar_bench.training.saved_model import load_run
 from humar_bench.training.state import restore, state_tensors
-from humar_bench.training.step import TrainingStep, build_model, load_start, stream
+from humar_bench.training.step import TrainingStep, build_model, device_of, load_start, stream
 from humar_bench.training.train_args import TrainArgs
 from humar_bench.uniphd import UniPHD
 
@@ -252,10 +252,8 @@ def _accelerator(options: TrainArgs) -> Any:
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device is cuda and torch finds no CUDA device here; choose cpu or auto.")
+    on_cpu = device_of(options.device).type == "cpu"
     AcceleratorState._reset_state()  # an earlier run of this process may have had another number type
-    on_cpu = options.device == "cpu" or not torch.cuda.is_available()
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step has one kind of prompt, the others' weights rest
     return Accelerator(cpu=on_cpu, mixed_precision=MIXED[options.dtype], kwargs_handlers=[unused])
 

@@ -43,6 +43,13 @@ def build_model(options: TrainArgs) -> UniPHD:
     return model
 
 
+def device_of(name: str | None) -> torch.device:
+    """cpu, cuda, or with auto (or None) cuda where there is one. Raises UsageError where cuda is asked for and not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device is cuda and torch finds no CUDA device here; choose cpu or auto.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def stream(*parts: int) -> int:
     """One seed for torch out of several numbers."""
     import numpy as np

@@ -27,7 +27,7 @@ from humar_bench.training.options import OptimArgs
 from humar_bench.training.questions import Questions, question_batches
 from humar_bench.training.run_folder import as_safetensors, write_atomically
 from humar_bench.training.similarity import oks
-from humar_bench.training.step import build_model, front_end_of, load_front_end, stream
+from humar_bench.training.step import build_model, device_of, front_end_of, load_front_end, stream
 from humar_bench.training.train_args import TrainArgs
 from humar_bench.uniphd import UniPHD
 
@@ -87,19 +87,21 @@ def warm_start(
     if options.threads:
         torch.set_num_threads(options.threads)
     of_steps, steps = _steps(dataclasses.replace(options, optim=optim, accumulate=1), tokens_of(options))
-    model = build_model(options).train()
+    device = device_of(options.device)
+    model = build_model(options).to(device).train()
     if options.front_end:
         load_front_end(model, options.front_end)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(options.seed, OF_WARM_START))
         trained = nn.ModuleDict({name: module for name, module in _front_end_modules(model)})
-        trained["head"] = CellHead(options.model.hidden_dim, options.model.num_body_points)
+        trained["head"] = CellHead(options.model.hidden_dim, options.model.num_body_points).to(device)
         optimizer = build_optimizer(trained, optim)
         schedule = build_schedule(optimizer, dataclasses.replace(optim, epochs=1), steps)
         mean_loss = mean_oks = 0.0
         for step, (batch, first, of) in enumerate(of_steps):
             torch.manual_seed(stream(options.seed, OF_WARM_START, step))
             kind, point = prompt_of(options, step)
+            batch, first, of = batch.to(device), first.to(device), of.to(device)
             maps = [each[of] for each in model.backbone[0](batch.images[first])]
             levels = model.fused(maps, batch.padding, batch.prompt(kind, point))[1]
             logits, size = trained["head"](levels), tuple(levels[0].shape[2:])

@@ -58,6 +58,14 @@ def test_a_curriculum_has_its_easy_pictures_first_each_part_once_and_is_evaluate
             one[beyond]
 
 
+def test_pictures_of_training_are_kept_drawn_where_no_workers_draw_them_as_they_come(tmp_path):
+    options = tiny(rendered=str(tmp_path), workers=1)
+    source, kept = training_source(options), training_source(dataclasses.replace(options, workers=0))
+    assert isinstance(source, ProceduralPeople)
+    assert isinstance(kept, RenderedPeople) and isinstance(evaluation_source(options), RenderedPeople)
+    assert source[3].caption == kept[3].caption and np.array_equal(source[3].picture, kept[3].picture)
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"length": 7}, "the data is procedural:0-1, easy pictures first, and 14 pictures of 7 different ones would come back to the easy"),
     ({"length": 28}, "and 14 pictures of 28 different ones would end before the last level is whole; leave length out."),

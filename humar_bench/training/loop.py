@@ -33,7 +33,7 @@ from humar_bench.training.train_args import TrainArgs
 from humar_bench.uniphd import UniPHD
 
 OF_THE_STEPS = 3  # what is drawn from a seed, after those of `step`
-MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+MIXED = {"float32": "no", "tf32": "no", "bfloat16": "bf16", "float16": "fp16"}
 IN_A_WORKER = "in DataLoader worker process"
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -59,9 +59,11 @@ def train(
     where that is code of its own. Raises UsageError before anything is trained; MeasurementError when training diverges, a worker dies or
     the disk is full: the last checkpoint is then as it was.
     """
-    threads = torch.get_num_threads()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.dtype == "tf32":
+        torch.set_float32_matmul_precision("high")
     try:
         return _Run(options, folder, tell, teacher_arch).run(resume)
     except HumarBenchError as error:
@@ -77,6 +79,7 @@ def train(
         raise
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
 
 
 class _Clock:
@@ -137,7 +140,7 @@ class _Run:
         self.training_step = TrainingStep(model, criterion, self._distillation(model, criterion)).train()
         optimizer = build_optimizer(self.training_step, self.options.optim)
         self.module, self.optimizer = self.accelerator.prepare(self.training_step, optimizer)
-        self.model, optim = model, self.options.optim
+        self.model, self.parameters, optim = model, list(model.parameters()), self.options.optim
         if optim.schedule == "cosine":  # to 0 at the last step, whatever an epoch is
             self.schedule = build_schedule(optimizer, dataclasses.replace(optim, epochs=1), self.steps)
         else:
@@ -202,7 +205,7 @@ class _Run:
                 losses = self.module(batch, batch.prompt(kind, point))
                 accelerator.backward(losses.total / options.accumulate)
         accelerator.unscale_gradients()
-        norm = float(clip_gradients(self.model.parameters(), options.optim))
+        norm = float(clip_gradients(self.parameters, options.optim))
         if norm != norm or norm == float("inf"):
             if not accelerator.scaler:  # which skips such a step and lowers its scale
                 raise MeasurementError(
@@ -253,6 +256,8 @@ def _accelerator(options: TrainArgs) -> Any:
     from accelerate.state import AcceleratorState
 
     on_cpu = device_of(options.device).type == "cpu"
+    if options.dtype == "tf32" and on_cpu:
+        raise UsageError("dtype is tf32, which CUDA devices have, and training runs on the CPU; choose float32 or bfloat16.")
     AcceleratorState._reset_state()  # an earlier run of this process may have had another number type
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a step has one kind of prompt, the others' weights rest
     return Accelerator(cpu=on_cpu, mixed_precision=MIXED[options.dtype], kwargs_handlers=[unused])

@@ -15,7 +15,7 @@ from humar_bench.errors import UsageError
 from humar_bench.options import parse_value
 from humar_bench.training.options import LossArgs, OptimArgs
 
-NUMBER_TYPES = ("float32", "bfloat16", "float16")
+NUMBER_TYPES = ("float32", "tf32", "bfloat16", "float16")
 # What two cores can train: the same parts as the published model, each narrower.
 SMALL_MODEL = ModelArgs(
     hidden_dim=64, dim_feedforward=256, enc_layers=3, dec_layers=3, num_feature_levels=3, num_queries=4, efficient_enc_layers=2,
@@ -58,7 +58,7 @@ class TrainArgs:
     log_every: int = _option(20, "Steps between lines of the log.", low=1)
     accumulate: int = _option(1, "Batches whose gradients are added up for one step.", low=1, high=4_096)
     device: str = _option("auto", "cpu, cuda, or auto: cuda where there is one.", choices=("auto", "cpu", "cuda"))
-    dtype: str = _option("float32", "Number type of matrix products.", choices=NUMBER_TYPES)
+    dtype: str = _option("float32", "Number type of matrix products; tf32: float32 held, matrix units used, on CUDA.", choices=NUMBER_TYPES)
     threads: int = _option(0, "CPU threads; 0 keeps torch's own number.", low=0, high=1_024)
     workers: int = _option(0, "Processes that prepare pictures.", low=0, high=256)
     rendered: str = _option("", "Folder where procedural pictures are kept, drawn once for all runs.")

@@ -42,6 +42,14 @@ def test_a_run_goes_on_from_its_checkpoint_and_half_precision_learns(tmp_path):
     assert again.steps == whole.steps and without_times(read_log(tmp_path / "parts")) == without_times(log)
 
 
+def test_matrix_units_are_used_where_asked_for_and_only_there(tmp_path):
+    seen = []
+    for dtype in ("tf32", "float32"):
+        train(on("cuda", dtype=dtype), tmp_path / dtype, tell=lambda event: seen.append(torch.get_float32_matmul_precision()))
+    assert set(seen[: len(seen) // 2]) == {"high"} and set(seen[len(seen) // 2 :]) == {"highest"}
+    assert losses(tmp_path / "tf32")[0] == pytest.approx(losses(tmp_path / "float32")[0], rel=1e-2)
+
+
 def test_a_warm_start_learns_there_and_is_kept_for_every_device(tmp_path):
     optim, told = dataclasses.replace(WARM_OPTIM, warmup_steps=2), {"cpu": [], "cuda": []}
     for device, heard in told.items():

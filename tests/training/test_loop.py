@@ -243,6 +243,7 @@ def test_a_picture_that_cannot_be_read_is_one_sentence(tmp_path, workers):
     (dict(whole=dataclasses.replace(SMALL_WHOLE, text_encoder_type="tite"), text_weights="nowhere", tokenizer="nowhere"),
      "the tokenizer folder nowhere does not exist"),
     (dict(teacher="nowhere"), "nowhere/run.json cannot be read"),
+    (dict(dtype="tf32"), "dtype is tf32, which CUDA devices have, and training runs on the CPU; choose float32 or bfloat16."),
     (dict(device="tpu"), "device is 'tpu'; choose one of auto, cpu, cuda"),
 ])
 def test_what_cannot_be_trained_is_refused(tmp_path, changes, sentence):

@@ -188,10 +188,11 @@ class AccuracyPlan:
 
     @property
     def warm_options(self) -> TrainArgs | None:
-        """Of the training ahead of what stands before the transformer; None where there is none. Nothing runs beside it, so that another
-        core may draw."""
+        """Of the training ahead of what stands before the transformer; None where there is none. Nothing runs beside it, so that those
+        who draw for the other runs, and one core at least, draw for it."""
         base, pictures = self.base, self.preset.warm_pictures
-        ahead = dataclasses.replace(base, arch=self.reference.architecture.spec, pictures=pictures, workers=max(base.workers, 1))
+        workers = max(base.workers * max(self.preset.at_once, 1), 1)
+        ahead = dataclasses.replace(base, arch=self.reference.architecture.spec, pictures=pictures, workers=workers)
         return ahead if pictures else None
 
     def _job(self, role: str, name: str, arm: Arm, rate: float, seed: int, base: TrainArgs) -> Job:

@@ -42,12 +42,12 @@ PRESETS = {
         Preset(
             "gpu", "accuracy at full width, 256 px, procedural people",
             TrainArgs.small(
-                "original", pictures=60_000, size=256, model=ModelArgs(num_feature_levels=3),
+                "original", pictures=24_000, size=256, model=ModelArgs(num_feature_levels=3),
                 whole=UniphdArgs(backbone="small_conv", text_encoder_type="tiny", train_trigger=frozenset({"text"}), no_mask=True),
-                optim=OptimArgs.preset("small", batch_size=16), evaluation_pictures=2000, evaluate_every=1, device="cuda",
-                dtype="bfloat16", workers=4,
+                optim=OptimArgs.preset("small", batch_size=16), evaluation_pictures=1000, evaluation_batch=100, evaluate_every=1,
+                device="cuda", dtype="tf32", threads=1, workers=2,
             ),
-            (1e-4, 2e-4, 4e-4), 0.25, 20_000, 3, 20, "one H100", at_once=3,
+            (1e-4, 2e-4, 4e-4, 8e-4), 0.25, 16_000, 3, 20, "one H100", at_once=12,
         ),
         Preset(
             "refhuman", "accuracy on RefHuman",

@@ -225,7 +225,7 @@ class _Bench:
                 predicted[count.name] = result
                 self._tell(memory[0], "prediction", count.name, "told", result=result)
             else:
-                if self._is_elsewhere(environment):
+                if self._is_elsewhere(count.measure, environment):
                     result = {"status": "failed", "kind": "error", "reason": OTHER_MACHINE, "built": {}, "measured": None}
                     environment = {}
                 result = self._audited(count.measure, count.name, result, environment)
@@ -242,7 +242,7 @@ class _Bench:
             self._begin(job)
             return self._keep(job, {job.architectures[0].name: predicted}, {})
         [(_, outcome)] = run_children([self._child(job, predicted=predicted["measured"])], at_once=1)
-        self._keep(job, self._results(job, outcome), self._environment(outcome))
+        self._keep(job, self._results(job, outcome), self._environment(job.measure, outcome))
 
     def _is_done(self, job: Job) -> bool:
         """Whether all of a job's records exist: what was measured in one process belongs together."""
@@ -339,7 +339,7 @@ class _Bench:
     def _keep_speeds(self, job: Job, outcome: Outcome) -> list[Architecture]:
         """Keep a process's records. Returns the architectures to leave out: what raised, and what took down its second process."""
         results = self._results(job, outcome)
-        self._keep(job, results, self._environment(outcome))
+        self._keep(job, results, self._environment(job.measure, outcome))
         if outcome.reply is not None:
             return [each for each in job.architectures if results[each.name]["status"] == "failed"]
         for each in job.architectures:
@@ -385,7 +385,7 @@ class _Bench:
             return {each.name: lost for each in job.architectures}
         if "usage_error" in outcome.reply and not self.made:
             raise UsageError(outcome.reply["usage_error"])
-        environment, said = self._environment(outcome), NOTHING
+        environment, said = self._environment(job.measure, outcome), NOTHING
         results = outcome.reply.get("results", {})
         if "usage_error" in outcome.reply:  # the processes before it could do what was asked
             said = f"its process would not start: {outcome.reply['usage_error']}"
@@ -399,13 +399,14 @@ class _Bench:
     def _audited(self, measure: str, name: str, result: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
         return audited(name, measure, result, dataclasses.asdict(self.workload), environment)
 
-    def _environment(self, outcome: Outcome) -> dict[str, Any]:
+    def _environment(self, measure: str, outcome: Outcome) -> dict[str, Any]:
         """What a child says of its machine; nothing where the children of this run before it say otherwise."""
         environment = (outcome.reply or {}).get("environment", {})
-        return {} if self._is_elsewhere(environment) else environment
+        return {} if self._is_elsewhere(measure, environment) else environment
 
-    def _is_elsewhere(self, environment: dict[str, Any]) -> bool:
-        record = self._record(Job("params", self.architectures), self.architectures[0], {"measured": {}}, environment)
+    def _is_elsewhere(self, measure: str, environment: dict[str, Any]) -> bool:
+        """Of a child that measured this: what is counted has no device, and what is timed has."""
+        record = self._record(Job(measure, self.architectures), self.architectures[0], {"measured": {}}, environment)
         return any(other_machine(earlier, record) for earlier in self.made)
 
     def _record(self, job: Job, architecture: Architecture, result: dict[str, Any], environment: dict[str, Any]) -> Record:

@@ -47,7 +47,7 @@ PRESETS = {
                 optim=OptimArgs.preset("small", batch_size=16), evaluation_pictures=1000, evaluation_batch=100, evaluate_every=1,
                 device="cuda", dtype="tf32", threads=1, workers=2,
             ),
-            (1e-4, 2e-4, 4e-4, 8e-4), 0.25, 16_000, 3, 20, "one H100", at_once=12,
+            (1e-4, 2e-4, 4e-4, 8e-4), 0.25, 16_000, 3, 20, "one H100", at_once=9,
         ),
         Preset(
             "refhuman", "accuracy on RefHuman",

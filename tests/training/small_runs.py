@@ -33,3 +33,15 @@ def alike(options: TrainArgs) -> TrainArgs:
 
 def without_times(lines: list[dict]) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+class Killed(BaseException):
+    """What no handler catches."""
+
+
+def killed_at(step: int):
+    def tell(event) -> None:
+        if event["kind"] == "progress" and event["step"] == step:
+            raise Killed
+
+    return tell

@@ -23,19 +23,7 @@ from humar_bench.training.run_folder import read_checkpoint, read_evaluation, re
 from humar_bench.training.saved_model import load_run
 from humar_bench.training.step import FRONT_END, build_model
 from humar_bench.training.train_args import SMALL_WHOLE, TrainArgs
-from tests.training.small_runs import alike, tiny, without_times
-
-
-class Killed(BaseException):
-    """What no handler catches."""
-
-
-def killed_at(step: int):
-    def tell(event) -> None:
-        if event["kind"] == "progress" and event["step"] == step:
-            raise Killed
-
-    return tell
+from tests.training.small_runs import Killed, alike, killed_at, tiny, without_times
 
 
 def tensors_of(folder) -> dict[str, torch.Tensor]:

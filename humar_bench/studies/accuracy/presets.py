@@ -1,6 +1,6 @@
 """Sizes of study: how large the models are that are trained, on how much, with which learning rates to choose from. No torch.
 
-`cpu` is from pilots on two cores (docs/accuracy.md); `gpu` and `refhuman` are estimates.
+`cpu` is from pilots on two cores, `gpu` from one study on an H100 (docs/accuracy.md); `refhuman` is an estimate.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ class _Bench:
             self._begin(job)
             return self._keep(job, {job.architectures[0].name: predicted}, {})
         [(_, outcome)] = run_children([self._child(job, predicted=predicted["measured"])], at_once=1)
-        self._keep(job, self._results(job, outcome), self._environment(job.measure, outcome))
+        self._keep(job, *self._heard(job, outcome))
 
     def _is_done(self, job: Job) -> bool:
         """Whether all of a job's records exist: what was measured in one process belongs together."""
@@ -334,12 +334,12 @@ class _Bench:
         return left_out
 
     def _is_fine(self, job: Job, outcome: Outcome) -> bool:
-        return all(each["status"] == "ok" for each in self._results(job, outcome).values())
+        return all(each["status"] == "ok" for each in self._heard(job, outcome)[0].values())
 
     def _keep_speeds(self, job: Job, outcome: Outcome) -> list[Architecture]:
         """Keep a process's records. Returns the architectures to leave out: what raised, and what took down its second process."""
-        results = self._results(job, outcome)
-        self._keep(job, results, self._environment(job.measure, outcome))
+        results, environment = self._heard(job, outcome)
+        self._keep(job, results, environment)
         if outcome.reply is not None:
             return [each for each in job.architectures if results[each.name]["status"] == "failed"]
         for each in job.architectures:
@@ -378,31 +378,26 @@ class _Bench:
         for architecture in job.architectures:
             self._tell(job, job.measure, architecture.name, "started")
 
-    def _results(self, job: Job, outcome: Outcome) -> dict[str, dict[str, Any]]:
-        """Per architecture what the child replied, held against itself, or why it could not."""
+    def _heard(self, job: Job, outcome: Outcome) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Per architecture what the child replied, held against itself, or why it could not; and what it says of its machine, nothing
+        where the children of this run before it say otherwise."""
         if outcome.reply is None:
             lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
-            return {each.name: lost for each in job.architectures}
+            return {each.name: lost for each in job.architectures}, {}
         if "usage_error" in outcome.reply and not self.made:
             raise UsageError(outcome.reply["usage_error"])
-        environment, said = self._environment(job.measure, outcome), NOTHING
-        results = outcome.reply.get("results", {})
+        environment, results, said = outcome.reply.get("environment", {}), outcome.reply.get("results", {}), NOTHING
         if "usage_error" in outcome.reply:  # the processes before it could do what was asked
             said = f"its process would not start: {outcome.reply['usage_error']}"
-        elif environment != outcome.reply["environment"]:
-            said, results = OTHER_MACHINE, {}
+        elif self._is_elsewhere(job.measure, environment):
+            environment, results, said = {}, {}, OTHER_MACHINE
         lost = {"status": "failed", "kind": "error", "reason": said, "built": {}, "measured": None}
         return {
             each.name: self._audited(job.measure, each.name, results.get(each.name, lost), environment) for each in job.architectures
-        }
+        }, environment
 
     def _audited(self, measure: str, name: str, result: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
         return audited(name, measure, result, dataclasses.asdict(self.workload), environment)
-
-    def _environment(self, measure: str, outcome: Outcome) -> dict[str, Any]:
-        """What a child says of its machine; nothing where the children of this run before it say otherwise."""
-        environment = (outcome.reply or {}).get("environment", {})
-        return {} if self._is_elsewhere(measure, environment) else environment
 
     def _is_elsewhere(self, measure: str, environment: dict[str, Any]) -> bool:
         """Of a child that measured this: what is counted has no device, and what is timed has."""

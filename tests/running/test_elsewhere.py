@@ -6,7 +6,7 @@ import pytest
 
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.records.record import Run
-from humar_bench.running.bench import Job, _Bench
+from humar_bench.running.bench import OTHER_MACHINE, Job, _Bench
 from humar_bench.running.children import Outcome
 from humar_bench.subjects.registry import parse_architecture
 
@@ -26,5 +26,8 @@ def test_a_device_beside_what_was_counted_is_this_machine_and_another_python_is_
         certificate=None,
     )
     bench.made = [bench._record(Job("params", (architecture,)), architecture, {"measured": {}}, COUNTED)]
-    found = bench._environment(measure, Outcome({"environment": environment}, "", ""))
+    said = {"status": "failed", "kind": "error", "reason": "it said why.", "built": {}, "measured": None}
+    reply = {"environment": environment, "results": {"original": said}}
+    results, found = bench._heard(Job(measure, (architecture,)), Outcome(reply))
     assert found == (environment if stands else {})
+    assert results["original"]["reason"] == (said["reason"] if stands else OTHER_MACHINE)

@@ -29,8 +29,8 @@ from humar_bench.studies import MAKERS, files_of
 from humar_bench.studies.accuracy.kept import PLACES
 from humar_bench.studies.accuracy.made_up import World
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, RUN
+from humar_bench.studies.accuracy.rates import chosen_of
 from humar_bench.studies.accuracy.scores import Scores
-from humar_bench.studies.accuracy.tables import chosen_of
 from tests.studies.made_up_study import VAL, Made, measured, plan
 
 ORIGINAL, EFFICIENT = "original", "efficient"

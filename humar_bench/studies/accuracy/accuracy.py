@@ -17,9 +17,10 @@ from humar_bench.records.record import Run
 from humar_bench.running.children import run_children
 from humar_bench.running.costs import Progress
 from humar_bench.studies.accuracy.kept import remove_rendered
-from humar_bench.studies.accuracy.plan import FLOOR, RATE, WIDER, AccuracyPlan
+from humar_bench.studies.accuracy.plan import FLOOR, RATE, WIDER, AccuracyPlan, settings_of
 from humar_bench.studies.accuracy.pool import Children, Front, Pool
-from humar_bench.studies.accuracy.tables import Accuracy, chosen_of, rate_accuracy, rate_scores, settings_of
+from humar_bench.studies.accuracy.rates import chosen_of, rate_accuracy, rate_scores
+from humar_bench.studies.accuracy.tables import Accuracy
 
 
 def measure_accuracy(

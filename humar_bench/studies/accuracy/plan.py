@@ -354,3 +354,17 @@ def own_fields(text: str) -> str | Architecture:
             said = f"--arch {text!r} sets {field}, which all architectures share"
             raise UsageError(f"{said}; only {EFFICIENT_PREFIX}... may be an arm's own.")
     return Switch((found[1] or f"{DESIGN}[{found[2]}]").strip(), changes).architecture
+
+
+def settings_of(plan: AccuracyPlan) -> dict[str, Any]:
+    """What a study is beside its records, as plain values."""
+    return {
+        "preset": plan.preset.name, "title": plan.preset.title, "minutes": plan.preset.minutes, "machine": plan.preset.machine,
+        "arms": [
+            {"name": arm.name, "spec": arm.architecture.spec, "counts": arm.counts, **({"untaught": arm.untaught} if arm.untaught else {})}
+            for arm in plan.arms
+        ],
+        "beaten": {arm.name: next(each.name for each in plan.arms if each.rivals == arm.rivals) for arm in plan.beaten},
+        "margin": plan.margin, "rates": list(plan.rates), "seeds": plan.seeds, "draws": plan.draws,
+        "warm_pictures": plan.preset.warm_pictures,
+    }

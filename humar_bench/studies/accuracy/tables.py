@@ -14,49 +14,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from humar_bench.errors import EXIT_DONE, EXIT_FAILED, EXIT_INVALID, EXIT_REGRESSION, EXIT_UNDECIDED, InvalidMeasurement
-from humar_bench.judging.retention import INVALID, KEEPS, LAST_SHARE, LOSES, MOST_GAIN, Retention, chosen_rate, judge_study
+from humar_bench.judging.retention import INVALID, KEEPS, LAST_SHARE, LOSES, MOST_GAIN, Retention, judge_study
 from humar_bench.judging.retention import Arm as Runs
 from humar_bench.records.record import AGAIN, Record, Run
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by
 from humar_bench.report.plot import Panel, Plot, Series
-from humar_bench.studies.accuracy.plan import FLOOR, RATE, RUN, AccuracyPlan
+from humar_bench.studies.accuracy.plan import FLOOR, RATE, RUN
+from humar_bench.studies.accuracy.rates import chosen_of, rate_accuracy, rate_scores, rates_table
 from humar_bench.studies.accuracy.scores import Scores
 from humar_bench.table import Column, Table, joined, percent
 
 FORMAT = 1  # of the JSON document. 1: title, retention, runs, curves, rates, conditions, failures
 TEACHES = ("keypoints", "class", "tokens")  # what a student imitates: the weights teacher_... of `TrainArgs`
-RATE_DRAWS = 200  # of pictures, for the standard error of an accuracy
 EXITS = {INVALID: EXIT_INVALID, LOSES: EXIT_REGRESSION, KEEPS: EXIT_DONE}
-
-
-def settings_of(plan: AccuracyPlan) -> dict[str, Any]:
-    """What a study is beside its records, as plain values."""
-    return {
-        "preset": plan.preset.name, "title": plan.preset.title, "minutes": plan.preset.minutes, "machine": plan.preset.machine,
-        "arms": [
-            {"name": arm.name, "spec": arm.architecture.spec, "counts": arm.counts, **({"untaught": arm.untaught} if arm.untaught else {})}
-            for arm in plan.arms
-        ],
-        "beaten": {arm.name: next(each.name for each in plan.arms if each.rivals == arm.rivals) for arm in plan.beaten},
-        "margin": plan.margin, "rates": list(plan.rates), "seeds": plan.seeds, "draws": plan.draws,
-        "warm_pictures": plan.preset.warm_pictures,
-    }
-
-
-def rate_scores(records: Iterable[Record], arm: str) -> dict[float, Scores | None]:
-    """Learning rate -> the evaluation of an arm on the seed for learning rates; None of a run that diverged."""
-    own = [each for each in records if each.workload["role"] == RATE and each.architecture == arm]
-    return {each.workload["optim"]["lr"]: Scores(each.measured) if each.ok else None for each in own}
-
-
-def rate_accuracy(scores: Mapping[float, Scores | None]) -> dict[float, float]:
-    """Learning rate -> accuracy, 0 for a run that diverged."""
-    return {rate: 0.0 if each is None else each.accuracy() for rate, each in scores.items()}
-
-
-def chosen_of(scores: Mapping[float, Scores | None]) -> tuple[float, bool]:
-    """The learning rate of an arm by its `rate_scores`, and whether the best lies at the edge of the grid. Raises UsageError for none."""
-    return chosen_rate(rate_accuracy(scores), lambda rate: 0.0 if scores[rate] is None else float(scores[rate].drawn(RATE_DRAWS).std()))
 
 
 @dataclass(frozen=True)
@@ -249,6 +219,11 @@ class Accuracy:
             for arm, found in self.rates.items() for rate in sorted(found)
         )
 
+    @cached_property
+    def rates_table(self) -> Table:
+        pictures = next((each.workload["pictures"] for each in self.run if each.workload["role"] == RATE), 0)
+        return rates_table(self.rates, self.chosen, pictures, self.arms, self.settings["beaten"])
+
     def mean_curves(self) -> dict[str, list[dict[str, float]]]:
         """Arm -> the mean over its runs of each evaluation, where all runs have it."""
         found = {}
@@ -260,7 +235,7 @@ class Accuracy:
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        return tuple(each for each in (_retention_table(self), _curves_table(self), _rates_table(self)) if each.rows)
+        return tuple(each for each in (_retention_table(self), _curves_table(self), self.rates_table) if each.rows)
 
     @cached_property
     def data(self) -> dict[str, Table]:
@@ -369,30 +344,6 @@ def _curves_table(study: Accuracy) -> Table:
         columns += [Column(f"ap {name}", f"AP, {name}", digits=3), Column(f"s {name}", _seconds(study).replace("_s", ""), "s", digits=0)]
     feet = (f"Means over runs. Seconds are of training, without evaluations; {_clock_words(study)}.",)
     return Table("curves", "Learning curves", tuple(columns), tuple(rows), feet)
-
-
-def _rates_table(study: Accuracy) -> Table:
-    rates = sorted({rate for found in study.rates.values() for rate in found})
-    rows = []
-    for arm, found in study.rates.items():
-        if found:
-            own = {f"{rate:g}": f"{found[rate]:.3f}{' *' if study.chosen[arm][0] == rate else ''}" for rate in rates if rate in found}
-            rows.append({"architecture": arm, **own})
-    columns = (Column("architecture", text=True), *(Column(f"{rate:g}", text=True) for rate in rates))
-    edge = [arm for arm, (_, at_edge) in study.chosen.items() if at_edge]
-    share = next((each.workload["pictures"] for each in study.run if each.workload["role"] == RATE), 0)
-    feet = [
-        f"AP after {share:,} pictures on a seed that no other run has; * is chosen: the lowest rate that is within one standard error over "
-        "pictures of the best."
-    ]
-    feet += [f"{better} was better than {arm} here, so it is what is compared." for arm, better in study.settings["beaten"].items()]
-    best = {arm: max(found.values()) for arm, found in study.rates.items() if found and arm in study.arms}
-    if best.get(study.reference):
-        said = [f"{arm} {percent(best[arm] / best[study.reference])}" for arm in study.arms[1:] if arm in best]
-        feet.append(f"Of {study.reference} after these pictures, one seed: {joined(said)}; what is kept depends on how long is trained.")
-    if edge:
-        feet.append(f"At the edge of the grid, so that a better one may lie beyond: {joined(edge)}.")
-    return Table("rates", "Learning rates", columns, tuple(rows), tuple(feet))
 
 
 def _seconds(study: Accuracy) -> str:

@@ -16,7 +16,7 @@ from humar_bench.records.record import RECORDS_NAME, load
 from humar_bench.report import refuse_shared
 from humar_bench.running import leftovers
 from humar_bench.studies import MAKERS, TABLES, files_of
-from tests.cli.test_cli import Stub, bench, ends  # noqa: F401
+from tests.cli.stub import Stub, ends
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -68,12 +68,10 @@ class Step:
 
 
 STEPS = (
-    Step("cuda-tests", "what only a GPU can prove: clocks, kernels, graphs, no synchronisation", 50, 20,
-         ("pytest", "-m", "cuda", "-q", "-rs", "tests", "--ignore", "tests/measures/test_cuda_memory.py")),
-    Step("memory-exact", "peaks to the byte: planted tensors, any order, prediction", 40, 15,
-         ("pytest", "-m", "cuda", "-q", "-rs", "tests/measures/test_cuda_memory.py")),
     Step("report-speed-test", "both architectures on the published workload: parameters, FLOPs, speed, energy, memory", 80, 45,
          ("humar-bench", "report", *_SPEED_TEST, *_TIMING, "--out", "{out}"), 6),
+    Step("memory-exact", "peaks to the byte: planted tensors, any order, prediction", 40, 15,
+         ("pytest", "-m", "cuda", "-q", "-rs", "tests/measures/test_cuda_memory.py")),
     Step("backends-speed-test", "eager and CUDA graphs in three number types", 55, 25,
          ("humar-bench", "backends", *_SPEED_TEST, *_ALL, "--backend", "eager", "--backend", "cuda-graph", *_DTYPES, *_MATRIX), 48),
     Step("fused-300", "the replacement against the fused original, 300 queries", 42, 25,
@@ -90,6 +88,8 @@ STEPS = (
          ("humar-bench", "backends", *_SPEED_TEST, *_ALL, "--backend", "compile", "--backend", "compile-graph", *_DTYPES, *_MATRIX), 60),
     Step("calibrate", "how far this machine's verdicts can be trusted", 38, 36,
          ("humar-bench", "calibrate", "--device", "cuda", "--budget", "30", "--out", "{out}")),
+    Step("cuda-tests", "what only a GPU can prove: clocks, kernels, graphs, no synchronisation; what all others left is its time", 50, 40,
+         ("pytest", "-m", "cuda", "-q", "-rs", "tests", "--ignore", "tests/measures/test_cuda_memory.py")),
 )
 
 

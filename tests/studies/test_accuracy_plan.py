@@ -99,6 +99,16 @@ def test_the_seed_of_learning_rates_and_of_the_runs_are_different():
     assert {job.options.seed for job in again} == {4, 5, 6} and {job.options.arch for job in again} == {"original"}
 
 
+@pytest.mark.parametrize(("seeds", "own", "control"), [
+    (2, {1, 2}, {4, 5}), (3, {1, 2, 3}, {4, 5, 6}), (4, {1, 2, 3, 7}, {4, 5, 6, 10}),
+    (8, {1, 2, 3, 7, 8, 9, 13, 14}, {4, 5, 6, 10, 11, 12, 16, 17}),
+])
+def test_more_seeds_keep_every_run_there_is(seeds, own, control):
+    jobs = plan(seeds=seeds).run_jobs({"original": 1e-3, "efficient": 1e-3})
+    assert {job.options.seed for job in jobs if job.name == "efficient"} == own
+    assert {job.options.seed for job in jobs if job.name == plan().again} == control
+
+
 def test_what_was_trained_ahead_learns_by_the_share_that_is_asked_for():
     for asked, share in ((None, CPU.base.optim.front_end_share), (0.02, 0.02), (0.0, 0.0)):
         made = plan(front_share=asked)

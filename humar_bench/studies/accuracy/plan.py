@@ -1,8 +1,9 @@
 """What a study of accuracy trains: architectures, learning rates, seeds, and the list of runs that follows. No torch.
 
-Seeds: learning rates are chosen on seed 0, which no other run has; reference and candidates are trained with 1 ... S, the control (the
-reference again) with S + 1 ... 2S. A seed decides initial weights, pictures and their order, alike for every architecture. What stands
-before the transformer is trained ahead once, and every run begins with those weights.
+Seeds: learning rates are chosen on seed 0, which no other run has; reference and candidates are trained with 1, 2, 3, the control (the
+reference again) with 4, 5, 6, and so on in turns of three, so that a study that is asked for more seeds keeps every run it has. A seed
+decides initial weights, pictures and their order, alike for every architecture. What stands before the transformer is trained ahead once,
+and every run begins with those weights.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ RATE, RUN, FLOOR = "rate", "run", "floor"  # what a run is for: choosing a learn
 MEAN_POSE = "mean pose"
 SCALED, TAUGHT = ", ring scaled", ", taught"  # end the names of arms that nobody named
 RATE_SEED = 0
+TURN = 3  # seeds of the arms, then as many of the control
 EVALUATIONS = 5  # of a run: one each fifth of its schedule
 RINGS = ("better", "both", "published", "scaled")
 WIDER = 2  # times the grid of learning rates may be widened by one where the reference's best lies at its edge
@@ -173,12 +175,12 @@ class AccuracyPlan:
         return jobs + [self._job(RUN, self.again, reference, chosen[reference.name], seed, base) for seed in self.control_seeds]
 
     @property
-    def own_seeds(self) -> range:
-        return range(1, self.seeds + 1)
+    def own_seeds(self) -> tuple[int, ...]:
+        return tuple(1 + each + each // TURN * TURN for each in range(self.seeds))
 
     @property
-    def control_seeds(self) -> range:
-        return range(self.seeds + 1, 2 * self.seeds + 1)
+    def control_seeds(self) -> tuple[int, ...]:
+        return tuple(each + TURN for each in self.own_seeds)
 
     @property
     def floor_job(self) -> Job:

@@ -10,6 +10,7 @@ from the same arguments.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from humar_bench.subjects.registry import Architecture, load_builder
 
 DEFAULT, DESIGN = "default", "efficient"
 BUILDERS = "humar_bench.studies.ablate"  # the module whose names are builders; records name it
-AND, IS, POINT = "__and__", "__", ","  # a builder's name cannot have a decimal point: it would be an attribute of something
+AND, IS, POINT = "__and__", "__", "p"  # a builder's name is an identifier: 0.01 is 0p01 there
 
 # Numbers that a switch is set to; what equals the value asked is left out. A function where it depends on the other arguments.
 OTHER_VALUES: dict[str, Callable[[ModelArgs], tuple[float, ...]]] = {
@@ -107,13 +108,14 @@ def _said(name: str, value: Any) -> str:
 
 
 def builder_name(changes: Mapping[str, Any]) -> str:
-    """{'efficient_graph_bias': False} -> 'efficient_graph_bias__false'."""
+    """{'efficient_graph_bias': False, 'efficient_exit_below': 0.01} -> 'efficient_graph_bias__false__and__efficient_exit_below__0p01'."""
     return AND.join(f"{field}{IS}{str(value).lower().replace('.', POINT)}" for field, value in changes.items())
 
 
 def settings_in(name: str) -> list[str]:
-    """'efficient_graph_bias__false' -> ['efficient_graph_bias=false']."""
-    return ["=".join(each.rsplit(IS, 1)).replace(POINT, ".") for each in name.split(AND)]
+    """'efficient_graph_bias__false' -> ['efficient_graph_bias=false'], 'efficient_exit_below__0p01' -> ['efficient_exit_below=0.01']."""
+    pairs = [each.rsplit(IS, 1) for each in name.split(AND)]
+    return ["=".join((*field, re.sub(rf"(?<=\d){POINT}(?=\d)", ".", value))) for *field, value in pairs]
 
 
 def settings_of(spec: str) -> list[str]:

@@ -17,7 +17,7 @@ from humar_bench.running.plan import Plan
 from humar_bench.studies import ablate
 from humar_bench.studies.ablate import Ablation, measure_ablation
 from humar_bench.studies.switches import DEFAULT, Switch, other_values, settings_of, switches_of
-from humar_bench.subjects.registry import Architecture, build, load_builder
+from humar_bench.subjects.registry import Architecture, build, load_builder, parse_architecture
 from humar_bench.subjects.transformer import make_inputs
 from tests.golden import check_golden
 from tests.golden.records import ENVIRONMENT, TIME
@@ -71,8 +71,8 @@ def test_rows_start_from_what_is_asked_and_leave_out_what_cannot_be():
 
 
 @pytest.mark.parametrize("row", switches_of(ModelArgs()), ids=lambda each: each.name)
-def test_every_row_builds_what_its_name_says(row):
-    model = build(row.architecture, ModelArgs(), device="meta")
+def test_every_row_builds_what_its_name_says_also_where_it_is_typed(row):
+    model = build(parse_architecture(row.architecture.spec), ModelArgs(), device="meta")
     asked = dataclasses.asdict(ModelArgs())
     assert {name: model.built[name] for name in asked if name.startswith(EFFICIENT_PREFIX)} == {
         name: row.changes.get(name, value) for name, value in asked.items() if name.startswith(EFFICIENT_PREFIX)
@@ -84,6 +84,8 @@ def test_a_row_can_be_built_by_its_spec_from_anywhere_and_read_back():
     assert spec == "humar_bench.studies.ablate:efficient_graph_bias__false__and__efficient_memory_stride__4"
     assert settings_of(spec) == ["efficient_graph_bias=false", "efficient_memory_stride=4"] and settings_of("efficient") == []
     assert load_builder(spec)(ModelArgs(hidden_dim=32, nheads=4)).built["efficient_memory_stride"] == 4
+    part = Switch("x", {"efficient_exit_below": 0.01, "efficient_decoder": "original", "efficient_window": 7})
+    assert settings_of(part.architecture.spec) == [f"{name}={value}" for name, value in part.changes.items()]
 
 
 @pytest.mark.parametrize("name", ["nothing", "efficient_nothing__4", "efficient_nheads__many", "efficient_nheads"])

@@ -43,9 +43,9 @@ class Distillation:
         for part, name in (("model", "num_body_points"), ("model", "num_classes"), ("whole", "text_encoder_type")):
             own, theirs = (getattr(getattr(each, part), name) for each in (options, teacher_options))
             if own != theirs:
-                raise UsageError(f"{name} is {own} and the teacher's is {theirs}; they must be the same.")
+                raise UsageError(f"{name} is {own} and {theirs} in the teacher {options.teacher}; they must be the same.")
         if missing := sorted(options.whole.train_trigger - teacher_options.whole.train_trigger):
-            raise UsageError(f"the teacher was not trained with the prompt {missing[0]}; leave it out of train_trigger.")
+            raise UsageError(f"the teacher {options.teacher} was not trained with the prompt {missing[0]}; leave it out of train_trigger.")
         tokens_of(teacher_options)
         self.options, self.criterion = options, criterion
         self.teacher = teacher.eval().requires_grad_(False)

@@ -93,9 +93,9 @@ def test_a_run_learns_from_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [
-    (dict(model=dataclasses.replace(tiny().model, num_body_points=14)), "num_body_points is 17 and the teacher's is 14"),
-    (dict(whole=dataclasses.replace(SMALL_WHOLE, train_trigger=frozenset({"point"}))), "was not trained with the prompt text"),
+    (dict(model=dataclasses.replace(tiny().model, num_body_points=14)), "num_body_points is 17 and 14 in the teacher RUN;"),
+    (dict(whole=dataclasses.replace(SMALL_WHOLE, train_trigger=frozenset({"point"}))), "teacher RUN was not trained with the prompt text"),
 ])
 def test_a_teacher_of_something_else_is_refused(changes, sentence):
     with pytest.raises(UsageError, match=sentence):
-        step_with(tiny(), tiny(**changes))
+        step_with(tiny(teacher="RUN"), tiny(**changes))

@@ -276,6 +276,15 @@ def test_no_run_is_begun_that_would_end_after_the_limit(tmp_path):
     assert found.exit_code == EXIT_UNDECIDED and found.retention == {}
 
 
+def test_what_earlier_runs_took_is_known(tmp_path):
+    with RecordWriter(tmp_path / "records.jsonl") as sink:
+        measured(Made(), tmp_path, sink=sink)  # 10 s each by their records: those for learning rates, of fewer pictures, were the slowest
+    found = measured(made := Made(cost_s=10.0), tmp_path, plan(seeds=4), done=load(tmp_path), time_limit_s=40.0)
+    assert made.asked == [] and found.missing == 3
+    measured(made, tmp_path, plan(seeds=4), done=load(tmp_path), time_limit_s=50.0)
+    assert len(made.asked) == 1
+
+
 def test_what_has_a_record_is_not_trained_again(tmp_path):
     with RecordWriter(tmp_path / "records.jsonl") as sink:
         first = measured(made := Made(cost_s=10.0), tmp_path, sink=sink, time_limit_s=150.0)

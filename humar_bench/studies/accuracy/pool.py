@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from humar_bench.devices.environment import usable_cores
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.records.audit import audited
-from humar_bench.records.record import TRAINING, Record, Run
+from humar_bench.records.record import AGAIN, TRAINING, Record, Run
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import Progress
 from humar_bench.studies.accuracy.kept import (
@@ -68,8 +68,12 @@ class Pool:
         self.kept: list[Record] = []
         self.ended: set[str] = set()  # folders of runs that ended well
         self.begun: dict[str, float] = {}  # job -> when it began
-        self.pace: dict[str, float] = {}  # architecture -> seconds a picture of the slowest run
+        self.pace: dict[str, float] = {}  # architecture -> seconds a picture of the slowest run, earlier ones too
         self.shares: dict[str, float] = {}
+        for record in self.have.values():
+            if record.ok and record.measured["curve"]:
+                last = record.measured["curve"][-1]
+                self._ran(record.architecture.removesuffix(AGAIN), last["wall_s"] / last["pictures"])
         refuse_strange(self.folder)
 
     def run(self, jobs: Sequence[Job], again: Collection[str] = ()) -> list[Record]:
@@ -183,9 +187,10 @@ class Pool:
         self.have[job.key] = record
         self.shares[job.folder] = 1.0
         if record.ok and job.options.pictures:
-            seconds = (self.now() - self.begun[job.folder]) / job.options.pictures / EVALUATION_SHARE
-            name = job.architecture.name
-            self.pace[name] = max(seconds, self.pace.get(name, 0.0))
+            self._ran(job.architecture.name, (self.now() - self.begun[job.folder]) / job.options.pictures / EVALUATION_SHARE)
+
+    def _ran(self, architecture: str, pace: float) -> None:
+        self.pace[architecture] = max(pace, self.pace.get(architecture, 0.0))
 
 
 def _stands(record: Record) -> bool:

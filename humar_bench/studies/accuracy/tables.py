@@ -18,7 +18,9 @@ from humar_bench.judging.retention import INVALID, KEEPS, LAST_SHARE, LOSES, MOS
 from humar_bench.judging.retention import Arm as Runs
 from humar_bench.records.record import AGAIN, Record, Run
 from humar_bench.report.comparison import asked_text, environment_text, failures_of, made_by
-from humar_bench.report.plot import Panel, Plot, Series
+from humar_bench.report.plot import Plot
+from humar_bench.studies.accuracy.curves import Curves
+from humar_bench.studies.accuracy.lost import lost_feet
 from humar_bench.studies.accuracy.plan import FLOOR, RATE, RUN
 from humar_bench.studies.accuracy.rates import chosen_of, rate_accuracy, rate_scores, rates_table
 from humar_bench.studies.accuracy.scores import Scores
@@ -81,6 +83,15 @@ class Accuracy:
     def scores(self) -> dict[str, Scores]:
         """Record id -> its evaluation."""
         return {record.id: Scores(record.measured) for record in self.run if record.ok}
+
+    @property
+    def by_seed(self) -> dict[str, dict[int, float]]:
+        """Architecture -> seed -> accuracy of the runs that are compared; the control's are the reference's."""
+        found: dict[str, dict[int, float]] = {}
+        for name, own in self.runs.items():
+            one = found.setdefault(self.reference if name == self.again else name, {})
+            one |= {each.process: self.scores[each.id].accuracy() for each in own}
+        return found
 
     @cached_property
     def floor(self) -> float | None:
@@ -224,18 +235,13 @@ class Accuracy:
         pictures = next((each.workload["pictures"] for each in self.run if each.workload["role"] == RATE), 0)
         return rates_table(self.rates, self.chosen, pictures, self.arms, self.settings["beaten"])
 
-    def mean_curves(self) -> dict[str, list[dict[str, float]]]:
-        """Arm -> the mean over its runs of each evaluation, where all runs have it."""
-        found = {}
-        for name, own in self.runs.items():
-            curves = [record.measured["curve"] for record in own]
-            if curves and len(set(map(len, curves))) == 1:
-                found[name] = [{key: float(np.mean([each[key] for each in at])) for key in at[0]} for at in zip(*curves, strict=True)]
-        return found
+    @cached_property
+    def curves(self) -> Curves:
+        return Curves.of(self.runs, str(self.first.environment.get("device", "cpu")))
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        return tuple(each for each in (_retention_table(self), _curves_table(self), self.rates_table) if each.rows)
+        return tuple(each for each in (_retention_table(self), self.curves.table, self.rates_table) if each.rows)
 
     @cached_property
     def data(self) -> dict[str, Table]:
@@ -270,7 +276,7 @@ class Accuracy:
 
     @property
     def plot(self) -> Plot:
-        return plot_of(self)
+        return self.curves.plot(self.title)
 
 
 def restore(run: Run, settings: Mapping[str, Any]) -> Accuracy:
@@ -315,6 +321,7 @@ def _retention_feet(study: Accuracy) -> Iterable[str]:
     for row in study.retention_rows:
         if row["reason"]:
             yield f"{row['architecture']}: {row['verdict']}. {row['reason'][0].upper()}{row['reason'][1:]}"
+    yield from lost_feet(study.by_seed, study.reference)
     if study.missing:
         yield f"{study.missing} runs are missing, so there is no verdict; go on with --resume."
     yield (
@@ -327,32 +334,6 @@ def _retention_feet(study: Accuracy) -> Iterable[str]:
         f"{study.again} is the control: the same architecture with other seeds. Candidates are held against the runs of both. The verdict "
         f"asks for {percent(study.settings['margin'])}."
     )
-
-
-def _curves_table(study: Accuracy) -> Table:
-    curves = study.mean_curves()
-    points = next(iter(curves.values()), [])
-    rows = []
-    for at, point in enumerate(points):
-        row: dict[str, Any] = {"pictures": round(point["pictures"])}
-        for name, own in curves.items():
-            if at < len(own):
-                row |= {f"ap {name}": own[at]["ap"], f"s {name}": own[at][_seconds(study)]}
-        rows.append(row)
-    columns = [Column("pictures", "pictures seen")]
-    for name in curves:
-        columns += [Column(f"ap {name}", f"AP, {name}", digits=3), Column(f"s {name}", _seconds(study).replace("_s", ""), "s", digits=0)]
-    feet = (f"Means over runs. Seconds are of training, without evaluations; {_clock_words(study)}.",)
-    return Table("curves", "Learning curves", tuple(columns), tuple(rows), feet)
-
-
-def _seconds(study: Accuracy) -> str:
-    """Which clock the curves are drawn over: a device's work shows in wall time alone."""
-    return "wall_s" if str(study.first.environment.get("device", "cpu")).startswith("cuda") else "cpu_s"
-
-
-def _clock_words(study: Accuracy) -> str:
-    return "wall time, runs side by side on one device slow each other" if _seconds(study) == "wall_s" else "CPU time of one thread"
 
 
 def _conditions(study: Accuracy) -> Iterable[str]:
@@ -379,17 +360,3 @@ def _conditions(study: Accuracy) -> Iterable[str]:
             f"{joined(TEACHES)}, weighted {weights}. Its seconds hold the teacher's forwards, and not the teacher's own training."
         )
     yield f"Preset {settings['preset']}, for {settings['machine']} and {settings['minutes']:g} minutes: {settings['title']}."
-
-
-def plot_of(study: Accuracy) -> Plot:
-    """AP over pictures seen and over seconds."""
-    curves, clock = study.mean_curves(), _seconds(study)
-    titles = {"pictures": "pictures seen", clock: "CPU seconds" if clock == "cpu_s" else "seconds"}
-    panels = []
-    for key, title in titles.items():
-        series = tuple(
-            Series(name, f"{name} {points[-1]['ap']:.3f}", tuple(each[key] for each in points), tuple(each["ap"] for each in points))
-            for name, points in curves.items()
-        )
-        panels.append(Panel(f"over {title}", "AP", series, x_label=title))
-    return Plot(study.title, "", tuple(each for each in panels if each.series), "means over seeds", linear=True)

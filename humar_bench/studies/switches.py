@@ -13,6 +13,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from humar_bench.args import EFFICIENT_PREFIX, ModelArgs
@@ -109,13 +110,15 @@ def _said(name: str, value: Any) -> str:
 
 def builder_name(changes: Mapping[str, Any]) -> str:
     """{'efficient_graph_bias': False, 'efficient_exit_below': 0.01} -> 'efficient_graph_bias__false__and__efficient_exit_below__0p01'."""
-    return AND.join(f"{field}{IS}{str(value).lower().replace('.', POINT)}" for field, value in changes.items())
+    said = {field: f"{Decimal(str(value)):f}" if isinstance(value, float) else str(value).lower() for field, value in changes.items()}
+    return AND.join(f"{field}{IS}{value.replace('.', POINT)}" for field, value in said.items())
 
 
 def settings_in(name: str) -> list[str]:
     """'efficient_graph_bias__false' -> ['efficient_graph_bias=false'], 'efficient_exit_below__0p01' -> ['efficient_exit_below=0.01']."""
+    # A comma is what stood for the point in records of before.
     pairs = [each.rsplit(IS, 1) for each in name.split(AND)]
-    return ["=".join((*field, re.sub(rf"(?<=\d){POINT}(?=\d)", ".", value))) for *field, value in pairs]
+    return ["=".join((*field, re.sub(rf"(?<=\d)[{POINT},](?=\d)", ".", value))) for *field, value in pairs]
 
 
 def settings_of(spec: str) -> list[str]:

@@ -61,7 +61,7 @@ def test_the_limits_of_all_steps_fit_into_the_deadline_which_is_below_ten_minute
     assert len({each.name for each in STEPS}) == len(STEPS) and all(gpu.folder_name(each.name) == each.name for each in STEPS)
 
 
-def test_what_proves_the_rest_comes_first_and_the_calibration_last():
+def test_speed_comes_first_and_the_tests_last():
     names = [each.name for each in STEPS]
     assert names[:2] == ["report-speed-test", "memory-exact"] and names[-2:] == ["calibrate", "cuda-tests"]
     assert names.index("report-uniphd") < names.index("backends-compiled")

@@ -16,9 +16,7 @@ from humar_bench.records.record import RECORDS_NAME, load
 from humar_bench.report import refuse_shared
 from humar_bench.running import leftovers
 from humar_bench.studies import MAKERS, TABLES, files_of
-from tests.cli.stub import Stub, ends
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.cli.stub import ROOT, Stub, ends
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from humar_bench.running.in_turn import timing_run
 from humar_bench.running.plan import Plan
 from humar_bench.studies import ablate
 from humar_bench.studies.ablate import Ablation, measure_ablation
-from humar_bench.studies.switches import DEFAULT, Switch, other_values, settings_of, switches_of
+from humar_bench.studies.switches import DEFAULT, Switch, builder_name, other_values, settings_of, switches_of
 from humar_bench.subjects.registry import Architecture, build, load_builder, parse_architecture
 from humar_bench.subjects.transformer import make_inputs
 from tests.golden import check_golden
@@ -85,6 +85,9 @@ def test_a_row_can_be_built_by_its_spec_from_anywhere_and_read_back():
     assert settings_of(spec) == ["efficient_graph_bias=false", "efficient_memory_stride=4"] and settings_of("efficient") == []
     assert load_builder(spec)(ModelArgs(hidden_dim=32, nheads=4)).built["efficient_memory_stride"] == 4
     part = Switch("x", {"efficient_exit_below": 0.01, "efficient_decoder": "original", "efficient_window": 7})
+    assert builder_name({"efficient_exit_below": 1e-5}).isidentifier()
+    assert settings_of("x:" + builder_name({"efficient_exit_below": 1e-5})) == ["efficient_exit_below=0.00001"]
+    assert settings_of("x:efficient_exit_below__0,01") == ["efficient_exit_below=0.01"]  # in records of before
     assert settings_of(part.architecture.spec) == [f"{name}={value}" for name, value in part.changes.items()]
 
 

@@ -31,6 +31,16 @@ def test_where_no_run_was_lost_nothing_is_said(runs):
     assert list(lost_feet(runs, ORIGINAL)) == []
 
 
+@pytest.mark.parametrize("dead", [ORIGINAL, EFFICIENT])
+def test_an_architecture_that_scores_nothing_at_all_has_no_share(dead):
+    runs = {name: {1: 0.0, 2: 0.0, 3: 0.8} if name == dead else {1: 0.1, 2: 0.5, 3: 0.6} for name in (ORIGINAL, EFFICIENT)}
+    assert len(list(lost_feet(runs, ORIGINAL))) == 1
+
+
+def test_a_study_that_is_not_whole_names_lost_runs_and_no_share():
+    assert len(list(lost_feet({ORIGINAL: {1: 0.5, 2: 0.5, 3: 0.1}, EFFICIENT: {1: 0.5}}, ORIGINAL, whole=False))) == 1
+
+
 def test_a_candidate_without_runs_has_no_share():
     assert [each.split(":")[0] for each in lost_feet({ORIGINAL: {1: 0.5, 2: 0.5, 3: 0.1}, EFFICIENT: {}}, ORIGINAL)] == [ORIGINAL]
 

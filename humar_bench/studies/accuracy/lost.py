@@ -1,4 +1,4 @@
-"""Runs that were lost in training: in a geometric mean one that hardly learned weighs as much as all the others together.
+"""Runs that were lost in training: one that hardly learned spreads the logarithms more than all the others.
 
 They count in every verdict, since whoever trains once may lose that run too. Beside it stands what those keep that learned, without a
 verdict: which runs these are is known only after they ended.
@@ -21,8 +21,9 @@ def lost_of(accuracy: Mapping[int, float]) -> dict[int, float]:
     return {seed: each for seed, each in accuracy.items() if each < least}
 
 
-def lost_feet(runs: Mapping[str, Mapping[int, float]], reference: str) -> Iterable[str]:
-    """Sentences for below the table; none where no run was lost. `runs` has accuracies by seed, the control's among the reference's."""
+def lost_feet(runs: Mapping[str, Mapping[int, float]], reference: str, *, whole: bool = True) -> Iterable[str]:
+    """Sentences for below the table; none where no run was lost. `runs` has accuracies by seed, the control's among the reference's; what
+    is kept is said of a `whole` study alone."""
     lost = {name: found for name, own in runs.items() if (found := lost_of(own))}
     for name, found in lost.items():
         said = joined([f"{each:.3f} with seed {seed}" for seed, each in sorted(found.items())])
@@ -30,7 +31,7 @@ def lost_feet(runs: Mapping[str, Mapping[int, float]], reference: str) -> Iterab
             f"{name}: {len(found)} of {len(runs[name])} runs lost in training, below half of the median ({said}); they count as others do."
         )
     learned = {name: [each for seed, each in own.items() if seed not in lost.get(name, {})] for name, own in runs.items()}
-    if lost and all(learned.values()):
+    if whole and lost and all(own and min(own) > 0 for own in learned.values()):
         means = {name: float(np.exp(np.log(own).mean())) for name, own in learned.items()}
         said = joined([f"{name} {100 * means[name] / means[reference]:.1f} %" for name in runs if name != reference])
         if said:

@@ -321,7 +321,7 @@ def _retention_feet(study: Accuracy) -> Iterable[str]:
     for row in study.retention_rows:
         if row["reason"]:
             yield f"{row['architecture']}: {row['verdict']}. {row['reason'][0].upper()}{row['reason'][1:]}"
-    yield from lost_feet(study.by_seed, study.reference)
+    yield from lost_feet(study.by_seed, study.reference, whole=study.complete)
     if study.missing:
         yield f"{study.missing} runs are missing, so there is no verdict; go on with --resume."
     yield (

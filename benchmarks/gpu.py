@@ -88,7 +88,7 @@ STEPS = (
          ("humar-bench", "backends", *_SPEED_TEST, *_ALL, "--backend", "compile", "--backend", "compile-graph", *_DTYPES, *_MATRIX), 60),
     Step("calibrate", "how far this machine's verdicts can be trusted", 38, 36,
          ("humar-bench", "calibrate", "--device", "cuda", "--budget", "30", "--out", "{out}")),
-    Step("cuda-tests", "what only a GPU can prove: clocks, kernels, graphs, no synchronisation; what all others left is its time", 50, 40,
+    Step("cuda-tests", "what only a GPU can prove: clocks, kernels, graphs, no synchronisation", 50, 40,
          ("pytest", "-m", "cuda", "-q", "-rs", "tests", "--ignore", "tests/measures/test_cuda_memory.py")),
 )
 

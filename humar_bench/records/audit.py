@@ -14,7 +14,7 @@ from humar_bench.args import ModelArgs, RunArgs, Workload, read_workload
 from humar_bench.errors import HumarBenchError, InvalidMeasurement, UsageError
 from humar_bench.records import fields, schema
 from humar_bench.records.contradictions import Facts, Measured, contradictions
-from humar_bench.records.record import CEILINGS, TRAINING
+from humar_bench.records.record import CEILINGS, TRAINING, failed_result
 
 MOST_PROCESSES = 1_000_000
 
@@ -95,7 +95,7 @@ def audited(name: str, measure: str, result: Mapping[str, Any], workload: Facts,
         reason = f"{said} contradict themselves: {'; '.join(found)}."
     else:
         return dict(result)
-    return {"status": "failed", "kind": "error", "reason": reason, "built": {}, "measured": None}
+    return failed_result("error", reason)
 
 
 def _whole(measure: str, measured: Measured) -> list[str]:

@@ -201,6 +201,11 @@ _JSON_KINDS = {
 }
 
 
+def failed_result(kind: str, reason: str) -> dict[str, Any]:
+    """What a record holds of a measurement that failed, beside what was asked and where."""
+    return {"status": "failed", "kind": kind, "reason": reason, "built": {}, "measured": None}
+
+
 def other_machine(one: Record, other: Record) -> tuple[str, Any, Any] | None:
     """(fact, of one, of other): the first fact of machine or version in which two records differ that both know it, or None. Records of
     different measures may differ in the device and its threads: counting needs none."""

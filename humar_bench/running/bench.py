@@ -18,7 +18,17 @@ from humar_bench.backends import check_installed
 from humar_bench.errors import UsageError
 from humar_bench.judging.verdicts import judge
 from humar_bench.records.audit import audited
-from humar_bench.records.record import AGAIN, ALL_MEASURES, COMPONENT_TIME, END_TO_END, Record, Run, measures_with, other_machine
+from humar_bench.records.record import (
+    AGAIN,
+    ALL_MEASURES,
+    COMPONENT_TIME,
+    END_TO_END,
+    Record,
+    Run,
+    failed_result,
+    measures_with,
+    other_machine,
+)
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import NOTHING, PEAK, Count, Point, count_all
 from humar_bench.running.messages import check_results
@@ -226,8 +236,7 @@ class _Bench:
                 self._tell(memory[0], "prediction", count.name, "told", result=result)
             else:
                 if self._is_elsewhere(count.measure, environment):
-                    result = {"status": "failed", "kind": "error", "reason": OTHER_MACHINE, "built": {}, "measured": None}
-                    environment = {}
+                    result, environment = failed_result("error", OTHER_MACHINE), {}
                 result = self._audited(count.measure, count.name, result, environment)
                 self._keep(Job(count.measure, (count.point.architecture,)), {count.name: result}, environment)
 
@@ -382,8 +391,7 @@ class _Bench:
         """Per architecture what the child replied, held against itself, or why it could not; and what it says of its machine, nothing
         where the children of this run before it say otherwise."""
         if outcome.reply is None:
-            lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
-            return {each.name: lost for each in job.architectures}, {}
+            return {each.name: failed_result(outcome.kind, outcome.reason) for each in job.architectures}, {}
         if "usage_error" in outcome.reply and not self.made:
             raise UsageError(outcome.reply["usage_error"])
         environment, results, said = outcome.reply.get("environment", {}), outcome.reply.get("results", {}), NOTHING
@@ -391,7 +399,7 @@ class _Bench:
             said = f"its process would not start: {outcome.reply['usage_error']}"
         elif self._is_elsewhere(job.measure, environment):
             environment, results, said = {}, {}, OTHER_MACHINE
-        lost = {"status": "failed", "kind": "error", "reason": said, "built": {}, "measured": None}
+        lost = failed_result("error", said)
         return {
             each.name: self._audited(job.measure, each.name, results.get(each.name, lost), environment) for each in job.architectures
         }, environment

@@ -13,7 +13,7 @@ from typing import Any
 from humar_bench.args import ModelArgs, RunArgs, Workload
 from humar_bench.errors import UsageError
 from humar_bench.records.audit import audited
-from humar_bench.records.record import Record, Run
+from humar_bench.records.record import Record, Run, failed_result
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.subjects.registry import Architecture
 
@@ -85,7 +85,7 @@ def count_all(
         elif not child.done:
             outcome, lost = Outcome(None, "error", NOTHING), left[:1] if child.begun else left
         for each in lost:
-            keep(each, {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}, {})
+            keep(each, failed_result(outcome.kind, outcome.reason), {})
         left, alone = left[len(lost) :], False
 
 

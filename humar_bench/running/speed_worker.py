@@ -21,7 +21,7 @@ from humar_bench.measures.conditions import conditions
 from humar_bench.measures.energy import ENERGY_PROCESSES, measure_energies
 from humar_bench.measures.speed import Progress, Varied, time_architectures
 from humar_bench.measures.speed_sample import SpeedSample, TimingPlan
-from humar_bench.records.record import AGAIN
+from humar_bench.records.record import AGAIN, failed_result
 from humar_bench.running.arm import AGAIN_BUILT, ITSELF, Arm
 from humar_bench.running.new_inputs import NewInputs
 from humar_bench.running.preparation import Ready, make_ready, missing_instructions, set_formats
@@ -148,7 +148,7 @@ def _result(task: Task, arm: Arm, sample: SpeedSample) -> dict[str, Any]:
     if arm.error is not None:
         return task.failure(arm.error, arm.name)
     if sample.error:
-        return {"status": "failed", "kind": sample.error_kind, "reason": f"{sample.error.rstrip('.')}.", "built": {}, "measured": None}
+        return failed_result(sample.error_kind, f"{sample.error.rstrip('.')}.")
     about = {"process": task.process, "control_of": arm.name.removesuffix(AGAIN) if arm.name.endswith(AGAIN) else ""}
     return success(arm.model, {**about, **sample.measured(), "finite": True, **arm.measured()})
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from humar_bench.args import HELD_IN_FLOAT32, FreeWorkload, ModelArgs, RunArgs, Workload, read_workload
 from humar_bench.errors import HumarBenchError, is_out_of_memory, one_line
+from humar_bench.records.record import failed_result
 from humar_bench.subjects.making import as_built
 from humar_bench.subjects.registry import Architecture
 from humar_bench.subjects.subject import NotFiniteOutputs, Subject, subject_of
@@ -129,7 +130,7 @@ def failure(error: BaseException, architecture: str, subject: Subject | None = N
         reason = f"{architecture} ran out of memory ({one_line(error)}); try a smaller batch."
     else:
         reason = f"{architecture} raised {one_line(error)}."
-    return {"status": "failed", "kind": kind, "reason": reason, "built": {}, "measured": None}
+    return failed_result(kind, reason)
 
 
 def _of_the_call(error: TypeError) -> bool:

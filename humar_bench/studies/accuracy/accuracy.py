@@ -17,7 +17,7 @@ from humar_bench.records.record import Run
 from humar_bench.running.children import run_children
 from humar_bench.running.costs import Progress
 from humar_bench.studies.accuracy.kept import remove_rendered
-from humar_bench.studies.accuracy.plan import FLOOR, RATE, WIDER, AccuracyPlan, settings_of
+from humar_bench.studies.accuracy.plan import FLOOR, RATE, WIDER, AccuracyPlan
 from humar_bench.studies.accuracy.pool import Children, Front, Pool
 from humar_bench.studies.accuracy.rates import chosen_of, rate_accuracy, rate_scores
 from humar_bench.studies.accuracy.tables import Accuracy
@@ -53,7 +53,7 @@ def measure_accuracy(
         pool.run([job for job in jobs if not job.options.teacher], again=pool.teachers_gone(students))
         gone = pool.teachers_gone(students)
         pool.run([job for job in students if job.options.teacher not in gone])
-    found = Accuracy(Run(tuple(pool.kept)), settings_of(plan))
+    found = Accuracy(Run(tuple(pool.kept)), plan.settings)
     if found.complete:
         remove_rendered(Path(folder))
     return found

@@ -53,6 +53,12 @@ class Arm:
     def name(self) -> str:
         return self.architecture.name
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a study keeps of it beside its records."""
+        taught = {"untaught": self.untaught} if self.untaught else {}
+        return {"name": self.name, "spec": self.architecture.spec, "counts": self.counts, **taught}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -181,6 +187,17 @@ class AccuracyPlan:
     @property
     def control_seeds(self) -> tuple[int, ...]:
         return tuple(each + TURN for each in self.own_seeds)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a study is beside its records, as plain values."""
+        return {
+            "preset": self.preset.name, "title": self.preset.title, "minutes": self.preset.minutes, "machine": self.preset.machine,
+            "arms": [arm.settings for arm in self.arms],
+            "beaten": {arm.name: next(each.name for each in self.arms if each.rivals == arm.rivals) for arm in self.beaten},
+            "margin": self.margin, "rates": list(self.rates), "seeds": self.seeds, "draws": self.draws,
+            "warm_pictures": self.preset.warm_pictures,
+        }
 
     @property
     def floor_job(self) -> Job:
@@ -356,17 +373,3 @@ def own_fields(text: str) -> str | Architecture:
             said = f"--arch {text!r} sets {field}, which all architectures share"
             raise UsageError(f"{said}; only {EFFICIENT_PREFIX}... may be an arm's own.")
     return Switch((found[1] or f"{DESIGN}[{found[2]}]").strip(), changes).architecture
-
-
-def settings_of(plan: AccuracyPlan) -> dict[str, Any]:
-    """What a study is beside its records, as plain values."""
-    return {
-        "preset": plan.preset.name, "title": plan.preset.title, "minutes": plan.preset.minutes, "machine": plan.preset.machine,
-        "arms": [
-            {"name": arm.name, "spec": arm.architecture.spec, "counts": arm.counts, **({"untaught": arm.untaught} if arm.untaught else {})}
-            for arm in plan.arms
-        ],
-        "beaten": {arm.name: next(each.name for each in plan.arms if each.rivals == arm.rivals) for arm in plan.beaten},
-        "margin": plan.margin, "rates": list(plan.rates), "seeds": plan.seeds, "draws": plan.draws,
-        "warm_pictures": plan.preset.warm_pictures,
-    }

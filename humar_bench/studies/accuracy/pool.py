@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from humar_bench.devices.environment import usable_cores
 from humar_bench.errors import MeasurementError, UsageError
 from humar_bench.records.audit import audited
-from humar_bench.records.record import AGAIN, TRAINING, Record, Run
+from humar_bench.records.record import AGAIN, TRAINING, Record, Run, failed_result
 from humar_bench.running.children import Child, Outcome, run_children
 from humar_bench.running.costs import Progress
 from humar_bench.studies.accuracy.kept import (
@@ -176,10 +176,7 @@ class Pool:
     def _finish(self, job: Job, outcome: Outcome) -> None:
         if outcome.reply is not None and "usage_error" in outcome.reply:
             raise UsageError(outcome.reply["usage_error"])
-        reply = outcome.reply or {
-            "environment": {},
-            "result": {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None},
-        }
+        reply = outcome.reply or {"environment": {}, "result": failed_result(outcome.kind, outcome.reason)}
         result = audited(job.name, TRAINING, reply["result"], job.work, reply["environment"])
         record = job.record(result, reply["environment"], self.command)
         if self.sink is not None:

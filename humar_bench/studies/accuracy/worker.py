@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from humar_bench.errors import HumarBenchError, MeasurementError, UsageError, one_line
+from humar_bench.records.record import failed_result
 from humar_bench.running.worker import serve
 from humar_bench.studies.accuracy.kept import WEIGHTS, digest, short
 from humar_bench.studies.accuracy.plan import FLOOR
@@ -157,9 +158,6 @@ def measured(request: Mapping[str, Any], tell: Any) -> dict[str, Any]:
     )
 
 
-_BLANK = {"status": "ok", "kind": "", "reason": "", "built": {}, "measured": None}
-
-
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """{"environment", "result"}, or one sentence: `usage_error` where asking was wrong."""
     told = _Teller(request)
@@ -170,8 +168,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         reason = str(error) if isinstance(error, HumarBenchError) else f"{request['name']} raised {one_line(error)}."
         kind = "not finite" if "not finite" in reason or "NaN" in reason else "error"
-        return {"environment": _environment(request), "result": {**_BLANK, "status": "failed", "kind": kind, "reason": reason}}
-    return {"environment": _environment(request), "result": {**_BLANK, "measured": found}}
+        return {"environment": _environment(request), "result": failed_result(kind, reason)}
+    return {"environment": _environment(request), "result": {"status": "ok", "kind": "", "reason": "", "built": {}, "measured": found}}
 
 
 def _environment(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from humar_bench.args import RunArgs
 from humar_bench.errors import UsageError
-from humar_bench.records.record import CEILINGS, MACHINE, Record, Run
+from humar_bench.records.record import CEILINGS, MACHINE, Record, Run, failed_result
 from humar_bench.running.children import Child, run_children
 from humar_bench.running.costs import Point, Progress, exact_records
 from humar_bench.running.in_turn import time_in_turn, timing_run
@@ -85,8 +85,7 @@ def ask_ceilings(run: RunArgs, hear: Callable[[str], None]) -> dict[str, Any]:
     )
     [(_, outcome)] = run_children([(None, child)], at_once=1)
     if outcome.reply is None:
-        lost = {"status": "failed", "kind": outcome.kind, "reason": outcome.reason, "built": {}, "measured": None}
-        return {"environment": {}, "result": lost}
+        return {"environment": {}, "result": failed_result(outcome.kind, outcome.reason)}
     if "usage_error" in outcome.reply:
         raise UsageError(outcome.reply["usage_error"])
     return outcome.reply
